@@ -1,0 +1,82 @@
+"""Every error `sattxt` raises on purpose, in one place.
+
+All derive from :class:`SatTxtError`, and from the builtin a caller would otherwise expect, so
+``except ValueError`` and ``except SatTxtError`` both work. A message is one line: what is wrong,
+in which file or argument, and what to pass instead.
+"""
+
+from __future__ import annotations
+
+
+class SatTxtError(Exception):
+    """Base class of every error raised on purpose."""
+
+
+class InputError(SatTxtError, ValueError):
+    """An argument has the wrong type, value or shape."""
+
+
+class LabelError(InputError):
+    """A label list is empty, has duplicates, or names an unknown label set."""
+
+
+class ImageError(SatTxtError, ValueError):
+    """An image cannot be read, or cannot be read without guessing what it holds."""
+
+
+class UnknownModelError(SatTxtError, LookupError):
+    """No model goes by this name, and no directory or hub repository either."""
+
+
+class WeightsError(SatTxtError, RuntimeError):
+    """A weights file is missing, damaged, or not of the shape its config says."""
+
+
+class ChecksumError(WeightsError):
+    """A file's sha256 is not the recorded one."""
+
+
+class UnsafePickleError(WeightsError):
+    """A pickle holds more than tensors and plain containers; it was refused, not executed."""
+
+
+class HubError(SatTxtError, OSError):
+    """A file could not be fetched from the hub."""
+
+
+class GatedModelError(HubError):
+    """A repository asks for a licence to be accepted, or for a login."""
+
+
+class OfflineError(HubError):
+    """A file is neither cached nor allowed (or able) to be downloaded."""
+
+
+class TextEncoderUnavailableError(SatTxtError, RuntimeError):
+    """A prompt is not cached and the text encoder is not at hand to encode it."""
+
+
+class NotEnoughMemoryError(SatTxtError, MemoryError):
+    """A model does not fit in this machine's memory."""
+
+
+class CacheError(SatTxtError, RuntimeError):
+    """The text cache or a label bank cannot be read or written."""
+
+
+class BankMismatchError(CacheError):
+    """A label bank was made by another text encoder than this model's."""
+
+
+class DiskFullError(SatTxtError, OSError):
+    """No space is left on the disk; what was written before is kept."""
+
+
+class MissingExtraError(SatTxtError, ImportError):
+    """An optional dependency is not installed; the message has the pip command."""
+
+    def __init__(self, extra: str, package: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package
+        )
+        self.extra = extra
