@@ -1,0 +1,137 @@
+"""Which bands of an image are red, green and blue: selection by index or name, Sentinel-2 naming, its +1000 offset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from sattxt.errors import ImageError
+
+#: Band orders to pass as ``band_names=`` for files and arrays that carry none.
+SENTINEL2_L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+SENTINEL2_L2A = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+EUROSAT_MS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
+
+_RGB = ("B04", "B03", "B02")
+_COMMON_NAMES = {
+    "coastal": "B01", "aerosol": "B01", "coastalaerosol": "B01", "blue": "B02", "green": "B03", "red": "B04",
+    "rededge": "B05", "rededge1": "B05", "rededge2": "B06", "rededge3": "B07", "nir": "B08", "nir08": "B8A",
+    "narrownir": "B8A", "nirnarrow": "B8A", "watervapour": "B09", "watervapor": "B09", "cirrus": "B10",
+    "swir1": "B11", "swir16": "B11", "swir2": "B12", "swir22": "B12",
+}  # fmt: skip
+_BAND = re.compile(r"b0*(\d{1,2}|8a)(?=$|[\s,:;_(-])", re.IGNORECASE)
+_BASELINE = re.compile(r"(?:^|[_/\\])N(\d{2})(\d{2})(?=[_./\\]|$)")
+_ADDED_SINCE_0400 = 1000.0
+
+
+def canonical(name: str) -> str:
+    """The Sentinel-2 name of a band (``B4``, ``b04``, ``red``, ``B4, central wavelength 665 nm`` are ``B04``).
+
+    A name that is no Sentinel-2 one comes back in lower case.
+    """
+    text = name.strip().lower()
+    match = _BAND.match(text)
+    if match:
+        number = match.group(1)
+        if number == "8a":
+            return "B8A"
+        if 1 <= int(number) <= 12:
+            return f"B{int(number):02d}"
+    return _COMMON_NAMES.get(re.sub(r"[\s_-]", "", text), text)
+
+
+def pick_bands(
+    bands: Sequence[int | str] | None,
+    count: int,
+    names: Sequence[str | None] | None,
+    *,
+    where: str,
+    declared_rgb: bool = False,
+) -> tuple[int, int, int]:
+    """The positions (from 0) of red, green and blue among ``count`` bands.
+
+    Args:
+        bands: one (grey) or three bands, as numbers counted from 1 or as names; ``None`` where the image is plain
+            grey or RGB.
+        count: how many bands there are.
+        names: the bands' names, ``None`` where they have none.
+        where: what error messages call the image.
+        declared_rgb: the file itself says that its first three bands are red, green and blue.
+
+    Raises:
+        ImageError: the bands asked for are not there, or none were asked for where that takes a guess.
+    """
+    if names is not None and len(names) != count:
+        raise ImageError(f"{where}: has {count} bands, band_names= has {len(names)}")
+    if bands is None:
+        return _default_bands(count, names, where, declared_rgb)
+    found = [_position(band, count, names, where) for band in bands]
+    red, green, blue = found * 3 if len(found) == 1 else found
+    return red, green, blue
+
+
+def _position(band: int | str, count: int, names: Sequence[str | None] | None, where: str) -> int:
+    if not isinstance(band, str):
+        if not 1 <= band <= count:
+            raise ImageError(f"{where}: has {count} band{'s' * (count != 1)}, bands= asks for {band} (counted from 1)")
+        return int(band) - 1
+    if names is None or not any(names):
+        raise ImageError(
+            f"{where}: its {count} band{'s' * (count != 1)} have no names, so bands={band!r} cannot be found; "
+            "pass numbers counted from 1, such as bands=(4, 3, 2), or name all bands in order with band_names="
+        )
+    for form in (str.lower, canonical):
+        hits = [i for i, name in enumerate(names) if name and form(name.strip()) == form(band.strip())]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise ImageError(f"{where}: {len(hits)} bands are named {band!r}; pass numbers counted from 1 in bands=")
+    raise ImageError(f"{where}: has no band {band!r}; its bands are {', '.join(str(name) for name in names)}")
+
+
+def _default_bands(
+    count: int, names: Sequence[str | None] | None, where: str, declared_rgb: bool
+) -> tuple[int, int, int]:
+    if count == 1:
+        return 0, 0, 0
+    known = [canonical(name) if name else None for name in names or ()]
+    hint = "pass bands=(red, green, blue), counted from 1"
+    if all(band in known for band in _RGB):
+        hint = "pass bands=('B04', 'B03', 'B02')"
+    elif names and any(names):
+        hint += f" or by name among {', '.join(str(name) for name in names)}"
+    if count != 3 and not declared_rgb:
+        raise ImageError(f"{where}: has {count} bands; {hint}, to say which to look at")
+    sentinel = [band for band in known[:3] if band is not None and re.fullmatch(r"B(\d\d|8A)", band)]
+    if len(sentinel) == 3 and tuple(sentinel) != _RGB:
+        raise ImageError(
+            f"{where}: its bands are named {', '.join(str(n) for n in names or ())}, not in RGB order; {hint}"
+        )
+    return 0, 1, 2
+
+
+def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | None:
+    """What a Sentinel-2 product adds to reflectance x 10,000, from its metadata or its name; ``None`` if neither says.
+
+    Processing baselines from 04.00 on add 1000. Looked at in this order: ``*ADD_OFFSET`` tags, a processing baseline
+    tag, a product name in a tag, and ``_N0400_`` (or later) in the path.
+    """
+    for key, value in tags.items():
+        if "ADD_OFFSET" in key.upper() and (number := _number(value)) is not None:
+            return -number
+    for key, value in tags.items():
+        if "PROCESSING_BASELINE" in key.upper() and (number := _number(value)) is not None:
+            return _ADDED_SINCE_0400 if number >= 4 else 0.0
+    products = [value for key, value in tags.items() if "PRODUCT" in key.upper()]
+    for text in (*products, path or ""):
+        matches = _BASELINE.findall(text)
+        if matches:
+            return _ADDED_SINCE_0400 if int(matches[-1][0]) >= 4 else 0.0
+    return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

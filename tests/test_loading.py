@@ -1,0 +1,200 @@
+"""Many images in threads: in order, in bounded memory, one bad file never ends the job."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sattxt.errors import DiskFullError, ImageError, InputError, MissingExtraError
+from sattxt.images import to_rgb
+from sattxt.loading import Failure, source_name, stream
+
+
+def constant(value: int) -> np.ndarray:
+    return np.full((2, 2, 3), value % 256, np.uint8)
+
+
+def load_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("sattxt-load")]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (i, i, i)).save(path)
+    paths[3].write_bytes(b"not an image")
+    paths[7].unlink()
+    return paths
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 4), st.sets(st.integers(0, 59)))
+def test_every_image_once_in_order(count: int, batch_size: int, workers: int, bad: set[int]) -> None:
+    def load(source: int) -> np.ndarray:
+        if source in bad:
+            raise ImageError(f"img: no {source}")
+        return constant(source)
+
+    batches = stream(range(count), load, batch_size=batch_size, workers=workers, on_error="skip")
+    sizes, seen = [], []
+    for batch in batches:
+        sizes.append(len(batch))
+        seen += batch.indices
+        for index, image in zip(batch.indices, batch.images, strict=True):
+            assert (image == index).all()
+    assert seen == [i for i in range(count) if i not in bad]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert [f.index for f in batches.failures] == sorted(i for i in bad if i < count)
+    assert not load_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_bad_files_are_skipped_and_listed(files: list[Path], workers: int) -> None:
+    batches = stream(files, to_rgb, batch_size=4, workers=workers, on_error="skip")
+    assert [batch.indices for batch in batches] == [[0, 1, 2, 4], [5, 6, 8, 9]]
+    assert [(f.index, f.source) for f in batches.failures] == [(3, str(files[3])), (7, str(files[7]))]
+    assert batches.failures[1].error == f"{files[7]}: no such file"
+    assert all(f.error.startswith(f.source) and "\n" not in f.error for f in batches.failures)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_raise_names_the_file_after_giving_out_what_came_before(files: list[Path], workers: int) -> None:
+    batches = stream(files, to_rgb, batch_size=2, workers=workers)
+    assert next(batches).indices == [0, 1]
+    assert next(batches).indices == [2]
+    with pytest.raises(ImageError, match=r"3\.png: is no image") as error:
+        next(batches)
+    assert str(error.value).count("3.png") == 1
+    assert not load_threads()
+    assert next(batches, None) is None
+
+
+def test_sources_without_a_name_go_by_their_position() -> None:
+    sources = [constant(0), np.zeros((0, 3, 3)), io.BytesIO(b"x")]
+    batches = stream(sources, to_rgb, batch_size=2, workers=0, on_error="skip")
+    list(batches)
+    # the first is 2 x 2 x 3: an ambiguous shape, and said so
+    assert [f.source for f in batches.failures] == ["image 0", "image 1", "image 2"]
+    assert batches.failures[1] == Failure(1, "image 1", "image 1: has shape 0x3x3, which is empty")
+
+
+def test_names_of_wrapped_sources(files: list[Path]) -> None:
+    batches = stream(
+        enumerate(files),
+        lambda item: to_rgb(item[1]),
+        batch_size=20,
+        workers=2,
+        on_error="skip",
+        name_of=lambda item, index: source_name(item[1], index),
+    )
+    assert len(next(batches)) == 8
+    assert [f.source for f in batches.failures] == [str(files[3]), str(files[7])]
+    assert batches.failures[1].error == f"{files[7]}: no such file"
+
+
+def test_source_names() -> None:
+    assert source_name(Path("a/b.tif"), 4) == str(Path("a/b.tif"))
+    assert source_name(constant(1), 4) == "image 4"
+    assert source_name(constant(1), None) is None
+
+
+def test_plain_os_errors_are_input_failures_and_typed() -> None:
+    def load(source: str) -> np.ndarray:
+        raise PermissionError(errno.EACCES, "Permission denied", source)
+
+    batches = stream(["a.tif"], load, batch_size=2, workers=1, on_error="skip")
+    assert list(batches) == []
+    assert batches.failures == [Failure(0, "a.tif", "a.tif: Permission denied")]
+    with pytest.raises(ImageError, match=r"a\.tif: Permission denied"):
+        list(stream(["a.tif"], load, batch_size=2, workers=1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("bug"),
+        TypeError("bug"),
+        OSError(errno.EMFILE, "Too many open files"),
+        DiskFullError("no space"),
+        MissingExtraError("geo", "rasterio", "a.tif"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_faults_that_are_not_of_one_image_propagate(error: Exception, workers: int) -> None:
+    def load(source: int) -> np.ndarray:
+        raise error
+
+    with pytest.raises(type(error)):
+        list(stream(range(9), load, batch_size=2, workers=workers, on_error="skip"))
+    assert not load_threads()
+
+
+def test_sources_are_drawn_only_as_far_ahead_as_promised() -> None:
+    drawn = 0
+
+    def sources() -> Iterator[int]:
+        nonlocal drawn
+        for i in range(1_000_000):
+            drawn += 1
+            yield i
+
+    with stream(sources(), constant, batch_size=8, workers=2) as batches:
+        for given_out in range(8, 81, 8):
+            assert len(next(batches)) == 8
+            assert drawn <= given_out + 2 * 8 + 2
+    assert not load_threads()
+
+
+def test_images_are_loaded_while_the_caller_works() -> None:
+    loaded = threading.Semaphore(0)
+
+    def load(source: int) -> np.ndarray:
+        loaded.release()
+        return constant(source)
+
+    with stream(range(100), load, batch_size=4, workers=1) as batches:
+        next(batches)
+        for _ in range(8):  # four given out, and at least four more without asking for them
+            assert loaded.acquire(timeout=30)
+
+
+def test_leaving_early_stops_the_threads() -> None:
+    for _ in stream(range(1000), constant, batch_size=2, workers=3):
+        break
+    gc.collect()
+    assert not load_threads()
+
+    batches = stream(range(1000), constant, batch_size=2, workers=3)
+    next(batches)
+    assert load_threads()
+    batches.close()
+    assert not load_threads()
+    assert next(batches, None) is None
+
+
+def test_an_error_of_the_sources_reaches_the_caller() -> None:
+    def sources() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("listing failed")
+
+    with pytest.raises(RuntimeError, match="listing failed"):
+        list(stream(sources(), constant, batch_size=1, workers=2))
+    assert not load_threads()
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_error": "ignore"}])
+def test_arguments_are_checked_at_once(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        stream([], constant, **{"batch_size": 1, **bad})
