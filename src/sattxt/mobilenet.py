@@ -1,0 +1,95 @@
+"""MobileNet-v1 feature extractor (Howard et al. 2017, arXiv 1704.04861), the backbone of the bundled model.
+
+Written here rather than taken from ``transformers`` for two reasons that a user feels: importing the latter's models
+costs about two seconds at every process start, and its BatchNorm momentum (0.9997 in torch's convention) keeps
+only the last batch's statistics in training. State-dict keys are those of ``transformers.MobileNetV1Model``, so
+its checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+_STEM_WIDTH = 32
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.05
+
+
+class ConvLayer(nn.Module):
+    """Convolution with TensorFlow's "SAME" padding, BatchNorm, ReLU6."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.normalization: nn.Module = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        kernel, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
+        if kernel > 1:
+            if stride == 1:  # symmetric: let the convolution pad, which saves a copy
+                x = F.conv2d(
+                    x,
+                    self.convolution.weight,
+                    self.convolution.bias,
+                    padding=kernel // 2,
+                    groups=self.convolution.groups,
+                )
+                return F.relu6(self.normalization(x), inplace=True)
+            x = F.pad(x, (*_same(x.shape[-1], kernel, stride), *_same(x.shape[-2], kernel, stride)))
+        return F.relu6(self.normalization(self.convolution(x)), inplace=True)
+
+
+class MobileNetV1(nn.Module):
+    """(N, 3, H, W) in [-1, 1] to a feature map (N, width, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        depth_multiplier: scales every layer's width.
+        output_stride: 32 as published, or 16 or 8: strides beyond it are set to 1, so feature vectors lie closer.
+    """
+
+    def __init__(self, depth_multiplier: float = 1.0, output_stride: int = 32) -> None:
+        super().__init__()
+        channels = max(8, int(_STEM_WIDTH * depth_multiplier))
+        self.conv_stem = ConvLayer(3, channels, 3, stride=2)
+        self.layer = nn.ModuleList()
+        reached = 2
+        for stride, width in zip(_STRIDES, _WIDTHS, strict=True):
+            if stride == 2 and reached >= output_stride:
+                stride = 1
+            reached *= stride
+            outputs = max(8, int(width * depth_multiplier))
+            self.layer.append(ConvLayer(channels, channels, 3, stride, groups=channels))
+            self.layer.append(ConvLayer(channels, outputs, 1))
+            channels = outputs
+        self.width = channels
+        self.stride = reached
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixel values to the last feature map."""
+        x = self.conv_stem(x)
+        for layer in self.layer:
+            x = layer(x)
+        return x
+
+    def fused(self) -> MobileNetV1:
+        """A copy for inference with every BatchNorm folded into its convolution. Call in eval mode."""
+        model = copy.deepcopy(self)
+        for module in model.modules():
+            if isinstance(module, ConvLayer):
+                assert isinstance(module.normalization, nn.BatchNorm2d)
+                module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
+                module.normalization = nn.Identity()
+        return model
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after, as TensorFlow's SAME padding puts them."""
+    total = max(kernel - stride if size % stride == 0 else kernel - size % stride, 0)
+    return total // 2, total - total // 2

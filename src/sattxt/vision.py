@@ -1,0 +1,180 @@
+"""The image side: a backbone, and the head that turns its tokens into an image embedding.
+
+SATtxt (arXiv 2602.22613, section 3): H_v = G_v(E_rgb(x)), z_v = [H_cls ; mean(H_patch)], with E_rgb the backbone and
+G_v a few transformer blocks over all of its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+from sattxt.errors import InputError, WeightsError
+from sattxt.mobilenet import MobileNetV1
+
+LAYER_NORM_EPS = 1e-5
+
+
+class ImageTokens(NamedTuple):
+    """What the vision tower sees in a batch of N images, P patches each.
+
+    backbone: (N, P, D_backbone) patch tokens of the frozen backbone after its final norm.
+    cls: (N, D) class token after the head. patches: (N, P, D) patch tokens after the head, row-major.
+    grid: patch rows and columns, ``rows * columns == P``.
+    """
+
+    backbone: Tensor
+    cls: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def embedding(self) -> Tensor:
+        """(N, 2 D): [cls ; mean of the patch tokens], not normalised (SATtxt, section 3)."""
+        return torch.cat([self.cls, self.patches.mean(dim=1)], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention without position encoding; no bias on q, k, v."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(w1 x) * w2 x) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, hidden)
+        self.w2 = nn.Linear(dim, hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel on a residual branch."""
+
+    def __init__(self, dim: int, initial: float = 0.1) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to the same."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with LayerScale."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = SwiGLU(dim, hidden)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class VisionHead(nn.Module):
+    """The projector G_v: (N, T, input_dim) tokens to (N, T, dim). Keys are the release's own."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        if config.dim % config.heads:
+            raise InputError(f"head dim {config.dim} is not a multiple of its {config.heads} attention heads")
+        self.embed = nn.Linear(config.input_dim, config.dim) if config.input_dim != config.dim else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.ffn_dim) for _ in range(config.depth))
+        self.ln_final = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Every token through embedding, blocks and final norm."""
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_final(x)
+
+
+class VisionTower(nn.Module):
+    """Backbone and head: (N, 3, H, W) float pixel values to :class:`ImageTokens`."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        self.head = VisionHead(config.head)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, in which the tower computes."""
+        return self.head.ln_final.weight.dtype
+
+    def forward(self, pixel_values: Tensor) -> ImageTokens:
+        """Pixel values of any float dtype to tokens in the weights' dtype."""
+        first, patches, grid = backbone_tokens(self.backbone, pixel_values.to(self.dtype))
+        hidden = self.head(torch.cat([first, patches], dim=1))
+        return ImageTokens(patches, hidden[:, 0], hidden[:, first.shape[1] :], grid)
+
+    def for_inference(self) -> VisionTower:
+        """This tower in eval mode, without gradients, laid out for speed; BatchNorm is folded into convolutions."""
+        self.eval().requires_grad_(False)
+        if isinstance(self.backbone, MobileNetV1):
+            self.backbone = self.backbone.fused().to(memory_format=torch.channels_last)
+        return self
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone module with random weights.
+
+    Raises:
+        WeightsError: an option is not one that this kind of backbone takes.
+    """
+    try:
+        if config.model_type == "mobilenet_v1":
+            return MobileNetV1(output_stride=config.output_stride or 32, **config.options)
+        from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+        from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+        return DINOv3ViTModel(DINOv3ViTConfig(**config.options))
+    except TypeError as error:
+        raise WeightsError(f"config.json: vision.backbone.options for {config.model_type}: {error}") from error
+
+
+def backbone_tokens(backbone: Any, pixel_values: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Run a backbone: leading tokens (N, 1 + registers, D), patch tokens (N, P, D) row-major, and the patch grid.
+
+    A convolutional backbone has no class token; the mean of its feature map stands in for it.
+    """
+    height, width = pixel_values.shape[-2:]
+    if isinstance(backbone, MobileNetV1):
+        features = backbone(pixel_values)
+        patches = features.flatten(2).transpose(1, 2)
+        return patches.mean(dim=1, keepdim=True), patches, (features.shape[-2], features.shape[-1])
+    patch = backbone.config.patch_size
+    hidden = backbone(pixel_values).last_hidden_state
+    leading = 1 + backbone.config.num_register_tokens
+    return hidden[:, :leading], hidden[:, leading:], (height // patch, width // patch)

@@ -1,0 +1,160 @@
+"""Checking files against recorded hashes.
+
+``SHA256SUMS`` lies in every model directory, in the format of the tool of that name. The ledger, in the user's cache
+directory, holds the hashes of files for which nobody published one (recorded on first use, checked ever after), and
+remembers which large files were hashed already.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sattxt.errors import ChecksumError, WeightsError
+from sattxt.paths import user_cache_dir
+from sattxt.weights.digest import sha256_file
+from sattxt.weights.files import write_text
+
+SUMS_FILE = "SHA256SUMS"
+
+#: Files of this size and more are hashed once, and then only when their size or modification time changes.
+LARGE = 64 * 2**20
+
+_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](.+)$")
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS for every other file under ``folder``."""
+    files = sorted(item for item in folder.rglob("*") if item.is_file() and item.name != SUMS_FILE)
+    lines = [f"{sha256_file(item)}  {item.relative_to(folder).as_posix()}\n" for item in files]
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Relative file name to sha256, from ``folder``'s SHA256SUMS.
+
+    Raises:
+        WeightsError: it is missing, or a line of it cannot be understood.
+    """
+    path = folder / SUMS_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error}); write the model again with save_pretrained") from error
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.match(line)
+        if match is None or ".." in Path(match.group(2)).parts or Path(match.group(2)).is_absolute():
+            raise WeightsError(f"{path}: line {number} is not '<sha256>  <file>'")
+        sums[match.group(2)] = match.group(1).lower()
+    return sums
+
+
+def verify_sums(folder: Path, *, optional: Iterable[str] = ()) -> None:
+    """Compare the files under ``folder`` with its SHA256SUMS.
+
+    Args:
+        folder: a model directory.
+        optional: prefixes of files that may be absent.
+
+    Raises:
+        ChecksumError: a file is another than the one recorded.
+        WeightsError: a file, or SHA256SUMS itself, is missing.
+    """
+    for name, expected in read_sums(folder).items():
+        path = folder / name
+        if not path.is_file():
+            if any(name.startswith(prefix) for prefix in optional):
+                continue
+            raise WeightsError(f"{path}: is listed in {SUMS_FILE} and missing; copy or download the model again")
+        verify_file(path, expected)
+
+
+def verify_file(path: Path, expected: str) -> None:
+    """Compare a file's sha256 with ``expected``: all 64 hex digits of it, or the first few.
+
+    Raises:
+        ChecksumError: they differ.
+    """
+    actual = hash_of(path)
+    if not actual.startswith(expected.lower()):
+        raise ChecksumError(
+            f"{path}: its sha256 is {actual}, recorded is {expected}: the file was damaged or replaced; "
+            "remove it and download, convert or install it again"
+        )
+
+
+def hash_of(path: Path) -> str:
+    """A file's sha256; for a large file from the ledger, where it was hashed before and has not changed since."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if stat.st_size < LARGE:
+        return sha256_file(path)
+    key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+    known = _read_ledger().get("files", {}).get(key)
+    if isinstance(known, list) and known[:2] == state:
+        return str(known[2])
+    sha256 = sha256_file(path)
+    _record("files", key, [*state, sha256])
+    return sha256
+
+
+def check_or_record(source: str, path: Path, published: str | None = None) -> str:
+    """Check a fetched file, and return its sha256.
+
+    Args:
+        source: where it came from: ``repository@revision/file``.
+        path: where it is now.
+        published: its known sha256 (or the start of it). None: the one recorded on first use counts; on first use it
+            is recorded.
+
+    Raises:
+        ChecksumError: the file is not the known one.
+    """
+    actual = hash_of(path)
+    if published is not None and not actual.startswith(published.lower()):
+        raise ChecksumError(f"{source}: its sha256 is {actual}, published is {published}; delete {path} and try again")
+    known = _read_ledger().get("sources", {}).get(source)
+    if known is None:
+        _record("sources", source, actual)
+    elif known != actual:
+        raise ChecksumError(
+            f"{source}: its sha256 is {actual}, on first use it was {known}: the file changed at its source. If you "
+            f"trust the new one, remove its entry from {ledger_path()}"
+        )
+    return actual
+
+
+def ledger_path() -> Path:
+    """Where the hashes recorded on first use are kept."""
+    return user_cache_dir() / "checksums.json"
+
+
+def _read_ledger() -> dict[str, Any]:
+    try:
+        data = json.loads(ledger_path().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{ledger_path()}: cannot be read ({error}); remove it to record all hashes anew") from error
+    return data if isinstance(data, dict) else {}
+
+
+def _record(section: str, key: str, value: Any) -> None:
+    """Add to the ledger. A cache directory that cannot be written costs a second hashing, not the model."""
+    path = ledger_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(path) + ".lock"):
+            ledger = _read_ledger()
+            ledger.setdefault(section, {})[key] = value
+            write_text(path, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
+    except OSError:
+        return

@@ -1,0 +1,292 @@
+"""The published release, from its original files to a model directory.
+
+Every size is inferred from the tensors. All parts are checked against each other before anything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sattxt.config import (
+    BackboneConfig,
+    HeadConfig,
+    ImageConfig,
+    ModelConfig,
+    ModelSource,
+    TextEncoderConfig,
+    VisionConfig,
+    image_config,
+)
+from sattxt.errors import InputError, WeightsError
+from sattxt.weights import dinov3_keys
+from sattxt.weights.checksums import verify_file
+from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
+from sattxt.weights.hub import HubAccess
+from sattxt.weights.pickles import read_checkpoint, read_folder
+from sattxt.weights.sources import Component, open_component
+from sattxt.weights.store import check_target, write_model
+
+#: How LLM2Vec's Meta-Llama-3-8B-Instruct wraps a text. The tokenizer adds the BOS token.
+CHAT_TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+MAX_LENGTH = 512
+MAX_TEXT_TOKENS = 400
+
+#: No temperature was released. 50 (a temperature of 0.02) lies between CLIP's initial 14.3 and its final 100.
+LOGIT_SCALE = 50.0
+LOGIT_SCALE_SOURCE = "not released with the published weights; 50 is this package's choice, see the manifest"
+
+LICENCE = "DINOv3 License; Meta Llama 3 Community License; heads: MIT or llama3 (the release's statements conflict)"
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$")
+
+
+def convert(
+    dinov3: str | Path,
+    vision_head: str | Path,
+    text_head: str | Path,
+    llm: str | Path,
+    adapters: Sequence[str | Path] = (),
+    *,
+    num_heads: int | None = None,
+    out: str | Path,
+    preprocess: str | dict[str, Any] | ImageConfig = "official",
+    copy_llm: bool = False,
+    name: str = "sattxt-vitl16",
+    template: str | None = CHAT_TEMPLATE,
+    instruction: str = "",
+    overwrite: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    revisions: dict[str, str | None] | None = None,
+) -> Path:
+    """Write the model directory of a release in its original files, and return its path.
+
+    Args:
+        dinov3: the backbone: Meta's ``.pth``, a transformers checkpoint's folder, or its hub id. A hash in a file's
+            name (``-eadcf0ff.pth``) is checked.
+        vision_head: the release's ``sattxt_vision_head.pt``.
+        text_head: the release's ``sattxt_text_head.pt``.
+        llm: the language model: a local folder, or a hub id. Its weights are not downloaded, unless ``copy_llm``.
+        adapters: LoRA adapters in merge order: local folders or hub ids.
+        num_heads: attention heads of backbone and head; needed only where the checkpoint stores no RoPE periods.
+        out: the directory to write.
+        preprocess: pixel scaling stored with the model: ``"official"`` (what the released code does), ``"unit"``,
+            ``"dinov3-sat"``, or a dict with rescale, mean, std.
+        copy_llm: put the merged language model into the directory, rather than refer to it.
+        name: of the model.
+        template: wraps a text for the language model, with ``{text}``; None: the text as it is.
+        instruction: put before every text unless a caller passes another.
+        overwrite: replace a model directory at ``out``.
+        token, cache_dir, local_files_only: for what is given as a hub id, as in ``huggingface_hub``.
+        revisions: hub id to revision, where it is not ``main``.
+
+    Raises:
+        InputError: an argument is wrong, or ``out`` is not empty.
+        WeightsError: a file is damaged, or two parts do not fit each other.
+        UnsafePickleError: a pickle holds more than tensors.
+        HubError: a hub repository cannot be reached.
+    """
+    target = Path(out)
+    check_target(target, overwrite=overwrite)
+    if template is not None and template.count("{text}") != 1:
+        raise InputError(f"template={template!r}: must contain {{text}} exactly once")
+    image = image_config(preprocess, ImageConfig())
+    hub = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    revisions = revisions or {}
+
+    head_state, text_state = read_checkpoint(vision_head), read_checkpoint(text_head)
+    backbone, backbone_state = read_backbone(dinov3, num_heads=num_heads, hub=hub, revision=revisions.get(str(dinov3)))
+    head = _head_config(head_state, str(vision_head), backbone, str(dinov3))
+    hidden = _text_sizes(text_state, str(text_head), head, str(vision_head))
+
+    extras = [open_component(item, adapter_files, hub, revisions.get(str(item))) for item in adapters]
+    own_tokenizer = not any(TOKENIZER in item.hashes for item in extras)
+    base = open_component(llm, partial(base_files, tokenizer=own_tokenizer), hub, revisions.get(str(llm)))
+    _check_llm(base, extras, hidden, str(text_head))
+
+    text = TextEncoderConfig(
+        kind="llm2vec",
+        hidden_size=hidden,
+        weights_sha256=encoder_digest(base.hashes, [item.hashes for item in extras]),
+        base=base.source,
+        adapters=tuple(item.source for item in extras),
+        template=template,
+        max_length=MAX_LENGTH,
+        max_text_tokens=MAX_TEXT_TOKENS,
+        padding_side="left",
+        dtype="bfloat16",
+        instruction=instruction,
+    )
+    config = ModelConfig(
+        name=name,
+        embed_dim=2 * head.dim,
+        image=image,
+        vision=VisionConfig(backbone, head),
+        text=text,
+        logit_scale=LOGIT_SCALE,
+        logit_scale_source=LOGIT_SCALE_SOURCE,
+        licence=LICENCE,
+    )
+    vision = {f"backbone.{key}": value for key, value in backbone_state.items()}
+    vision.update({f"head.{key}": value for key, value in head_state.items()})
+    if not copy_llm:
+        return write_model(target, config, vision, text_state, overwrite=overwrite)
+    return _write_with_llm(target, config, vision, text_state, overwrite=overwrite, hub=hub)
+
+
+def read_backbone(
+    location: str | Path, *, num_heads: int | None, hub: HubAccess, revision: str | None = None
+) -> tuple[BackboneConfig, dict[str, Tensor]]:
+    """A DINOv3 backbone's config, and its tensors under transformers' names, from either layout.
+
+    Args:
+        location: a file, a folder with ``config.json`` and safetensors, or a hub id.
+        num_heads: see :func:`convert`.
+        hub: how the hub is reached.
+        revision: of a hub repository.
+    """
+    path = Path(location).expanduser()
+    if not path.exists() and hub.is_repo_id(str(location)):
+        path = hub.folder(str(location), revision, ("config.json", "*.safetensors"))
+    name = str(location)
+    if path.is_dir():
+        return _transformers_folder(path, name, num_heads)
+    hashed = _HASH_IN_NAME.search(path.name)
+    if hashed and path.is_file():
+        verify_file(path, hashed.group(1))
+    state = read_checkpoint(path)
+    rope = dinov3_keys.rope_of(state, name)
+    if dinov3_keys.is_meta_layout(state):
+        state = dinov3_keys.from_meta(state, name)
+    else:
+        state = dinov3_keys.from_transformers(state)
+    options = dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)
+    return BackboneConfig("dinov3_vit", options), state
+
+
+def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tuple[BackboneConfig, dict[str, Tensor]]:
+    path = folder / "config.json"
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read; a transformers checkpoint has one ({error})") from error
+    if stated.get("model_type") != "dinov3_vit":
+        raise WeightsError(f"{path}: model_type is {stated.get('model_type')!r}, 'dinov3_vit' is needed")
+    heads, dim = stated.get("num_attention_heads"), stated.get("hidden_size")
+    if not isinstance(heads, int) or not isinstance(dim, int) or heads < 1:
+        raise WeightsError(f"{path}: num_attention_heads and hidden_size are needed as whole numbers")
+    state = dinov3_keys.from_transformers(read_folder(folder))
+    rope = (dim // heads, float(stated.get("rope_theta", dinov3_keys.DEFAULT_ROPE_THETA)))
+    options = dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)
+    for key in ("hidden_act", "layer_norm_eps"):
+        options[key] = stated.get(key, options[key])
+    for key, value in options.items():
+        if key in stated and stated[key] != value:
+            raise WeightsError(f"{path}: {key} is {stated[key]!r}, the tensors beside it imply {value!r}")
+    return BackboneConfig("dinov3_vit", options), state
+
+
+def _head_config(state: dict[str, Tensor], name: str, backbone: BackboneConfig, backbone_name: str) -> HeadConfig:
+    final = _need(state, "ln_final.weight", name, "vision head")
+    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+    if blocks != set(range(len(blocks))) or not blocks:
+        raise WeightsError(f"{name}: its blocks are numbered {sorted(blocks)}, 0, 1, 2, … is needed")
+    dim = final.shape[0]
+    embed = state.get("embed.weight")
+    width = dim if embed is None else embed.shape[1]
+    options = backbone.options
+    if width != options["hidden_size"]:
+        patches = (options["hidden_size"], options["num_channels"], options["patch_size"], options["patch_size"])
+        raise WeightsError(
+            f"{name} takes tokens of width {width} (ln_final.weight has shape {tuple(final.shape)}), but "
+            f"{backbone_name} makes them {options['hidden_size']} wide (its patch embedding has shape {patches}): "
+            "they are not of one release"
+        )
+    heads = options["num_attention_heads"]
+    ffn = _need(state, "blocks.0.mlp.w1.weight", name, "vision head").shape[0]
+    if dim % heads:
+        raise WeightsError(f"{name}: width {dim} is no multiple of the {heads} attention heads of {backbone_name}")
+    return HeadConfig(input_dim=width, dim=dim, depth=len(blocks), heads=heads, ffn_dim=ffn)
+
+
+def _text_sizes(state: dict[str, Tensor], name: str, head: HeadConfig, head_name: str) -> int:
+    """The language model's width, once the two heads are known to end in one space."""
+    norm, proj = _need(state, "ln.weight", name, "text head"), _need(state, "proj.weight", name, "text head")
+    if proj.ndim != 2 or norm.shape != proj.shape[1:]:
+        raise WeightsError(
+            f"{name}: ln.weight has shape {tuple(norm.shape)} and proj.weight {tuple(proj.shape)}; (width,) and "
+            "(embedding, width) are needed"
+        )
+    if proj.shape[0] != 2 * head.dim:
+        raise WeightsError(
+            f"{name}: proj.weight has shape {tuple(proj.shape)}, so texts get {proj.shape[0]} dimensions, but images "
+            f"get {2 * head.dim} from {head_name} (ln_final.weight has shape ({head.dim},)): "
+            "they are not of one release"
+        )
+    return int(proj.shape[1])
+
+
+def _check_llm(base: Component, adapters: Sequence[Component], hidden: int, text_head: str) -> None:
+    if not any(name.endswith(".safetensors") for name in base.hashes):
+        raise WeightsError(f"{base.source.location}: holds no .safetensors weights; pass a folder or hub id that does")
+    for item in adapters:
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            if name not in item.hashes:
+                raise WeightsError(f"{item.source.location}: {name} is missing; pass a peft adapter's folder or hub id")
+    # An adapter's own copy first: it may be had without the language model's licence.
+    for item in (*adapters, base):
+        stated = item.json("config.json")
+        if stated is not None:
+            break
+    else:
+        raise WeightsError(f"{base.source.location}: config.json is missing; pass a transformers checkpoint")
+    width = stated.get("hidden_size")
+    if width != hidden:
+        raise WeightsError(
+            f"{text_head}: takes vectors of width {hidden} (proj.weight has shape (…, {hidden})), but config.json of "
+            f"{item.source.location} says hidden_size {width}: they are not of one release"
+        )
+
+
+def _write_with_llm(
+    target: Path,
+    config: ModelConfig,
+    vision: dict[str, Tensor],
+    text_head: dict[str, Tensor],
+    *,
+    overwrite: bool,
+    hub: HubAccess,
+) -> Path:
+    from sattxt.llm2vec import save_merged
+
+    assert config.text.base is not None  # convert sets it
+    folders = [_local(source, hub) for source in (config.text.base, *config.text.adapters)]
+    merged = replace(config, text=replace(config.text, base=None, adapters=()))
+
+    def fill(folder: Path) -> None:
+        save_merged(folders[0], folders[1:], folder)
+
+    return write_model(target, merged, vision, text_head, fill, overwrite=overwrite)
+
+
+def _local(source: ModelSource, hub: HubAccess) -> Path:
+    if source.revision is None:
+        return Path(source.location)
+    return hub.folder(source.location, source.revision, ("*.json", "*.safetensors"))
+
+
+def _need(state: dict[str, Tensor], key: str, name: str, what: str) -> Tensor:
+    if key not in state:
+        raise WeightsError(
+            f"{name}: not a SATtxt {what}, tensor {key!r} is missing (it holds {', '.join(list(state)[:4])})"
+        )
+    return state[key]

@@ -1,0 +1,155 @@
+"""From a model's name to a directory on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from sattxt.config import FORMAT_VERSION
+from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.paths import user_cache_dir
+from sattxt.weights.files import disk_errors
+from sattxt.weights.hub import HubAccess
+from sattxt.weights.manifest import Component, ModelEntry, find_model, list_models
+from sattxt.weights.store import CONFIG_FILE, SUMS_FILE, TEXT_HEAD_FILE, VISION_FILE, is_model_dir
+
+_logger = logging.getLogger(__name__)
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """A model directory on this machine for a name, a directory or a hub id; downloads and converts where needed.
+
+    Args:
+        name_or_path: a name from the manifest (``"sattxt-mini"``, ``"sattxt-vitl16"``), a directory, or ``"org/repo"``.
+            A directory named like a known model is meant only as ``"./sattxt-mini"``.
+        revision: branch, tag or commit of a hub repository. For the published model: of the repository of its heads.
+        cache_dir: for downloads (default: huggingface_hub's) and the converted model (default: sattxt's).
+        local_files_only: download nothing; ``HF_HUB_OFFLINE=1`` does the same.
+        token: for private and gated repositories; default: the one of ``hf auth login``.
+
+    Raises:
+        UnknownModelError: no such name, directory or repository; the message lists near matches.
+        GatedModelError: a licence must be accepted; the message says where.
+        OfflineError: something is not cached and cannot be downloaded.
+        ChecksumError: a downloaded file is not the recorded one.
+        InputError: ``revision`` for something that has none.
+    """
+    text = os.fspath(name_or_path)
+    hub = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    entry = find_model(text)
+    if entry is not None and not entry.bundled:
+        return _published(entry, hub, revision)
+    path = Path(text).expanduser()
+    if entry is not None or path.is_dir():
+        if revision is not None:
+            where = "comes with the package" if entry else "is a directory on this machine"
+            raise InputError(f"revision={revision!r}: {text} {where} and has no revisions; leave it out")
+        return _bundled(entry) if entry else path
+    if path.exists():
+        raise InputError(f"{text}: is a file; pass a model directory ('sattxt convert' makes one of published weights)")
+    if hub.is_repo_id(text):
+        return _repository(text, hub, revision)
+    raise UnknownModelError(_unknown(text))
+
+
+def _bundled(entry: ModelEntry) -> Path:
+    path = BUNDLED / entry.name
+    if not is_model_dir(path):
+        raise WeightsError(f"{path}: this installation lacks the bundled model {entry.name}; install sattxt again")
+    return path
+
+
+def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
+    """A model that ``push_to_hub`` wrote."""
+    files = hub.listing(repo, revision).files
+    needed = (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE, SUMS_FILE)
+    missing = [name for name in needed if name not in files]
+    if missing:
+        raise HubError(
+            f"{repo}: not a sattxt model, {missing[0]} is missing; convert published weights with 'sattxt convert'"
+        )
+    return hub.folder(repo, revision, (*needed, "README.md", "text_encoder/*"))
+
+
+def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
+    """The release's own files, downloaded and converted once."""
+    parts = {role: _one(entry, role) for role in ("backbone", "vision_head", "text_head", "llm")}
+    adapters = [part for part in entry.components if part.role == "adapter"]
+    own = parts["vision_head"].location
+    revisions = {part.location: part.revision for part in entry.components}
+    if revision is not None:
+        revisions[own] = revision
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, entry.to_dict()["components"], revisions]).encode()).hexdigest()
+    root = hub.cache_dir or user_cache_dir()
+    target = root / "converted" / f"{entry.name}-{key[:12]}"
+    if is_model_dir(target):
+        return target
+
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(target) + ".lock"):
+        if is_model_dir(target):  # another process was faster
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # what is left of it lacks files
+        backbone, heads = parts["backbone"], (parts["vision_head"], parts["text_head"])
+        files = [_fetch(part, hub, revisions) for part in heads]
+        known = backbone.known_hashes()
+        hub.folder(backbone.location, revisions[backbone.location], ("config.json", "*.safetensors"), sha256=known)
+
+        from sattxt.weights.convert import convert
+
+        _logger.info("converting %s into %s (once)", entry.name, target)
+        return convert(
+            backbone.location,
+            files[0],
+            files[1],
+            parts["llm"].location,
+            [part.location for part in adapters],
+            out=target,
+            preprocess=entry.preprocessing,
+            name=entry.name,
+            token=hub.token,
+            cache_dir=hub.cache_dir,
+            local_files_only=hub.offline,
+            revisions=revisions,
+        )
+
+
+def _fetch(part: Component, hub: HubAccess, revisions: dict[str, str | None]) -> Path:
+    name = part.files[0].name
+    return hub.folder(part.location, revisions[part.location], (name,), sha256=part.known_hashes()) / name
+
+
+def _one(entry: ModelEntry, role: str) -> Component:
+    found = [part for part in entry.components if part.role == role]
+    if len(found) != 1:
+        raise WeightsError(
+            f"weights_manifest.json: {entry.name} has {len(found)} components of role {role!r}, needs one"
+        )
+    return found[0]
+
+
+def _unknown(text: str) -> str:
+    known = [entry.name for entry in list_models()]
+    near = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return (
+        f"{text!r}: no model of this name and no such directory; {hint}Known models: {', '.join(known)}. "
+        "Or pass a model directory, or a hub id of the form org/name"
+    )

@@ -1,0 +1,321 @@
+"""The release's original files to a model directory: numbers, layouts, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from release_files import (
+    ADAPTERS,
+    BACKBONE,
+    LLM,
+    TEXT_HEAD,
+    VISION_HEAD,
+    changed_checkpoint,
+    convert_golden,
+    write_transformers_checkpoint,
+)
+from safetensors.torch import load_file, save_file
+
+from sattxt.config import ModelSource
+from sattxt.errors import ChecksumError, InputError, UnsafePickleError, WeightsError
+from sattxt.images import to_rgb
+from sattxt.preprocess import Preprocessor
+from sattxt.vision import ImageTokens, VisionTower
+from sattxt.weights import dinov3_keys, read_model
+from sattxt.weights.digest import digest_files, encoder_digest
+from sattxt.weights.pickles import read_checkpoint
+from sattxt.weights.sources import check_encoder
+
+
+def run(path: Path, golden_dir: Path) -> ImageTokens:
+    stored = read_model(path)
+    tower = VisionTower(stored.config.vision)
+    tower.load_state_dict(stored.vision)
+    folder = golden_dir / "sattxt"
+    names = json.loads((folder / "meta.json").read_text())["images"]
+    pixels = Preprocessor(stored.config.image).batch([to_rgb(Image.open(folder / "images" / name)) for name in names])
+    with torch.inference_mode():
+        return tower.for_inference()(pixels)
+
+
+@pytest.mark.parametrize("scaling", ["official", "unit"])
+def test_the_converted_release_gives_the_references_numbers(tmp_path: Path, golden_dir: Path, scaling: str) -> None:
+    expected = load_file(golden_dir / "sattxt" / "expected.safetensors")
+    tokens = run(convert_golden(tmp_path / "model", preprocess=scaling), golden_dir)
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(tokens.embedding, expected[f"image_embeds_{scaling}"], **close)
+    torch.testing.assert_close(tokens.backbone[:2, :16], expected[f"backbone_patch_tokens_{scaling}"], **close)
+    torch.testing.assert_close(tokens.patches[:2, :16], expected[f"head_patch_tokens_{scaling}"], **close)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_transformers_checkpoint_gives_the_same_model(tmp_path: Path, nested: bool) -> None:
+    checkpoint = write_transformers_checkpoint(tmp_path / "dinov3", nested=nested)
+    one = read_model(convert_golden(tmp_path / "one"))
+    two = read_model(convert_golden(tmp_path / "two", dinov3=checkpoint))
+    assert one.config == two.config
+    assert all(torch.equal(one.vision[key], two.vision[key]) for key in one.vision)
+
+
+def test_the_config_says_all_that_the_text_side_needs(tmp_path: Path) -> None:
+    text = read_model(convert_golden(tmp_path / "model")).config.text
+    assert text.template == "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+    assert (text.max_length, text.max_text_tokens, text.padding_side, text.dtype) == (512, 400, "left", "bfloat16")
+    assert text.base == ModelSource(str(LLM))
+    assert text.adapters == tuple(ModelSource(str(path)) for path in ADAPTERS)
+    assert text.hidden_size == 48
+
+
+def test_the_digest_ignores_where_the_files_lie_and_follows_what_is_in_them(tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(LLM, tmp_path / "mirror-of-llama"))
+    digest = read_model(convert_golden(tmp_path / "a")).config.text.weights_sha256
+    assert read_model(convert_golden(tmp_path / "b", llm=copied)).config.text.weights_sha256 == digest
+    state = load_file(copied / "model.safetensors")
+    key = next(iter(state))
+    save_file({**state, key: state[key] + 1}, copied / "model.safetensors")
+    assert read_model(convert_golden(tmp_path / "c", llm=copied)).config.text.weights_sha256 != digest
+    swapped = read_model(convert_golden(tmp_path / "d", adapters=ADAPTERS[::-1])).config.text.weights_sha256
+    assert swapped != digest
+
+
+def test_files_changed_after_the_conversion_are_noticed(tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(LLM, tmp_path / "llama"))
+    text = read_model(convert_golden(tmp_path / "model", llm=copied)).config.text
+    check_encoder(text, copied, ADAPTERS)
+    with pytest.raises(ChecksumError, match=r"llama.*2 adapters"):
+        check_encoder(text, copied, ADAPTERS[::-1])
+    data = bytearray((copied / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(ChecksumError, match="llama"):
+        check_encoder(text, copied, ADAPTERS)
+
+
+def test_a_copied_language_model_needs_no_other_folder(tmp_path: Path) -> None:
+    path = convert_golden(tmp_path / "model", copy_llm=True)
+    stored = read_model(path)
+    assert stored.text_encoder_dir == path / "text_encoder"
+    assert (stored.config.text.base, stored.config.text.adapters) == (None, ())
+    names = {item.name for item in stored.text_encoder_dir.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert stored.config.text.weights_sha256 == read_model(convert_golden(tmp_path / "b")).config.text.weights_sha256
+
+
+def test_the_digest_is_of_names_and_hashes_in_any_order() -> None:
+    pairs = [("b.safetensors", "1" * 64), ("a.safetensors", "2" * 64)]
+    text = f"{'1' * 64}  b.safetensors\n{'2' * 64}  a.safetensors\n"
+    assert digest_files(pairs) == digest_files(pairs[::-1]) == hashlib.sha256(text.encode()).hexdigest()
+    base = {"model.safetensors": "1" * 64, "tokenizer.json": "2" * 64}
+    adapter = {"adapter_model.safetensors": "3" * 64, "adapter_config.json": "4" * 64}
+    own = {**adapter, "tokenizer.json": "5" * 64}
+    assert encoder_digest(base, [own]) == encoder_digest({**base, "tokenizer.json": "6" * 64}, [own])
+    assert encoder_digest(base, [adapter]) != encoder_digest({**base, "tokenizer.json": "6" * 64}, [adapter])
+
+
+class TestSizes:
+    """Everything is read off the tensors."""
+
+    def meta(self, **changes: Any) -> dict[str, torch.Tensor]:
+        return {**read_checkpoint(BACKBONE), **changes}
+
+    def options(self, state: dict[str, torch.Tensor], num_heads: int | None = None) -> dict[str, Any]:
+        rope = dinov3_keys.rope_of(state, "x.pth")
+        return dinov3_keys.infer_options(dinov3_keys.from_meta(state, "x.pth"), "x.pth", num_heads=num_heads, rope=rope)
+
+    def test_of_the_golden_backbone(self) -> None:
+        options = self.options(self.meta())
+        expected = {
+            "hidden_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "patch_size": 16,
+            "num_register_tokens": 4,
+            "intermediate_size": 256,
+            "rope_theta": 100.0,
+            "key_bias": False,
+            "use_gated_mlp": False,
+        }
+        assert {key: options[key] for key in expected} == expected
+
+    def test_rope_base_and_head_width_from_the_periods_even_in_bfloat16(self) -> None:
+        periods = 10.0 ** (torch.arange(8) / 8)
+        assert dinov3_keys.rope_of({"rope_embed.periods": periods}, "x") == (32, 10.0)
+        assert dinov3_keys.rope_of({"rope_embed.periods": (100 ** (torch.arange(16) / 16)).bfloat16()}, "x") == (
+            64,
+            100.0,
+        )
+        with pytest.raises(WeightsError, match="periods"):
+            dinov3_keys.rope_of({"rope_embed.periods": torch.linspace(1, 5, 8)}, "x")
+
+    def test_a_gated_mlp(self) -> None:
+        state = self.meta()
+        for layer in range(3):
+            mlp = f"blocks.{layer}.mlp."
+            for key in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+                del state[mlp + key]
+            for name, shape in (("w1", (96, 64)), ("w2", (96, 64)), ("w3", (64, 96))):
+                state[f"{mlp}{name}.weight"], state[f"{mlp}{name}.bias"] = torch.ones(shape), torch.zeros(shape[0])
+        options = self.options(state)
+        assert (options["use_gated_mlp"], options["intermediate_size"], options["hidden_act"]) == (True, 96, "silu")
+
+    def test_the_key_bias_is_kept_where_no_mask_removes_it(self) -> None:
+        state = {key: value for key, value in self.meta().items() if not key.endswith("bias_mask")}
+        for layer in range(3):
+            state[f"blocks.{layer}.attn.qkv.bias"] = torch.ones(192)
+        assert self.options(state)["key_bias"] is True
+
+    def test_heads_must_be_given_where_no_periods_are_and_must_agree_where_they_are(self) -> None:
+        state = self.meta()
+        with pytest.raises(InputError, match=r"num_heads=8, but x.pth says 4"):
+            self.options(state, num_heads=8)
+        del state["rope_embed.periods"]
+        with pytest.raises(InputError, match="pass num_heads"):
+            self.options(state)
+        assert self.options(state, num_heads=4)["num_attention_heads"] == 4
+        with pytest.raises(InputError, match="num_heads=5"):
+            self.options(state, num_heads=5)
+
+    def test_an_unknown_tensor_is_refused(self) -> None:
+        with pytest.raises(WeightsError, match=r"'cls_norm.weight'"):
+            self.options(self.meta(**{"cls_norm.weight": torch.zeros(64)}))
+
+
+class TestPartsThatDoNotFit:
+    """The error names both files and both shapes, and nothing is written."""
+
+    @pytest.fixture
+    def out(self, tmp_path: Path) -> Path:
+        return tmp_path / "out"
+
+    def test_text_head_and_vision_head(self, tmp_path: Path, out: Path) -> None:
+        text = changed_checkpoint(TEXT_HEAD, tmp_path / "t.pt", **{"proj.weight": torch.zeros(100, 48)})
+        with pytest.raises(WeightsError, match=r"t.pt.*\(100, 48\).*128 from .*vision_head.pt.*\(64,\)"):
+            convert_golden(out, text_head=text)
+        assert not out.exists()
+
+    def test_text_head_and_language_model(self, tmp_path: Path, out: Path) -> None:
+        wide = {"proj.weight": torch.zeros(128, 50), "ln.weight": torch.ones(50), "ln.bias": torch.ones(50)}
+        text = changed_checkpoint(TEXT_HEAD, tmp_path / "t.pt", **wide)
+        with pytest.raises(WeightsError, match=r"t.pt.*width 50.*hidden_size 48"):
+            convert_golden(out, text_head=text)
+        assert not out.exists()
+
+    def test_vision_head_and_backbone(self, tmp_path: Path, out: Path) -> None:
+        wide = {"ln_final.weight": torch.zeros(32), "ln_final.bias": torch.zeros(32)}
+        head = changed_checkpoint(VISION_HEAD, tmp_path / "v.pt", **wide)
+        with pytest.raises(WeightsError, match=r"v.pt.*\(32,\).*dinov3_vit_tiny.*64 wide.*\(64, 3, 16, 16\)"):
+            convert_golden(out, vision_head=head)
+        assert not out.exists()
+
+    def test_a_tensor_inside_a_part(self, tmp_path: Path, out: Path) -> None:
+        head = changed_checkpoint(VISION_HEAD, tmp_path / "v.pt", **{"blocks.1.norm2.bias": torch.zeros(3)})
+        with pytest.raises(WeightsError, match=r"head.blocks.1.norm2.bias.*\(3,\).*\(64,\)"):
+            convert_golden(out, vision_head=head)
+        assert not out.exists()
+
+    def test_files_in_each_others_place(self, out: Path) -> None:
+        with pytest.raises(WeightsError, match="not a SATtxt vision head"):
+            convert_golden(out, vision_head=TEXT_HEAD)
+        with pytest.raises(WeightsError, match="not a DINOv3 ViT checkpoint"):
+            convert_golden(out, dinov3=VISION_HEAD)
+        with pytest.raises(WeightsError, match=r"adapter_model.safetensors is missing"):
+            convert_golden(out, adapters=[LLM])
+
+    def test_a_transformers_config_that_contradicts_its_tensors(self, tmp_path: Path, out: Path) -> None:
+        folder = write_transformers_checkpoint(tmp_path / "dinov3")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_register_tokens": 0}))
+        with pytest.raises(WeightsError, match=r"num_register_tokens is 0, .* imply 4"):
+            convert_golden(out, dinov3=folder)
+
+    def test_an_output_that_is_not_empty(self, out: Path) -> None:
+        out.mkdir()
+        (out / "mine.txt").write_text("x")
+        with pytest.raises(InputError, match="not empty"):
+            convert_golden(out)
+        assert (out / "mine.txt").read_text() == "x"
+
+    def test_bad_arguments(self, out: Path) -> None:
+        with pytest.raises(InputError, match=r"preprocess='offcial'.*'official'"):
+            convert_golden(out, preprocess="offcial")
+        with pytest.raises(InputError, match="template"):
+            convert_golden(out, template="no place for the text")
+        with pytest.raises(InputError, match=r"nowhere.*neither an existing folder nor a hub id"):
+            convert_golden(out, llm="nowhere")
+        with pytest.raises(WeightsError, match=r"nowhere.pth: no such file"):
+            convert_golden(out, dinov3="nowhere.pth")
+
+
+class Bomb:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+class TestPickles:
+    """Checkpoint files, read without running any code."""
+
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_code_in_a_pickle_is_refused_and_not_run(self, tmp_path: Path, legacy: bool) -> None:
+        trap = tmp_path / "trap"
+        path = tmp_path / "bad.pth"
+        torch.save({"w": torch.zeros(2), "x": Bomb(trap)}, path, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(UnsafePickleError, match=r"bad.pth.*mkdir.*refused") as caught:
+            read_checkpoint(path)
+        assert "\n" not in str(caught.value)
+        assert not trap.exists()
+
+    def test_a_plain_pickle_with_code(self, tmp_path: Path) -> None:
+        path = tmp_path / "bad.pt"
+        path.write_bytes(pickle.dumps(Bomb(tmp_path / "trap"), protocol=2))
+        with pytest.raises(UnsafePickleError):
+            read_checkpoint(path)
+        assert not (tmp_path / "trap").exists()
+
+    @pytest.mark.parametrize("keep", [0, 100, 5_000])
+    def test_truncated(self, tmp_path: Path, keep: int) -> None:
+        path = tmp_path / "cut.pt"
+        path.write_bytes(VISION_HEAD.read_bytes()[:keep])
+        with pytest.raises(WeightsError, match=r"cut.pt"):
+            read_checkpoint(path)
+
+    def test_not_a_checkpoint(self, tmp_path: Path) -> None:
+        path = tmp_path / "page.pth"
+        path.write_text("<html>404</html>")
+        with pytest.raises(WeightsError, match=r"page.pth: not a checkpoint"):
+            read_checkpoint(path)
+        torch.save([1, 2], path)
+        with pytest.raises(WeightsError, match="holds list"):
+            read_checkpoint(path)
+        torch.save({"epoch": 3}, path)
+        with pytest.raises(WeightsError, match="holds no tensors; its keys are epoch"):
+            read_checkpoint(path)
+
+    def test_wrappers_and_prefixes_are_taken_off(self, tmp_path: Path) -> None:
+        inner = {"module.backbone.cls_token": torch.ones(1), "module.dino_head.w": torch.zeros(1)}
+        torch.save({"teacher": inner, "epoch": 3}, tmp_path / "w.pth")
+        assert read_checkpoint(tmp_path / "w.pth") == {"cls_token": torch.ones(1)}
+        save_file({"module.x": torch.ones(2)}, tmp_path / "w.safetensors")
+        assert list(read_checkpoint(tmp_path / "w.safetensors")) == ["x"]
+
+
+def test_a_hash_in_a_files_name_is_checked(tmp_path: Path) -> None:
+    right = hashlib.sha256(BACKBONE.read_bytes()).hexdigest()[:8]
+    good = Path(shutil.copy(BACKBONE, tmp_path / f"dinov3-{right}.pth"))
+    assert read_model(convert_golden(tmp_path / "a", dinov3=good)).config.vision.head.heads == 4
+    bad = Path(shutil.copy(BACKBONE, tmp_path / "dinov3-eadcf0ff.pth"))
+    with pytest.raises(ChecksumError, match=f"dinov3-eadcf0ff.pth: its sha256 is {right}.*recorded is eadcf0ff"):
+        convert_golden(tmp_path / "b", dinov3=bad)

@@ -1,0 +1,232 @@
+"""Models by name: the hub (a local stand-in), gates, broken transfers, changed files, and working offline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hub_standin import HubStandIn
+from release_files import ADAPTERS, LLM, convert_golden, write_heads, write_transformers_checkpoint
+
+from sattxt.config import ModelSource
+from sattxt.errors import (
+    ChecksumError,
+    GatedModelError,
+    HubError,
+    InputError,
+    OfflineError,
+    UnknownModelError,
+    WeightsError,
+)
+from sattxt.weights import read_model, resolve
+from sattxt.weights.hub import component_dir, push_model
+
+HEADS = "ikhado/sattxt"
+BACKBONE = "facebook/dinov3-vitl16-pretrain-sat493m"
+LLM_REPO = "meta-llama/Meta-Llama-3-8B-Instruct"
+MNTP = "McGill-NLP/LLM2Vec-Meta-Llama-3-8B-Instruct-mntp"
+SIMCSE = "McGill-NLP/LLM2Vec-Meta-Llama-3-8B-Instruct-mntp-unsup-simcse"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    """A hub with the miniature release under the names of the real one; backbone and language model are gated."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with HubStandIn() as standin:
+        standin.add_folder(BACKBONE, write_transformers_checkpoint(tmp_path / "dinov3"), gated=True)
+        standin.add_folder(HEADS, write_heads(tmp_path / "heads"))
+        standin.add_folder(LLM_REPO, LLM, gated=True)
+        standin.add_folder(MNTP, ADAPTERS[0])
+        standin.add_folder(SIMCSE, ADAPTERS[1])
+        monkeypatch.setenv("HF_ENDPOINT", standin.url)
+        yield standin
+
+
+def forget(cache: Path, *, ledger: bool = False) -> None:
+    """What a user does who empties a cache."""
+    shutil.rmtree(cache)
+    if ledger:
+        shutil.rmtree(os.environ["SATTXT_CACHE"])
+
+
+def test_the_published_model_is_fetched_converted_once_and_opens_offline(hub: HubStandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    first = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    stored = read_model(first)
+    same = read_model(convert_golden(tmp_path / "local"))
+    assert all(torch.equal(stored.vision[key], same.vision[key]) for key in same.vision)
+    assert stored.config.name == "sattxt-vitl16"
+    assert stored.config.image.preset == "official"
+    assert stored.config.text.base == ModelSource(LLM_REPO, hub.repos[LLM_REPO].commit)
+
+    hub.stop()
+    assert resolve("sattxt-vitl16", cache_dir=cache) == first
+    assert resolve("sattxt-vitl16", cache_dir=cache, local_files_only=True) == first
+
+
+def test_resolving_needs_no_file_of_the_language_model_and_gives_the_digest_of_its_files(
+    hub: HubStandIn, tmp_path: Path
+) -> None:
+    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+    assert hub.downloads(LLM_REPO) == set()
+    local = read_model(convert_golden(tmp_path / "local")).config.text.weights_sha256
+    assert read_model(path).config.text.weights_sha256 == local
+
+
+def test_a_second_process_offline_needs_no_hub(hub: HubStandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    path = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    hub.stop()
+    code = f"from sattxt.weights import resolve; print(resolve('sattxt-vitl16', cache_dir={str(cache)!r}))"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(path)
+
+
+@pytest.mark.parametrize("token", [None, "hf_without_access"])
+def test_a_gate_is_an_error_with_the_licence_page_and_the_login(
+    hub: HubStandIn, tmp_path: Path, token: str | None
+) -> None:
+    with pytest.raises(GatedModelError, match=f"https://huggingface.co/{BACKBONE}.*hf auth login") as caught:
+        resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=token or False)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "hf").glob("converted/*/config.json"))
+
+
+def test_the_language_models_gate_is_met_only_when_its_files_are_asked_for(hub: HubStandIn, tmp_path: Path) -> None:
+    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+    base = read_model(path).config.text.base
+    assert base is not None
+    with pytest.raises(GatedModelError, match=LLM_REPO):
+        component_dir(base, cache_dir=tmp_path / "hf", token=False)
+    folder = component_dir(base, cache_dir=tmp_path / "hf", token=hub.token)
+    assert (folder / "model.safetensors").read_bytes() == (LLM / "model.safetensors").read_bytes()
+    hub.stop()
+    again = component_dir(base, cache_dir=tmp_path / "hf", local_files_only=True)
+    assert again == folder
+
+
+def test_a_broken_transfer_is_resumed(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 15)  # real files are larger than 10 MB
+    hub.break_off.add("sattxt_vision_head.pt")
+    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+    assert len(hub.ranges) == 1, "the rest was asked for, not the whole file"
+    assert int(hub.ranges[0].removeprefix("bytes=").rstrip("-")) > 100_000
+    assert read_model(path).config.vision.head.depth == 2
+
+
+def test_a_file_that_changed_since_its_first_use_is_refused(hub: HubStandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    forget(cache)
+    hub.repos[HEADS].files["sattxt_text_head.pt"] += b"\0"
+    with pytest.raises(ChecksumError, match=r"sattxt_text_head.pt.*on first use"):
+        resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+
+
+def test_a_file_damaged_in_the_cache_is_fetched_again_or_refused_offline(hub: HubStandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    shutil.rmtree(cache / "converted")
+    blob = next(cache.glob("models--ikhado--sattxt/snapshots/*/sattxt_text_head.pt")).resolve()
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-10] + b"0123456789")
+    with pytest.raises(ChecksumError, match=r"sattxt_text_head.pt"):
+        resolve("sattxt-vitl16", cache_dir=cache, local_files_only=True)
+    resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    assert blob.read_bytes() == whole
+
+
+def test_two_processes_convert_once(hub: HubStandIn, tmp_path: Path) -> None:
+    code = (
+        "import sattxt.weights.convert as c\n"
+        "from sattxt.weights import resolve\n"
+        "real = c.convert\n"
+        "def counted(*a, **k):\n"
+        "    print('converted')\n"
+        "    return real(*a, **k)\n"
+        "c.convert = counted\n"
+        f"print(resolve('sattxt-vitl16', cache_dir={str(tmp_path / 'hf')!r}, token={hub.token!r}))\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    lines = "".join(out for out, _ in outputs).split()
+    assert lines.count("converted") == 1
+    assert len(set(lines)) == 2, "both got the same directory"
+
+
+def test_offline_without_a_cache_says_what_is_missing(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OfflineError, match=f"{HEADS}.*local_files_only"):
+        resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", local_files_only=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=r"some/model.*HF_HUB_OFFLINE"):
+        resolve("some/model", cache_dir=tmp_path / "hf")
+    assert not hub.requests
+
+
+def test_no_network_is_an_offline_error(hub: HubStandIn, tmp_path: Path) -> None:
+    hub.stop()
+    with pytest.raises(OfflineError, match="some/model"):
+        resolve("some/model", cache_dir=tmp_path / "hf")
+
+
+def test_a_pushed_model_comes_back_the_same_and_works_offline(hub: HubStandIn, tmp_path: Path) -> None:
+    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+    address = push_model(read_model(path), "someone/my-model", token=hub.token)
+    assert "someone/my-model/commit/" in address
+    assert b"library_name: sattxt" in hub.repos["someone/my-model"].files["README.md"]
+
+    pulled = resolve("someone/my-model", cache_dir=tmp_path / "hf2")
+    assert read_model(pulled).config == read_model(path).config
+    with pytest.raises(HubError, match="no revision 'v9'"):
+        resolve("someone/my-model", cache_dir=tmp_path / "hf2", revision="v9")
+    hub.stop()
+    assert resolve("someone/my-model", cache_dir=tmp_path / "hf2") == pulled
+
+
+def test_a_model_that_points_to_a_local_folder_is_not_pushed(hub: HubStandIn, tmp_path: Path) -> None:
+    stored = read_model(convert_golden(tmp_path / "local"))
+    with pytest.raises(InputError, match="copy_llm"):
+        push_model(stored, "someone/my-model", token=hub.token)
+    assert "someone/my-model" not in hub.repos
+
+
+def test_names_that_are_no_model(hub: HubStandIn, tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match=r"'sattxt-mimi'.*did you mean 'sattxt-mini'.*sattxt-vitl16"):
+        resolve("sattxt-mimi")
+    with pytest.raises(UnknownModelError, match="no model of this name and no such directory"):
+        resolve(str(tmp_path / "nothing" / "here"))
+    with pytest.raises(UnknownModelError, match="nobody/nothing: no such repository"):
+        resolve("nobody/nothing", cache_dir=tmp_path / "hf", token=False)
+    with pytest.raises(HubError, match=r"not a sattxt model, config.json is missing"):
+        resolve(HEADS, cache_dir=tmp_path / "hf")
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"is a file.*sattxt convert"):
+        resolve(file)
+
+
+def test_a_directory_is_itself_and_has_no_revision(tmp_path: Path) -> None:
+    assert resolve(tmp_path) == tmp_path
+    with pytest.raises(InputError, match="revision"):
+        resolve(tmp_path, revision="main")
+
+
+def test_a_missing_local_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OfflineError, match="gone"):
+        component_dir(ModelSource(str(tmp_path / "gone")))
+    with pytest.raises(WeightsError, match="no such model directory"):
+        read_model(tmp_path / "gone")

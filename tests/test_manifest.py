@@ -1,0 +1,99 @@
+"""weights_manifest.json: complete, the same in both places, and readable without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from release_files import convert_golden
+
+from sattxt.config import IMAGE_PRESETS
+from sattxt.errors import WeightsError
+from sattxt.weights import list_models, read_model
+from sattxt.weights.card import model_card
+from sattxt.weights.checksums import read_sums
+from sattxt.weights.manifest import find_model, parse_manifest
+from sattxt.weights.resolver import BUNDLED
+from sattxt.weights.store import is_model_dir
+
+ROOT = Path(__file__).parents[1]
+PACKAGED = ROOT / "src" / "sattxt" / "weights" / "weights_manifest.json"
+
+
+def test_the_copy_at_the_top_is_the_packaged_file() -> None:
+    assert (ROOT / "weights_manifest.json").read_bytes() == PACKAGED.read_bytes()
+
+
+def test_both_models_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from sattxt.weights import list_models; "
+        "print(*[entry.name for entry in list_models()], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sattxt-mini", "sattxt-vitl16", "False"]
+
+
+def test_every_component_says_where_it_is_and_under_which_licence() -> None:
+    for entry in list_models():
+        assert entry.citations
+        assert entry.licences
+        for part in entry.components:
+            assert part.files, part
+            assert part.licence, part
+            assert part.format, part
+
+
+def test_the_published_model_names_its_gates_and_what_to_accept() -> None:
+    entry = find_model("sattxt-vitl16")
+    assert entry is not None
+    assert entry.preprocessing in IMAGE_PRESETS
+    assert entry.embed_dim == 2048
+    assert set(entry.gated) == {
+        "facebook/dinov3-vitl16-pretrain-sat493m",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+    }
+    assert {"MIT", "llama3"} <= {item.says for item in entry.licences if "head" in item.covers}
+    assert sum(item.accept is not None for item in entry.licences) >= 3
+
+
+@pytest.mark.skipif(not is_model_dir(BUNDLED / "sattxt-mini"), reason="the bundled model is not in this checkout yet")
+def test_the_bundled_files_are_those_of_the_manifest() -> None:
+    entry = find_model("sattxt-mini")
+    assert entry is not None
+    folder = BUNDLED / "sattxt-mini"
+    sums = read_sums(folder)
+    for part in entry.components:
+        for item in part.files:
+            assert item.sha256 == sums[item.name], "run scripts/refresh_manifest.py"
+            assert item.bytes == (folder / item.name).stat().st_size
+    assert entry.embed_dim == read_model(folder).config.embed_dim
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a manifest"),
+        ('{"manifest_version": 2, "models": []}', "version 2"),
+        ('{"manifest_version": 1, "models": [{"name": "x"}]}', "components"),
+    ],
+)
+def test_a_bad_manifest_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        parse_manifest(text)
+
+
+def test_an_unknown_key_is_an_error() -> None:
+    data = json.loads(PACKAGED.read_text())
+    data["models"][0]["surprise"] = 1
+    with pytest.raises(WeightsError, match="surprise"):
+        parse_manifest(json.dumps(data))
+
+
+def test_the_card_states_licences_preprocessing_and_numbers(tmp_path: Path) -> None:
+    stored = read_model(convert_golden(tmp_path / "model"))
+    card = model_card(stored.config)
+    for text in ("library_name: sattxt", "DINOv3 License", "llama3", "`official`", "73.4", "128 dimensions", "arXiv"):
+        assert text in card, text
