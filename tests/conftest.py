@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sattxt import SatTxt
+
+pytest_plugins = ("_no_skips",)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,3 +38,27 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """Outputs of the original code on miniature checkpoints."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature release, converted to a model directory by the public function."""
+    from sattxt import convert
+
+    parts = GOLDEN / "sattxt"
+    return convert(
+        parts / "dinov3_vit_tiny_pretrain_sat.pth",
+        parts / "sattxt_vision_head.pt",
+        parts / "sattxt_text_head.pt",
+        parts / "llama",
+        [parts / "llm2vec-mntp", parts / "llm2vec-mntp-unsup-simcse"],
+        out=tmp_path_factory.mktemp("golden") / "model",
+    )
+
+
+@pytest.fixture(scope="session")
+def mini() -> SatTxt:
+    """The bundled model, in float32, without a text cache on disk."""
+    from sattxt import SatTxt
+
+    return SatTxt.from_pretrained(dtype="float32", text_cache=False)

@@ -1,0 +1,15 @@
+"""The ``sattxt`` command: one module per subcommand, imported only when that subcommand runs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; ends the process with one of the exit codes of :mod:`sattxt.cli.exits`."""
+    from sattxt.cli.app import run
+
+    sys.exit(run())
+
+
+__all__ = ["main"]

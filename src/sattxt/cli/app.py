@@ -1,0 +1,160 @@
+"""The root of the command line: which subcommands exist, and what happens when one fails.
+
+A subcommand's module is imported when it is called, so ``sattxt --help`` loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+import sattxt
+from sattxt.cli import exits
+from sattxt.errors import InputError, MissingExtraError
+
+
+class _Entry(NamedTuple):
+    """Where a subcommand lives (a module with a typer ``app``), its line in ``sattxt --help``, the extra it needs."""
+
+    module: str
+    help: str
+    extra: str = ""
+
+
+COMMANDS = {
+    "classify": _Entry("sattxt.cli.classify", "Name what images show, from labels of your own."),
+    "embed": _Entry("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file."),
+    "segment": _Entry("sattxt.cli.segment", "Draw a label map of an image, from labels of your own."),
+    "labels": _Entry("sattxt.cli.labels", "Build and inspect label banks; list the label sets."),
+    "models": _Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
+    "convert": _Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
+    "demo": _Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
+    "eval": _Entry("sattxt.evaluation.cli", "Measure a model on labelled images.", "eval"),
+    "train": _Entry("sattxt.training.cli", "Train a model.", "train"),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """A group whose subcommands are modules, imported on demand."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name, entry in COMMANDS.items() if _installed(entry.module)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = get_command(_load(cmd_name, entry))
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names: dict[str, Any] = dict.fromkeys(self.list_commands(ctx))
+        self.commands = names  # what "did you mean" looks at
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(exits.INTERRUPTED) from None
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit: give it somewhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(exits.CLOSED_PIPE) from None
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # a usage error, which typer shows
+                raise
+            raise typer.Exit(_report(error, debug=ctx.params.get("debug", False))) from error
+        return result
+
+
+app = typer.Typer(
+    name="sattxt",
+    cls=_LazyGroup,
+    help="RGB satellite tiles and text in one embedding space.",
+    epilog=exits.epilog(),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sattxt {sattxt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="SATTXT_DEBUG", help="Show a traceback with every error.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (the process's own by default) and return the exit code."""
+    for stream, on_error in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # file names of any encoding pass through unharmed
+            stream.reconfigure(encoding="utf-8", errors=on_error)
+    try:
+        get_command(app)(args=arguments, prog_name="sattxt")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else exits.DONE
+    return exits.DONE
+
+
+def _installed(module: str) -> bool:
+    """Whether this installation has ``module``, without importing it or its parents."""
+    path = Path(sattxt.__file__).parent.joinpath(*module.split(".")[1:])
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _load(name: str, entry: _Entry) -> typer.Typer:
+    if not _installed(entry.module):
+        raise InputError(
+            f"'sattxt {name}' is not part of this version of sattxt ({sattxt.__version__}); upgrade sattxt"
+        )
+    try:
+        found: typer.Typer = import_module(entry.module).app
+    except ModuleNotFoundError as error:
+        if not entry.extra or error.name is None or error.name.split(".")[0] == "sattxt":
+            raise
+        raise MissingExtraError(entry.extra, error.name, f"'sattxt {name}'") from error
+    return found
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Say what went wrong on stderr; returns the exit code."""
+    code = exits.code_for(error)
+    if debug or code == exits.BUG:
+        traceback.print_exception(error, file=sys.stderr)
+    _say(f"error: {exits.describe(error)}")
+    return code
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"sattxt: {message}\n")

@@ -1,0 +1,90 @@
+"""``sattxt convert``: the published weights, from their original files to a model directory."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from sattxt.cli import output
+from sattxt.errors import InputError
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class Scaling(str, Enum):
+    """Pixel scalings by name, see ``sattxt.config.IMAGE_PRESETS``."""
+
+    official = "official"
+    unit = "unit"
+    dinov3_sat = "dinov3-sat"
+
+
+@app.command(no_args_is_help=True)
+def convert(
+    dinov3: Annotated[str, typer.Option("--dinov3", help="Backbone: Meta's .pth, a transformers folder, or a hub id.")],
+    vision_head: Annotated[str, typer.Option("--vision-head", help="The release's sattxt_vision_head.pt.")],
+    text_head: Annotated[str, typer.Option("--text-head", help="The release's sattxt_text_head.pt.")],
+    llm: Annotated[str, typer.Option("--llm", help="Language model: a local folder or a hub id.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Model directory to write.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="LoRA adapter, in merge order: a local folder or a hub id.")
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option("--num-heads", min=1, help="Attention heads, where the files do not tell.")
+    ] = None,
+    preprocess: Annotated[
+        Scaling, typer.Option("--preprocess", help="Pixel scaling to store with the model.")
+    ] = Scaling.official,
+    copy_llm: Annotated[
+        bool, typer.Option("--copy-llm", help="Put the merged language model into the directory (16 GB for 8B).")
+    ] = False,
+    name: Annotated[str, typer.Option("--name", help="The model's name.")] = "sattxt-vitl16",
+    instruction: Annotated[str, typer.Option("--instruction", help="Instruction stored as the default.")] = "",
+    revision: Annotated[
+        list[str] | None, typer.Option("--revision", help="HUB_ID=REVISION, for a hub id that is not to be main.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use cached files only; download nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")] = False,
+) -> None:
+    """Turn the published weights' files into a model directory.
+
+    \b
+    sattxt convert --dinov3 dinov3_vitl16.pth --vision-head sattxt_vision_head.pt --text-head sattxt_text_head.pt \\
+        --llm meta-llama/Meta-Llama-3-8B-Instruct --adapter MNTP --adapter SIMCSE --out sattxt-vitl16
+
+    Sizes are read from the tensors; pickles are read without running any code in them. The directory opens with
+    --model DIR in the other commands.
+    """
+    revisions: dict[str, str | None] = {}
+    for item in revision or []:
+        hub_id, equals, commit = item.partition("=")
+        if not (hub_id and equals and commit):
+            raise InputError(f"--revision {item}: pass HUB_ID=REVISION")
+        revisions[hub_id] = commit
+
+    from sattxt.weights.convert import convert as convert_files
+
+    written = convert_files(
+        dinov3,
+        vision_head,
+        text_head,
+        llm,
+        adapter or [],
+        num_heads=num_heads,
+        out=out,
+        preprocess=preprocess.value,
+        copy_llm=copy_llm,
+        name=name,
+        instruction=instruction,
+        overwrite=overwrite,
+        local_files_only=offline,
+        revisions=revisions,
+    )
+    if as_json:
+        output.put_json({"output": str(written), "name": name})
+    else:
+        sys.stderr.write(f"{written}: open it with SatTxt.from_pretrained or --model\n")
