@@ -123,7 +123,7 @@ class ModelConfig:
     logit_scale: what cosine similarities are multiplied by before a softmax (1 / temperature).
     logit_scale_source: ``trained``, or why another value stands in (the published release has none).
     prompt_templates: applied to a label, ``{}`` is replaced; several are averaged and renormalised.
-    backgrounds: prompts that mean "none of these", against which multi-label scores are contrasted.
+    backgrounds: prompts that mean "none of these", against which multi-label scores are contrasted; empty: the package's.
     multi_label_scale, multi_label_bias: Platt scaling of the contrast in multi-label mode.
     """
 
@@ -236,6 +236,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else _build(hint, value, where)
     if hint is float and isinstance(value, int):
         return float(value)
-    if isinstance(hint, type) and not isinstance(value, hint):
-        raise WeightsError(f"{where} must be {hint.__name__}, is {type(value).__name__}")
+    kind = origin or hint
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise WeightsError(f"{where} must be {kind.__name__}, is {type(value).__name__}")
     return value

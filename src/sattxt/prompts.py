@@ -14,6 +14,7 @@ from sattxt.errors import InputError, LabelError
 from sattxt.label_sets import Label, LabelSet, fold, humanise, is_label_set, label_set, list_label_sets, near
 
 __all__ = [
+    "BACKGROUNDS",
     "TEMPLATES",
     "Label",
     "LabelSet",
@@ -41,6 +42,23 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Named sets of prompt templates; ``"reference"`` is the published model's."""
+
+
+BACKGROUNDS: tuple[str, ...] = (
+    "a satellite image",
+    "an aerial photo of something else",
+    "a satellite image of land",
+    "a satellite image of water",
+    "a satellite image of bare ground",
+    "a satellite image of trees and grass",
+    "a satellite image of fields",
+    "a satellite image of buildings",
+    "a satellite image of roads",
+    "a satellite image of sand",
+    "a satellite image of snow or clouds",
+    "a satellite image of shadows",
+)
+"""Prompts that mean "none of these", against which multi-label scores are contrasted."""
 
 
 @dataclass(frozen=True)

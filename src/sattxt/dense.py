@@ -1,0 +1,157 @@
+"""Open-vocabulary segmentation from patch tokens.
+
+A window's patch token p takes the place of the mean patch token in the image embedding [cls ; mean(patch)]
+(SATtxt, section 3): the score of a pixel against a label is the cosine of [c * cls ; p] with the label's text
+embedding, that is, of the embedding the image would have if all of it looked like this patch. ``c`` weighs the
+window's context against the place itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sattxt.config import ImageConfig
+from sattxt.errors import InputError
+from sattxt.palette import draw_legend, label_colours
+from sattxt.preprocess import Preprocessor
+from sattxt.results import FloatArray
+from sattxt.vision import ImageTokens
+
+#: Weight of the window's class token beside each patch token.
+CLS_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map of an (H, W) image over K labels.
+
+    label_map: (H, W) int16, index into ``labels``. scores: (K, H, W) float32 cosine similarities.
+    logit_scale: what the scores are multiplied by before a softmax over labels. image: (H, W, 3) what was segmented.
+    """
+
+    labels: tuple[str, ...]
+    label_map: NDArray[np.int16]
+    scores: FloatArray
+    logit_scale: float
+    image: NDArray[np.uint8]
+
+    @property
+    def probs(self) -> FloatArray:
+        """(K, H, W) softmax of the scaled scores."""
+        logits = torch.from_numpy(self.scores) * self.logit_scale
+        probs: FloatArray = logits.softmax(dim=0).numpy()
+        return probs
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the image that each label covers, in [0, 1]."""
+        counts = np.bincount(self.label_map.ravel(), minlength=len(self.labels))
+        return {label: float(c / self.label_map.size) for label, c in zip(self.labels, counts, strict=True)}
+
+    @property
+    def legend(self) -> dict[str, tuple[int, int, int]]:
+        """The colour of each label in :meth:`to_image`."""
+        return dict(zip(self.labels, label_colours(len(self.labels)), strict=True))
+
+    def to_image(self, opacity: float = 0.55, legend: bool = True) -> Image.Image:
+        """The label map drawn over the image, with a legend beside it."""
+        colours = np.asarray(label_colours(len(self.labels)), dtype=np.float32)
+        blended = (1 - opacity) * self.image + opacity * colours[self.label_map]
+        picture = Image.fromarray(blended.round().astype(np.uint8))
+        return draw_legend(picture, self.legend, self.shares) if legend else picture
+
+    def save_png(self, path: str | os.PathLike[str], opacity: float = 0.55) -> Path:
+        """Write :meth:`to_image` as a PNG."""
+        target = Path(path)
+        self.to_image(opacity).save(target, format="PNG")
+        return target
+
+
+@torch.inference_mode()
+def segment_image(
+    rgb: NDArray[np.uint8] | FloatArray,
+    labels: tuple[str, ...],
+    weights: FloatArray,
+    tokens: Callable[[Tensor], ImageTokens],
+    config: ImageConfig,
+    *,
+    logit_scale: float,
+    window: int | None = None,
+    overlap: float = 0.5,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Segmentation:
+    """Segment an (H, W, 3) image in [0, 255] by overlapping windows whose scores are blended.
+
+    Args:
+        weights: (K, 2 D) unit text embeddings. tokens: pixel values (N, 3, S, S) to :class:`ImageTokens`.
+        window: side of a window in image pixels; it is resized to ``config.size``. Smaller windows give finer maps
+            that see less around them. Default: ``config.size``, or the image's short side where that is less.
+
+    Raises:
+        InputError: window or overlap out of range.
+    """
+    height, width = rgb.shape[:2]
+    side = min(window or config.size, height, width)
+    if window is not None and window < 8:
+        raise InputError(f"window={window}: pass at least 8 pixels")
+    if not 0 <= overlap <= 0.9:
+        raise InputError(f"overlap={overlap}: pass a share in [0, 0.9]")
+    stride = max(1, round(side * (1 - overlap)))
+    corners = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
+    preprocessor = Preprocessor(config)
+    text = torch.from_numpy(weights)
+    blend = _taper(side)
+    total = torch.zeros(len(labels), height, width)
+    weight = torch.zeros(height, width)
+    for start in _bar(range(0, len(corners), batch_size), progress):
+        part = corners[start : start + batch_size]
+        pixels = preprocessor.batch([rgb[y : y + side, x : x + side] for y, x in part])
+        scores = patch_scores(tokens(pixels), text.to(pixels.device)).cpu()
+        scores = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=False) * blend
+        for (y, x), score in zip(part, scores, strict=True):
+            total[:, y : y + side, x : x + side] += score
+            weight[y : y + side, x : x + side] += blend
+    blended = total / weight
+    picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return Segmentation(labels, blended.argmax(0).numpy().astype(np.int16), blended.numpy(), logit_scale, picture)
+
+
+def patch_scores(tokens: ImageTokens, weights: Tensor) -> Tensor:
+    """(N, K, rows, columns) cosine of every patch with (K, 2 D) unit text embeddings."""
+    cls = (CLS_WEIGHT * tokens.cls).unsqueeze(1).expand_as(tokens.patches)
+    local = F.normalize(torch.cat([cls, tokens.patches], dim=-1), dim=-1)
+    scores = local @ weights.to(local).T
+    return scores.transpose(1, 2).reshape(len(scores), len(weights), *tokens.grid)
+
+
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    """Window starts that cover ``length``; the last one ends at its end."""
+    starts = list(range(0, length - side + 1, stride))
+    if starts[-1] != length - side:
+        starts.append(length - side)
+    return starts
+
+
+def _taper(side: int) -> Tensor:
+    """(side, side) blending weights, highest in the middle, never zero."""
+    ramp = torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).clamp(min=0.05)
+    return ramp[:, None] * ramp[None, :]
+
+
+def _bar(items: range, progress: bool) -> range:
+    if not progress:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, unit=" batches", leave=False)  # type: ignore[return-value]

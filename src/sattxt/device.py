@@ -1,0 +1,46 @@
+"""Which device and which precision a model runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from sattxt.errors import InputError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; CUDA where there is one if none is.
+
+    Raises:
+        InputError: it is no device, or not one of this machine's.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r} is no device; pass 'cpu', 'cuda' or 'cuda:0'") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices; pass 'cpu'")
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision asked for; ``"auto"``: bfloat16 where the hardware multiplies in it, else float32."""
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    if name not in _DTYPES:
+        raise InputError(f"dtype={dtype!r}: pass 'auto', {', '.join(map(repr, _DTYPES))}")
+    return _DTYPES[name]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are native: CUDA from Ampere on, CPUs with AMX-bf16 or AVX512-bf16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

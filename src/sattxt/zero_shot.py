@@ -1,0 +1,129 @@
+"""A set of labels turned into one matrix, and images scored against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sattxt.errors import InputError
+from sattxt.results import FloatArray, ZeroShotBatch, ZeroShotResult
+
+if TYPE_CHECKING:
+    from sattxt.loading import Failure
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From cosine similarities to probabilities.
+
+    logit_scale: 1 / temperature. scale, bias: Platt scaling of the contrast with the backgrounds (multi-label).
+    """
+
+    logit_scale: float
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def softmax(self, scores: FloatArray) -> FloatArray:
+        """(N, K) cosine similarities to (N, K) probabilities that sum to 1."""
+        logits = self.logit_scale * scores
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def contrast(self, scores: FloatArray, backgrounds: FloatArray) -> FloatArray:
+        """(N, K) and (N, B) cosine similarities to (N, K) independent probabilities.
+
+        Each label against the mean of the backgrounds: sigmoid(scale * (s c_k - log mean_b exp(s c_b)) + bias).
+        """
+        logits = self.logit_scale * backgrounds
+        peak = logits.max(axis=1, keepdims=True)
+        level = peak + np.log(np.exp(logits - peak).mean(axis=1, keepdims=True))
+        margin = self.scale * (self.logit_scale * scores - level) + self.bias
+        return np.asarray(1 / (1 + np.exp(-np.clip(margin, -60, 60))), dtype=np.float32)
+
+
+Embed = Callable[..., tuple[FloatArray, list[int], "list[Failure]", list["str | None"], bool]]
+
+
+class Classifier:
+    """Labels encoded once; call it on images or on their embeddings. The text encoder is not touched again.
+
+    labels: the K labels. weights: (K, D) float32, a unit vector a label.
+    """
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        weights: FloatArray,
+        calibration: Calibration,
+        embed: Embed,
+        backgrounds: FloatArray | None = None,
+    ) -> None:
+        self.labels = labels
+        self.weights = weights
+        self.calibration = calibration
+        self._embed = embed
+        self._backgrounds = backgrounds
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether every label gets its own probability."""
+        return self._backgrounds is not None
+
+    def __call__(self, images: Any, **options: Any) -> ZeroShotResult | ZeroShotBatch:
+        """Score images, or embeddings made by the same model.
+
+        Args:
+            images: what :meth:`SatTxt.encode_image` takes, or a float array (D,) or (N, D) of embeddings.
+            options: those of :meth:`SatTxt.encode_image` (batch_size, workers, on_error, progress, stretch, ...).
+
+        Returns:
+            A :class:`ZeroShotResult` for one image or (D,) vector, else a :class:`ZeroShotBatch`.
+        """
+        vectors = self._as_embeddings(images)
+        if vectors is not None:
+            if options:
+                raise InputError(f"embeddings take no image options, got {', '.join(options)}")
+            single, matrix = vectors.ndim == 1, np.atleast_2d(vectors)
+            indices: list[int] = list(range(len(matrix)))
+            failures: list[Failure] = []
+            sources: list[str | None] = [None] * len(matrix)
+        else:
+            matrix, indices, failures, sources, single = self._embed(images, **options)
+        results = self._score(matrix, sources)
+        return results[0] if single else ZeroShotBatch(results, indices, failures)
+
+    def _score(self, vectors: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
+        scores = vectors @ self.weights.T
+        if self._backgrounds is None:
+            probs = self.calibration.softmax(scores) if len(scores) else scores
+        else:
+            probs = self.calibration.contrast(scores, vectors @ self._backgrounds.T)
+        return [
+            ZeroShotResult(self.labels, score, prob, self.multi_label, source)
+            for score, prob, source in zip(scores, probs, sources, strict=True)
+        ]
+
+    def _as_embeddings(self, value: Any) -> FloatArray | None:
+        """The value as unit vectors if it is an embedding array of this model's width, else None."""
+        if isinstance(value, (list, tuple)) and value and all(getattr(v, "ndim", None) == 1 for v in value):
+            value = np.stack([np.asarray(v) for v in value])
+        if not hasattr(value, "ndim") or value.ndim not in (1, 2):
+            return None
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if array.dtype.kind != "f":
+            return None  # a grey image
+        width = self.weights.shape[1]
+        if array.shape[-1] != width:
+            if array.ndim == 2:
+                return None
+            raise InputError(f"an embedding of width {array.shape[-1]} was passed; this model's are {width} wide")
+        if not np.isfinite(array).all():
+            raise InputError("the embeddings hold NaN or infinite values")
+        array = array.astype(np.float32)
+        norms = np.linalg.norm(array, axis=-1, keepdims=True)
+        if (norms == 0).any():
+            raise InputError("the embeddings hold an all-zero vector")
+        return np.asarray(array / norms, dtype=np.float32)
