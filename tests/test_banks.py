@@ -1,0 +1,255 @@
+"""Label banks: exact files, refused when damaged, merged without contradictions, in and out of the text cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
+
+from sattxt.banks import LabelBank
+from sattxt.cache import TextCache
+from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def make(*texts: str, seed: int = 0, **facts: object) -> LabelBank:
+    vectors = np.stack([np.random.default_rng([seed, *text.encode()]).standard_normal(6) for text in texts])
+    options: dict = {"space": "abc", "dtype": "float32", "model": "tiny", **facts}
+    return LabelBank(texts=texts, vectors=options.pop("vectors", vectors.astype(np.float32)), **options)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "labels.safetensors"
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), texts=st.lists(TEXTS, min_size=1, max_size=8, unique=True), half=st.booleans())
+def test_a_file_brings_everything_back(path: Path, data: st.DataObject, texts: list[str], half: bool) -> None:
+    kind = np.float16 if half else np.float32
+    finite = st.floats(width=16, allow_nan=False, allow_infinity=False) if half else FINITE
+    vectors = data.draw(arrays(kind, (len(texts), 3), elements=finite))
+    labels = {f"label {text}": [text] for text in data.draw(st.lists(st.sampled_from(texts), unique=True))}
+    bank = LabelBank("abc", texts, vectors, "bfloat16", labels, "mödel", 'Find\0 the "land" cover:')
+    bank.save(path)
+    again = LabelBank.load(path)
+    assert again.vectors.dtype == kind
+    assert again.vectors.tobytes() == vectors.tobytes()
+    assert again.texts == tuple(texts)
+    assert list((again.labels or {}).items()) == list(labels.items())
+    for name in ("space", "dtype", "model", "instruction", "created"):
+        assert getattr(again, name) == getattr(bank, name)
+    assert again.source == str(path)
+
+
+def test_float16_is_half_the_size_and_is_told(path: Path, tmp_path: Path) -> None:
+    bank = LabelBank("abc", ["a"], np.random.default_rng(0).standard_normal((1, 4096)).astype(np.float32))
+    bank.save(path)
+    small = bank.save(tmp_path / "small.safetensors", precision="float16")
+    assert small.stat().st_size < 0.6 * path.stat().st_size
+    again = LabelBank.load(small)
+    assert (bank.precision, again.precision) == ("float32", "float16")
+    assert np.array_equal(again.vectors, bank.vectors.astype(np.float16))
+    again.save(path)
+    assert LabelBank.load(path).precision == "float16"
+
+
+def test_values_too_large_for_float16(path: Path) -> None:
+    with pytest.raises(CacheError, match="too large for float16"):
+        make("a", vectors=np.full((1, 6), 1e5)).save(path, precision="float16")
+    assert not path.exists()
+    with pytest.raises(InputError, match="'float32' or 'float16'"):
+        make("a").save(path, precision="int8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int) -> None:
+    make("old").save(path)
+
+    def full(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(DiskFullError, match=r"labels\.safetensors: no space left"):
+        make("new").save(path)
+    monkeypatch.undo()
+    assert LabelBank.load(path).texts == ("old",)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"x\.safetensors: cannot be written .*pass another path"):
+        make("a").save(tmp_path / "nowhere" / "x.safetensors")
+
+
+def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    make("a").save(link)
+    assert link.is_symlink()
+    assert LabelBank.load(path).texts == ("a",)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "bit", "header"])
+def test_damage_is_found_and_named(path: Path, damage: str) -> None:
+    make("river", "lake").save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    elif damage == "cut":
+        del content[-5:]
+    elif damage == "text":
+        content = bytearray(b"some notes of mine")
+    elif damage == "bit":
+        content[-3] ^= 4
+    else:
+        content = content.replace(b"river", b"rivet")
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match=r"labels\.safetensors: damaged.*build it again"):
+        LabelBank.load(path)
+
+
+def test_other_files_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"labels\.safetensors: no such file"):
+        LabelBank.load(path)
+    with pytest.raises(CacheError, match="no such file"):
+        LabelBank.load(tmp_path)
+    save_file({"vectors": np.ones((1, 2), dtype=np.float32)}, path)
+    with pytest.raises(CacheError, match=r"labels\.safetensors: not a label bank"):
+        LabelBank.load(path)
+    save_file(
+        {"vectors": np.ones((1, 2), dtype=np.float32)}, path, metadata={"format": "sattxt-label-bank", "version": "9"}
+    )
+    with pytest.raises(CacheError, match="version 9; update sattxt"):
+        LabelBank.load(path)
+    save_file(
+        {"other": np.ones((1, 2), dtype=np.float32)}, path, metadata={"format": "sattxt-label-bank", "version": "1"}
+    )
+    with pytest.raises(CacheError, match=r"labels\.safetensors: damaged"):
+        LabelBank.load(path)
+
+
+def test_the_file_is_plain_safetensors(path: Path) -> None:
+    bank = make("river")
+    bank.save(path)
+    assert np.array_equal(load_file(path)["vectors"], bank.vectors)
+
+
+# -- construction --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"texts": []}, "at least one text"),
+        ({"texts": ["a", "a"]}, r"texts\[1\] 'a' is there twice"),
+        ({"texts": ["a", 3]}, r"texts\[1\] is int"),
+        ({"texts": ["a", "\ud800"]}, r"texts\[1\] is not valid Unicode"),
+        ({"texts": ["a"]}, r"1 texts need floats of shape \(1, hidden\)"),
+        ({"vectors": np.ones((2, 3), dtype=int)}, "floats of shape"),
+        ({"vectors": np.array([[1.0], [np.nan]])}, "the vector of 'b' is not finite in float32"),
+        ({"labels": {"x": ["c"]}}, "label 'x' has a prompt without a vector: 'c'"),
+        ({"labels": {"x": []}}, "label 'x' has no prompts"),
+        ({"labels": {"x": "a"}}, "label 'x' needs a list"),
+        ({"space": ""}, "fingerprint"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict, said: str) -> None:
+    facts: dict = {"space": "abc", "texts": ["a", "b"], "vectors": np.ones((2, 3), dtype=np.float32), **changes}
+    with pytest.raises(InputError, match=said):
+        LabelBank(**facts)
+
+
+def test_summary_tells_what_is_inside() -> None:
+    bank = make("a river", "a lake", labels={"water": ["a river", "a lake"]}, instruction="Look:", dtype="bfloat16")
+    lines = bank.summary()
+    for part in ("tiny", "2 texts, 1 labels", "6 wide, float32, computed in bfloat16", "Look:", bank.created):
+        assert part in lines
+
+
+# -- merging -------------------------------------------------------------------------------------------------------
+
+
+def test_merge_keeps_order_texts_and_labels() -> None:
+    one = make("river", "lake", labels={"water": ["river", "lake"]})
+    two = make("lake", "forest", "river", labels={"trees": ["forest"], "water": ["river", "lake"]})
+    merged = LabelBank.merge(one, two)
+    assert merged.texts == ("river", "lake", "forest")
+    assert merged.labels == {"water": ["river", "lake"], "trees": ["forest"]}
+    assert np.array_equal(merged.vectors, make("river", "lake", "forest").vectors)
+    assert (merged.space, merged.model, merged.dtype) == ("abc", "tiny", "float32")
+    assert LabelBank.merge([one, two]).texts == merged.texts
+
+
+def test_merge_of_other_encoders_names_both(path: Path) -> None:
+    make("a", model="first").save(path)
+    with pytest.raises(BankMismatchError, match=r"labels\.safetensors \(first\) and label bank 2 \(second\)"):
+        LabelBank.merge(LabelBank.load(path), make("b", space="other", model="second"))
+    with pytest.raises(BankMismatchError, match="label bank 2 was computed in float32 and label bank 3 in bfloat16"):
+        LabelBank.merge(make("a", dtype=""), make("b"), make("c", dtype="bfloat16"))
+    with pytest.raises(BankMismatchError, match="width 6 and label bank 2 of 2"):
+        LabelBank.merge(make("a"), make("b", vectors=np.ones((1, 2))))
+    with pytest.raises(InputError, match="nothing to merge"):
+        LabelBank.merge()
+
+
+def test_merge_refuses_other_vectors_for_a_text_but_not_rounding() -> None:
+    with pytest.raises(CacheError, match="label bank 1 and label bank 3 hold different vectors for 'river'"):
+        LabelBank.merge(make("river"), make("lake"), make("river", seed=1))
+    exact = make("river")
+    noisy = make("river", vectors=exact.vectors * np.float32(1 + 1e-5))
+    assert np.array_equal(LabelBank.merge(exact, noisy).vectors, exact.vectors)
+
+
+def test_merge_prefers_the_exact_vector_and_rounds_nothing() -> None:
+    exact = make("river", "lake")
+    half = make("river", "sea", vectors=make("river", "sea").vectors.astype(np.float16))
+    merged = LabelBank.merge(half, exact)
+    assert merged.vectors.dtype == np.float32
+    assert np.array_equal(merged.vectors[0], exact.vectors[0])
+    assert np.array_equal(merged.vectors[1], half.vectors[1].astype(np.float32))
+    assert LabelBank.merge(half, half).precision == "float16"
+
+
+def test_merge_refuses_other_prompts_for_a_label() -> None:
+    with pytest.raises(CacheError, match="label 'water' has other prompts in label bank 1 than in label bank 2"):
+        LabelBank.merge(make("river", labels={"water": ["river"]}), make("lake", labels={"water": ["lake"]}))
+
+
+# -- the text cache ------------------------------------------------------------------------------------------------
+
+
+def test_through_the_cache_and_back(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path / "text.sqlite3")
+    bank = make("river", "lake", "a\0b", labels={"water": ["river", "lake"]})
+    assert bank.to_cache(cache, "abc:float32") == 3
+    assert bank.to_cache(cache) == 3
+    assert [space for space, *_ in cache.stats().spaces] == ["abc", "abc:float32"]
+    again = LabelBank.from_cache(cache, "abc:float32", ["a\0b", "river"], labels={"w": ["river"]}, model="tiny")
+    assert (again.space, again.dtype, again.texts) == ("abc", "float32", ("a\0b", "river"))
+    assert np.array_equal(again.vectors, bank.vectors[[2, 0]])
+    with pytest.raises(CacheError, match="1 of 2 texts are not cached, such as 'sea'"):
+        LabelBank.from_cache(cache, "abc", ["river", "sea"])
+
+
+def test_rounded_vectors_stay_known_as_rounded(tmp_path: Path) -> None:
+    bank = make("river", vectors=make("river").vectors.astype(np.float16))
+    path = tmp_path / "text.sqlite3"
+    bank.to_cache(TextCache(path))
+    assert TextCache(path).get_many("abc", ["river"]) == {}
+    again = LabelBank.from_cache(TextCache(path, "float16"), "abc", ["river"])
+    assert again.precision == "float16"
+    assert np.array_equal(again.vectors, bank.vectors)
