@@ -123,7 +123,7 @@ class ModelConfig:
     logit_scale: what cosine similarities are multiplied by before a softmax (1 / temperature).
     logit_scale_source: ``trained``, or why another value stands in (the published release has none).
     prompt_templates: applied to a label, ``{}`` is replaced; several are averaged and renormalised.
-    backgrounds: prompts that mean "none of these", against which multi-label scores are contrasted; empty: the package's.
+    backgrounds: prompts that mean "none of these", for multi-label scores; empty: those of ``sattxt.prompts``.
     multi_label_scale, multi_label_bias: Platt scaling of the contrast in multi-label mode.
     """
 

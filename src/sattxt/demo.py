@@ -102,9 +102,7 @@ def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool
     """
     height, width = mosaic.shape[:2]
     rows, columns = (height - WINDOW) // STRIDE + 1, (width - WINDOW) // STRIDE + 1
-    key = hashlib.sha256(
-        repr((model.config, str(model.dtype), WINDOW, STRIDE, mosaic.shape, model.fingerprint)).encode()
-    )
+    key = hashlib.sha256(repr((model.fingerprint, str(model.dtype), WINDOW, STRIDE, mosaic.shape)).encode())
     cached = user_cache_dir() / f"blue-marble-{key.hexdigest()[:16]}.npy"
     if cached.is_file():
         try:
@@ -185,11 +183,11 @@ def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, pat
 def best_places(scores: FloatArray, count: int, apart: int = 12) -> list[tuple[float, float, float]]:
     """(latitude, longitude, score) of the best windows, at least ``apart`` windows from each other."""
     left = scores.copy()
-    found = []
+    found: list[tuple[float, float, float]] = []
     for _ in range(count):
         row, column = np.unravel_index(int(left.argmax()), left.shape)
         y, x = row * STRIDE + WINDOW / 2, column * STRIDE + WINDOW / 2
-        found.append((90 - y / 2700 * 180, x / 5400 * 360 - 180, float(left[row, column])))
+        found.append((float(90 - y / 2700 * 180), float(x / 5400 * 360 - 180), float(left[row, column])))
         left[max(0, row - apart) : row + apart + 1, max(0, column - apart) : column + apart + 1] = -np.inf
     return found
 

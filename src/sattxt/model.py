@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -160,6 +162,17 @@ class SatTxt:
     def embed_dim(self) -> int:
         """Width D of the shared space."""
         return self.config.embed_dim
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        if self._stored is not None:
+            digest.update((self._stored.path / "SHA256SUMS").read_bytes())
+        else:
+            for name, tensor in self._vision.state_dict().items():
+                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: str | torch.device) -> SatTxt:
         """Move the image tower and text head to ``device``; returns self. The precision is kept."""

@@ -143,7 +143,8 @@ class VisionTower(nn.Module):
         """This tower in eval mode, without gradients, laid out for speed; BatchNorm is folded into convolutions."""
         self.eval().requires_grad_(False)
         if isinstance(self.backbone, MobileNetV1):
-            self.backbone = self.backbone.fused().to(memory_format=torch.channels_last)
+            fused = self.backbone.fused()
+            self.backbone = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
 

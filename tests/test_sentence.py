@@ -1,0 +1,217 @@
+"""The small text encoder, on a tiny random BERT: parity with transformers, int8, batches, instructions, damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from sattxt.config import TextEncoderConfig
+from sattxt.errors import InputError, WeightsError
+from sattxt.sentence import SentenceEncoder, digest_sentence_encoder, export_sentence_encoder
+
+WORDS = ["a", "satellite", "image", "of", "river", "forest", "city", "lake", "the", "water", "and", "built", "land"]
+WORDS += ["describe", "cover"]
+TEXTS = ["a satellite image of a river", "forest", "city and lake and built land and water", "the river"]
+CONFIG = TextEncoderConfig(kind="sentence", hidden_size=32, weights_sha256="0" * 64, max_length=16)
+
+
+@pytest.fixture(scope="session")
+def bert_source(tmp_path_factory) -> Path:
+    """A folder as sentence-transformers writes it: with a pooler, position ids, and fixed padding."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(max_length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    model = BertModel(config)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state["embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "_name_or_path": "somewhere/else"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(bert_source, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_sentence_encoder(bert_source, folder, int8=False)
+    return folder
+
+
+@pytest.fixture
+def encoder(exported) -> SentenceEncoder:
+    return SentenceEncoder(CONFIG, exported)
+
+
+def _reference(source: Path, text: str) -> np.ndarray:
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    model = BertModel(BertConfig.from_dict(json.loads((source / "config.json").read_text())))
+    state = load_file(source / "model.safetensors")
+    state.pop("embeddings.position_ids")
+    model.load_state_dict(state)
+    with torch.no_grad():
+        return model.eval()(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0].mean(dim=0).numpy()
+
+
+def test_vectors_are_the_mean_over_all_tokens_of_transformers_bert(bert_source, encoder):
+    vectors = encoder.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_allclose(vector, _reference(bert_source, text), atol=1e-6)
+
+
+def test_order_and_values_do_not_depend_on_the_batch(encoder):
+    together = encoder.encode(TEXTS, batch_size=3)
+    np.testing.assert_allclose(together, np.concatenate([encoder.encode([t]) for t in TEXTS]), atol=1e-5)
+    np.testing.assert_allclose(together[::-1], encoder.encode(TEXTS[::-1]), atol=1e-5)
+
+
+def test_on_batch_sees_every_text_once_with_its_vector(encoder):
+    seen: dict[str, np.ndarray] = {}
+    sizes = []
+
+    def keep(texts, vectors):
+        sizes.append(len(texts))
+        seen.update(zip(texts, vectors, strict=True))
+
+    vectors = encoder.encode(TEXTS, batch_size=3, on_batch=keep)
+    assert sizes == [3, 1]
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_array_equal(seen[text], vector)
+
+
+def test_text_beyond_max_length_is_cut(encoder):
+    long = "river " * 40
+    assert encoder.tokenize([long])["input_ids"].shape == (1, 16)
+    np.testing.assert_allclose(encoder.encode([long]), encoder.encode([long + "forest"]), atol=1e-6)
+
+
+def test_tokens_are_padded_on_the_right(encoder):
+    tokens = encoder.tokenize(["forest", "the river"])
+    assert tokens["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert tokens["input_ids"][0, -1] == 0
+    assert torch.equal(tokens["embed_mask"], tokens["attention_mask"])
+
+
+def test_an_instruction_changes_the_vector_and_is_not_pooled(encoder):
+    tokens = encoder.tokenize(["a river"], "describe the land cover")
+    assert tokens["embed_mask"].tolist() == [[1, 0, 0, 0, 0, 1, 1, 1]]
+    plain = encoder.encode(["a river"])
+    assert np.abs(encoder.encode(["a river"], instruction="describe the land cover") - plain).max() > 1e-3
+    np.testing.assert_array_equal(encoder.encode(["a river"], instruction=""), plain)
+    assert encoder.fingerprint("describe the land cover") != encoder.fingerprint("")
+
+
+def test_an_instruction_that_leaves_no_room_is_an_error(encoder):
+    with pytest.raises(InputError, match="shorter instruction"):
+        encoder.encode(["a river"], instruction="land " * 30)
+
+
+def test_int8_export_is_small_reproducible_and_close(bert_source, exported, tmp_path):
+    digest = export_sentence_encoder(bert_source, tmp_path / "a")
+    assert digest == export_sentence_encoder(bert_source, tmp_path / "b") == digest_sentence_encoder(tmp_path / "a")
+    assert (tmp_path / "a/model.safetensors").stat().st_size < 0.6 * (exported / "model.safetensors").stat().st_size
+    assert not any(k.startswith("pooler") for k in load_file(tmp_path / "a/model.safetensors"))
+    assert "somewhere" not in (tmp_path / "a/config.json").read_text()
+    packed = SentenceEncoder(CONFIG, tmp_path / "a").encode(TEXTS)
+    plain = SentenceEncoder(CONFIG, exported).encode(TEXTS)
+    cosine = (packed * plain).sum(1) / np.linalg.norm(packed, axis=1) / np.linalg.norm(plain, axis=1)
+    assert cosine.min() > 0.998
+
+
+def test_bfloat16_stays_close_and_has_its_own_fingerprint(encoder, exported):
+    half = SentenceEncoder(CONFIG, exported, dtype=torch.bfloat16)
+    plain, rounded = encoder.encode(TEXTS), half.encode(TEXTS)
+    assert rounded.dtype == np.float32
+    assert np.linalg.norm(plain - rounded) / np.linalg.norm(plain) < 2e-2
+    assert half.fingerprint() != encoder.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(["river", ""], r"texts\[1\] is empty"), ([" \n"], "empty"), ([3], "int"), (b"river", "bytes"), (5, "int")],
+)
+def test_what_is_no_text_is_refused(encoder, texts, message):
+    with pytest.raises(InputError, match=message):
+        encoder.encode(texts)
+
+
+def _drop_tensor(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state.pop("encoder.layer.1.output.dense.weight")
+    save_file(state, folder / "model.safetensors")
+
+
+def _reshape_tensor(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state["encoder.layer.1.output.dense.bias"] = torch.zeros(7)
+    save_file(state, folder / "model.safetensors")
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop_tensor, "encoder.layer.1.output.dense.weight"),
+        (_reshape_tensor, "encoder.layer.1.output.dense.bias"),
+        (_truncate, "model.safetensors"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "'gpt2'"),
+    ],
+    ids=["missing tensor", "wrong shape", "truncated", "no tokeniser", "bad tokeniser", "other model"],
+)
+def test_a_damaged_folder_is_an_error_that_names_the_part(exported, tmp_path, damage, message):
+    folder = tmp_path / "damaged"
+    shutil.copytree(exported, folder)
+    damage(folder)
+    with pytest.raises(WeightsError, match=message):
+        SentenceEncoder(CONFIG, folder)
+
+
+def test_a_config_of_another_width_is_an_error(exported):
+    with pytest.raises(WeightsError, match=r"width is 32, config\.json says 33"):
+        SentenceEncoder(replace(CONFIG, hidden_size=33), exported)
+
+
+def test_the_first_answer_does_not_wait_for_transformers(exported):
+    code = (
+        "import sys\nfrom sattxt.config import TextEncoderConfig\nfrom sattxt.sentence import SentenceEncoder\n"
+        f"config = TextEncoderConfig('sentence', 32, '0' * 64, max_length=16)\n"
+        f"SentenceEncoder(config, {str(exported)!r}).encode('a river')\n"
+        "print([m for m in ('transformers', 'torch._dynamo') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
