@@ -214,7 +214,7 @@ def _build(cls: Any, data: Any, where: str) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    arguments = getattr(hint, "__args__", ())
+    arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
     origin = getattr(hint, "__origin__", None)
     if value is None or isinstance(value, bool):
         if value is None and type(None) not in arguments:

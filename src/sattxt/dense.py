@@ -154,4 +154,4 @@ def _bar(items: range, progress: bool) -> range:
         return items
     from tqdm import tqdm
 
-    return tqdm(items, unit=" batches", leave=False)  # type: ignore[return-value]
+    return tqdm(items, unit=" batches", disable=None, leave=False)  # type: ignore[return-value]

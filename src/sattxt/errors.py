@@ -76,7 +76,5 @@ class MissingExtraError(SatTxtError, ImportError):
     """An optional dependency is not installed; the message has the pip command."""
 
     def __init__(self, extra: str, package: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package
-        )
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package)
         self.extra = extra

@@ -562,7 +562,7 @@ def _progress_bar(show: bool, sources: Any, what: str) -> Any:
     from tqdm import tqdm
 
     total = len(sources) if hasattr(sources, "__len__") else None
-    return tqdm(total=total, unit=f" {what}", disable=not show, leave=False)
+    return tqdm(total=total, unit=f" {what}", disable=None if show else True, leave=False)  # None: only on a tty
 
 
 __all__ = ["Labels", "SatTxt"]

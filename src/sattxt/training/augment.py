@@ -1,0 +1,95 @@
+"""Augmentation of whole batches of tiles, on the CPU or wherever the tensors are.
+
+Geometry (crop, zoom, the eight symmetries of the square) is one resampling; it is returned so that another
+band stack can be moved the same way. Radiometry changes RGB only: illumination, contrast, haze, saturation, colour
+balance, gamma, and the blur of a coarser sensor, so that 10 m Sentinel-2 and sub-metre aerial tiles grow alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges. min_area: smallest crop as a share of the tile. Probabilities are per tile."""
+
+    min_area: float = 0.45
+    aspect: float = 1.25
+    brightness: float = 0.25
+    contrast: float = 0.3
+    saturation: float = 0.35
+    balance: float = 0.12
+    gamma: float = 0.3
+    radiometry_probability: float = 0.8
+    grey_probability: float = 0.05
+    coarse_probability: float = 0.25
+    noise: float = 0.015
+
+
+def random_geometry(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """(N, 2, 3) affine maps for :func:`resample`: a random crop, flipped and turned by multiples of 90 degrees."""
+    uniform = torch.rand(count, 7, generator=generator)
+    area = config.min_area + (1 - config.min_area) * uniform[:, 0]
+    ratio = config.aspect ** (2 * uniform[:, 1] - 1)
+    sx, sy = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    tx, ty = (2 * uniform[:, 2] - 1) * (1 - sx), (2 * uniform[:, 3] - 1) * (1 - sy)
+    flip = torch.where(uniform[:, 4] < 0.5, -1.0, 1.0)
+    turn = (uniform[:, 5] * 4).floor() * (torch.pi / 2)
+    cos, sin = turn.cos().round(), turn.sin().round()
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = sx * cos * flip, -sx * sin
+    theta[:, 1, 0], theta[:, 1, 1] = sy * sin * flip, sy * cos
+    theta[:, 0, 2], theta[:, 1, 2] = tx, ty
+    return theta
+
+
+def resample(images: Tensor, theta: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) float through (N, 2, 3) affine maps to (N, C, size, size), bilinear, edges repeated."""
+    grid = F.affine_grid(theta.to(images), [len(images), images.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """(N, 3, H, W) in [0, 1] to the same, as another sensor, season or sky would have it."""
+    count = len(images)
+
+    def draw(width: int = 1) -> Tensor:
+        return torch.rand(count, width, 1, 1, generator=generator)
+
+    gain = 1 + config.brightness * (2 * draw() - 1) + config.balance * (2 * draw(3) - 1)
+    contrast = 1 + config.contrast * (2 * draw() - 1)
+    saturation = 1 + config.saturation * (2 * draw() - 1)
+    saturation = torch.where(draw() < config.grey_probability, torch.zeros(()), saturation)
+    gamma = torch.exp(config.gamma * (2 * draw() - 1))
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    out = (images - mean) * contrast + mean
+    grey = out.mean(dim=1, keepdim=True)
+    out = (grey + (out - grey) * saturation) * gain
+    out = out.clamp(1e-4, 1).pow(gamma)
+    out = out + config.noise * draw() * torch.randn(images.shape, generator=generator)
+    return torch.where(draw() < config.radiometry_probability, out, images).clamp_(0, 1)
+
+
+def coarsen(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Some tiles as a sensor of two to three times the ground sampling distance would see them."""
+    chosen = torch.rand(len(images), generator=generator) < config.coarse_probability
+    factor = 2 + int(torch.randint(0, 2, (1,), generator=generator))
+    if not bool(chosen.any()):
+        return images
+    size = images.shape[-1]
+    small = F.interpolate(images[chosen], size=max(8, size // factor), mode="area")
+    images = images.clone()
+    images[chosen] = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    return images
+
+
+def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above applied."""
+    floats = images.to(torch.float32).div_(255)
+    moved = resample(floats, random_geometry(len(images), config, generator), size)
+    return coarsen(radiometry(moved, config, generator), config, generator)

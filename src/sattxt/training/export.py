@@ -1,0 +1,83 @@
+"""From a trained :class:`AlignModel` to a model directory that ``SatTxt.from_pretrained`` opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
+from sattxt.prompts import BACKGROUNDS
+from sattxt.training.align import AlignModel
+from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
+from sattxt.training.data import TileSet
+from sattxt.weights.store import write_model
+
+
+def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as float16, half the bytes; vectors (norms, biases, statistics) as they are."""
+    return {k: v.half() if v.is_floating_point() and v.ndim >= 2 else v for k, v in state.items()}
+
+
+@torch.no_grad()
+def score_sets(
+    model: AlignModel,
+    sets: Sequence[TileSet],
+    class_texts: Sequence[Tensor],
+    backgrounds: Tensor,
+    normalise: Callable[[Tensor], Tensor],
+    size: int,
+) -> list[Scored]:
+    """Cosine similarities of every tile with its set's class texts and with the backgrounds (pooled vectors)."""
+    scored = []
+    background = model.texts(backgrounds)
+    for tiles, pooled in zip(sets, class_texts, strict=True):
+        classes = model.texts(pooled)
+        parts = []
+        for images in torch.split(tiles.images, 128):
+            x = images.float() / 255
+            if x.shape[-1] != size:
+                x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+            parts.append(model.image(normalise(x)))
+        image = torch.cat(parts)
+        scored.append(Scored(image @ classes.T, image @ background.T, tiles.labels))
+    return scored
+
+
+def export_model(
+    model: AlignModel,
+    out: Path,
+    *,
+    name: str,
+    vision: VisionConfig,
+    image: ImageConfig,
+    text: TextEncoderConfig,
+    text_encoder_dir: Path,
+    scored: list[Scored],
+    licence: str,
+    overwrite: bool = False,
+) -> Path:
+    """Write the model directory, calibrated on ``scored`` (validation tiles)."""
+    logit_scale = fit_logit_scale(scored)
+    scale, bias = fit_multi_label(scored, logit_scale)
+    config = ModelConfig(
+        name=name,
+        embed_dim=2 * vision.head.dim,
+        image=image,
+        vision=vision,
+        text=text,
+        logit_scale=logit_scale,
+        logit_scale_source="fitted on the validation splits",
+        backgrounds=BACKGROUNDS,
+        multi_label_scale=scale,
+        multi_label_bias=bias,
+        licence=licence,
+    )
+    # What is stored is what is loaded: weights rounded to float16 once, here.
+    vision_state = half_precision(model.vision.state_dict())
+    text_state = half_precision(model.text.state_dict())
+    return write_model(out, replace(config), vision_state, text_state, text_encoder_dir, overwrite=overwrite)

@@ -1,0 +1,56 @@
+"""Contrastive objectives of stage 2, on L2-normalised embeddings.
+
+InfoNCE follows SATtxt, section 3.2 (symmetric, on cosine similarity with a temperature); several positives a row, as
+repeated captions make, share the target mass equally (Khosla et al. 2020, arXiv 2004.11362, outside the log).
+The sigmoid loss is SigLIP's (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sattxt.errors import InputError
+
+
+def info_nce(
+    image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor, extra_text: Tensor | None = None
+) -> Tensor:
+    """Symmetric InfoNCE with several positives a row.
+
+    Args:
+        image: (N, D) and text: (M, D), L2-normalised.
+        logit_scale: scalar, 1 / temperature.
+        positives: (N, M) bool; every row and every column has at least one True.
+        extra_text: (E, D) further negatives for the image-to-text direction.
+
+    Returns:
+        scalar, 0.5 * (image-to-text + text-to-image).
+    """
+    if not bool(positives.any(dim=0).all() and positives.any(dim=1).all()):
+        raise InputError("positives: every image and every text needs at least one partner")
+    logits = logit_scale * image @ text.T
+    targets = positives.to(logits.dtype)
+    rows = logits if extra_text is None else torch.cat([logits, logit_scale * image @ extra_text.T], dim=1)
+    image_to_text = -(F.log_softmax(rows, dim=1)[:, : text.shape[0]] * targets).sum(1) / targets.sum(1)
+    text_to_image = -(F.log_softmax(logits, dim=0) * targets).sum(0) / targets.sum(0)
+    return 0.5 * (image_to_text.mean() + text_to_image.mean())
+
+
+def sigmoid_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, positives: Tensor) -> Tensor:
+    """SigLIP: every pair is its own binary decision. Shapes as in :func:`info_nce`; the sum is divided by N."""
+    logits = logit_scale * image @ text.T + logit_bias
+    signs = torch.where(positives, 1.0, -1.0)
+    return -F.logsigmoid(signs * logits).sum() / image.shape[0]
+
+
+def class_contrast(
+    image: Tensor, classes: Tensor, labels: Tensor, logit_scale: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of images against one text embedding a class of their own data set.
+
+    Args:
+        image: (N, D), classes: (K, D), L2-normalised. labels: (N,) int64 in [0, K).
+    """
+    return F.cross_entropy(logit_scale * image @ classes.T, labels, label_smoothing=smoothing)
