@@ -29,6 +29,7 @@ from sattxt.text_head import TextHead
 from sattxt.training.augment import AugmentConfig, augment
 from sattxt.training.data import Sampler, TileSet
 from sattxt.training.losses import class_contrast, info_nce
+from sattxt.training.optim import parameter_groups, update_average, warmup_cosine
 from sattxt.vision import VisionTower
 
 
@@ -120,17 +121,13 @@ class Aligner:
         pool = sorted({int(r) for rows in self.caption_rows for c in rows for r in c})
         self.pool_rows = torch.tensor(pool, dtype=torch.int64)
         self.unit_pooled = F.normalize(bank.pooled, dim=-1)
-        backbone = list(model.vision.backbone.parameters())
+        groups = []
         if config.freeze_backbone:
             model.vision.backbone.requires_grad_(False)
-            groups = []
         else:
-            groups = _groups(model.vision.backbone, config.backbone_lr, config.weight_decay)
-        named = {id(p) for p in backbone}
-        rest = nn.ModuleList([model.vision.head, model.text])
-        groups += _groups(rest, config.head_lr, config.weight_decay)
+            groups = parameter_groups([model.vision.backbone], config.backbone_lr, config.weight_decay)
+        groups += parameter_groups([model.vision.head, model.text], config.head_lr, config.weight_decay)
         groups.append({"params": [model.log_scale], "lr": config.head_lr, "weight_decay": 0.0})
-        assert named
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
         self.base_lrs = [g["lr"] for g in self.optimiser.param_groups]
         self.step = 0
@@ -142,7 +139,7 @@ class Aligner:
         model.train()
         if config.freeze_backbone:
             model.vision.backbone.eval()
-        scale = self._schedule()
+        scale = warmup_cosine(self.step, config.warmup, config.steps)
         for group, lr in zip(self.optimiser.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * scale
         which = int(torch.multinomial(torch.tensor(config.size_weights), 1, generator=generator))
@@ -162,7 +159,7 @@ class Aligner:
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip_norm)
         self.optimiser.step()
-        self._update_ema()
+        update_average(self.ema, model, config.ema, self.step)
         self.step += 1
         return {k: float(v.detach()) for k, v in losses.items()} | {"scale": float(logit_scale.detach())}
 
@@ -199,21 +196,6 @@ class Aligner:
         extra = extra[~near]
         embedded = self.model.texts(self.bank.pooled[torch.cat([texts, extra])])
         return info_nce(image[positions], embedded[: len(texts)], scale, positives, embedded[len(texts) :])
-
-    def _schedule(self) -> float:
-        config = self.config
-        if self.step < config.warmup:
-            return (self.step + 1) / config.warmup
-        progress = (self.step - config.warmup) / max(1, config.steps - config.warmup)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for target, source in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-            target.lerp_(source, 1 - decay)
-        for kept, current in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(current)
 
     @torch.no_grad()
     def calibrate_norms(self, size_cycle: tuple[int, ...], batches: int = 60) -> AlignModel:
@@ -284,13 +266,3 @@ class CsvLog:
 
 def _pick(rows: Tensor, generator: torch.Generator) -> Tensor:
     return rows[int(torch.randint(len(rows), (1,), generator=generator))]
-
-
-def _groups(module: nn.Module, lr: float, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels only."""
-    heavy = [p for p in module.parameters() if p.ndim >= 2]
-    light = [p for p in module.parameters() if p.ndim < 2]
-    return [
-        {"params": heavy, "lr": lr, "weight_decay": decay},
-        {"params": light, "lr": lr, "weight_decay": 0.0},
-    ]

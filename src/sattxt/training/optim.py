@@ -1,0 +1,43 @@
+"""What both stages share of optimisation: learning-rate schedule, parameter groups, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor on the learning rate: linear over ``warmup`` steps, then a cosine to a hundredth at ``steps``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(modules: Iterable[nn.Module], lr: float, decay: float) -> list[dict[str, Any]]:
+    """Two optimiser groups: weight decay for matrices and kernels, none for biases, norms and gains."""
+    parameters = [p for module in modules for p in module.parameters()]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "lr": lr, "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move ``average``'s parameters towards ``model``'s (exponential moving average); buffers are copied.
+
+    Early on the decay is lower, (1 + step) / (10 + step), so that the random start is forgotten. Parameters that both
+    share are left alone.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for target, source in zip(average.parameters(), model.parameters(), strict=True):
+        if target is not source:
+            target.lerp_(source, 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        if kept is not current:
+            kept.copy_(current)

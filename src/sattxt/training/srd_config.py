@@ -1,0 +1,72 @@
+"""Hyper-parameters of stage 1, checked where they are written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sattxt.errors import InputError
+from sattxt.training.augment import AugmentConfig
+from sattxt.training.srd_loss import check_temperatures
+
+
+@dataclass(frozen=True)
+class SRDConfig:
+    """Hyper-parameters of a distillation run.
+
+    counts: tiles a batch from each data set, in their order. global_*, local_*: student views, their number, side in
+    pixels and smallest and largest share of the tile. ms_views: teacher views, full resolution, with the geometry of
+    the first global ones. centre_start: mu before the first step, the teacher's mean over the first batch, or 0.
+    srd_weight, patch_weight: of the published loss and of the patch-wise regression; 0 leaves one out. patch_centred:
+    take the mean token off the regression's targets; without it, most of a high cosine is that mean. freeze_backbone:
+    train only the head and the linear maps, as in the paper.
+    """
+
+    steps: int
+    counts: tuple[int, ...]
+    global_views: int = 2
+    global_size: int = 96
+    global_area: tuple[float, float] = (0.5, 1.0)
+    local_views: int = 4
+    local_size: int = 48
+    local_area: tuple[float, float] = (0.1, 0.4)
+    ms_views: int = 2
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centre_momentum: float = 0.9
+    centre_start: Literal["first_batch", "zero"] = "first_batch"
+    srd_weight: float = 1.0
+    patch_weight: float = 0.0
+    patch_loss: Literal["cosine", "smooth_l1"] = "cosine"
+    patch_centred: bool = False
+    freeze_backbone: bool = True
+    backbone_lr: float = 3e-4
+    head_lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    clip_norm: float = 3.0
+    ema: float = 0.998
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_temperatures(self.student_temperature, self.teacher_temperature)
+        if not 1 <= self.ms_views <= self.global_views:
+            raise InputError(
+                f"ms_views={self.ms_views}: pass 1 to global_views={self.global_views}, whose geometry they share"
+            )
+        if self.local_views < 0 or self.steps < 0:
+            raise InputError(f"local_views={self.local_views}, steps={self.steps}: pass 0 or more")
+        for name, (low, high) in (("global_area", self.global_area), ("local_area", self.local_area)):
+            if not 0 < low <= high <= 1:
+                raise InputError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
+        if min(self.srd_weight, self.patch_weight) < 0 or self.srd_weight + self.patch_weight == 0:
+            raise InputError("srd_weight and patch_weight: pass 0 or more, at least one above 0")
+        for key, known in (
+            ("patch_loss", ("cosine", "smooth_l1")),
+            ("precision", ("bfloat16", "float32")),
+            ("centre_start", ("first_batch", "zero")),
+        ):
+            if getattr(self, key) not in known:
+                raise InputError(f"{key}={getattr(self, key)!r}: pass one of {', '.join(map(repr, known))}")

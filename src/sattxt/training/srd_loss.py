@@ -1,0 +1,133 @@
+"""Objectives of stage 1, spectral representation distillation (SATtxt, arXiv 2602.22613, section 3.1).
+
+The published one compares distributions over the teacher's channels; beside it, a regression of the teacher's tokens
+place by place, which draws more from few multispectral tiles.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sattxt.errors import InputError
+
+
+class Centre(nn.Module):
+    """The moving average of the teacher's outputs: mu <- m mu + (1 - m) mean z, without gradient.
+
+    It starts at 0 unless :meth:`start` sets it.
+    """
+
+    def __init__(self, width: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise InputError(f"centre_momentum={momentum}: pass a value from 0 to 1")
+        self.momentum = momentum
+        self.value: Tensor
+        self.register_buffer("value", torch.zeros(width))
+
+    @torch.no_grad()
+    def update(self, teacher: Tensor) -> None:
+        """Move towards the mean of (..., width) teacher outputs over all but the last axis."""
+        self.value.lerp_(self._mean(teacher), 1 - self.momentum)
+
+    @torch.no_grad()
+    def start(self, teacher: Tensor) -> None:
+        """Set it to the mean of (..., width) teacher outputs."""
+        self.value.copy_(self._mean(teacher))
+
+    def _mean(self, teacher: Tensor) -> Tensor:
+        return teacher.detach().to(self.value).reshape(-1, len(self.value)).mean(dim=0)
+
+
+def check_temperatures(student: float, teacher: float) -> None:
+    """Raise InputError unless 0 < teacher < student: the teacher is the sharper one."""
+    if not 0 < teacher < student:
+        raise InputError(
+            f"teacher_temperature={teacher}, student_temperature={student}: pass 0 < teacher_temperature < "
+            "student_temperature"
+        )
+
+
+def teacher_distribution(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """q = softmax((z - mu) / tau_t) over the last axis, without gradient."""
+    return F.softmax((teacher.detach() - centre.detach()) / temperature, dim=-1)
+
+
+def srd_loss(
+    student: Tensor, teacher: Tensor, centre: Tensor, *, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Mean over all pairs (v, u) and tiles of the cross-entropy -q_u . log p_v.
+
+    Args:
+        student: (V, N, width), the RGB views through the head and the temporary linear map.
+        teacher: (U, N, width), pooled outputs for the multispectral views; no gradient reaches it.
+        centre: (width,), subtracted from the teacher's.
+        student_temperature, teacher_temperature: tau_s and tau_t, tau_t < tau_s.
+
+    Raises:
+        InputError: temperatures or shapes do not fit.
+    """
+    check_temperatures(student_temperature, teacher_temperature)
+    if student.ndim != 3 or teacher.ndim != 3 or student.shape[1:] != teacher.shape[1:]:
+        raise InputError(
+            f"student is {tuple(student.shape)}, teacher {tuple(teacher.shape)}; pass (V, N, width) and (U, N, width)"
+        )
+    q = teacher_distribution(teacher, centre, teacher_temperature)
+    log_p = F.log_softmax(student / student_temperature, dim=-1)
+    # Each pair's term is linear in q_u and in log p_v, so the mean over pairs is that of the means.
+    return -(q.mean(dim=0) * log_p.mean(dim=0)).sum(dim=-1).mean()
+
+
+def patch_regression(
+    student: Tensor,
+    teacher: Tensor,
+    kind: Literal["cosine", "smooth_l1"] = "cosine",
+    centre: Tensor | None = None,
+) -> Tensor:
+    """How far predicted tokens are from the teacher's, layer-normalised (no affine), place by place.
+
+    Args:
+        student: (N, width, rows, cols) and teacher: (N, width, rows', cols') of the same ground. The finer grid is
+            resampled to the coarser. No gradient reaches the teacher.
+        kind: ``cosine`` is 1 - cosine similarity (0 to 2); ``smooth_l1`` is Huber's with its bend at 1.
+        centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted.
+    """
+    predicted, target = matched_maps(student, teacher, centre)
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(predicted, target, dim=1)).mean()
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(predicted, target)
+    raise InputError(f"patch_loss={kind!r}: pass 'cosine' or 'smooth_l1'")
+
+
+def matched_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The maps that :func:`patch_regression` compares: on one grid, the teacher's layer-normalised, no gradient.
+
+    Raises:
+        InputError: the maps differ in tiles or width.
+    """
+    if student.ndim != 4 or teacher.ndim != 4 or student.shape[:2] != teacher.shape[:2]:
+        raise InputError(
+            f"student is {tuple(student.shape)}, teacher {tuple(teacher.shape)}; pass (N, width, rows, cols) each"
+        )
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    target = layer_normalised(teacher)
+    if centre is not None:
+        target = target - centre.detach().view(1, -1, 1, 1)
+    return _resampled(student, size), _resampled(target, size)
+
+
+def layer_normalised(maps: Tensor) -> Tensor:
+    """(N, width, rows, cols) with every token at mean 0 and variance 1 over the width; no gradient."""
+    last = maps.detach().permute(0, 2, 3, 1)
+    return F.layer_norm(last, last.shape[-1:]).permute(0, 3, 1, 2)
+
+
+def _resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", antialias=True, align_corners=False)

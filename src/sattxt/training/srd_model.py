@@ -1,0 +1,38 @@
+"""What stage 1 trains: the vision tower, and linear maps onto the teacher's width that are left behind afterwards."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sattxt.config import VisionConfig
+from sattxt.training.srd_loss import Centre
+from sattxt.vision import ImageTokens, VisionTower
+
+
+class SRDModel(nn.Module):
+    """Everything stage 1 trains, and the teacher's centre.
+
+    vision: the student. to_teacher: W_ms, from the image embedding onto the teacher's width. patch_to_teacher: its
+    counterpart on patch tokens (``None`` without the patch-wise regression).
+    """
+
+    def __init__(
+        self, vision: VisionConfig, teacher_width: int, *, patches: bool = False, momentum: float = 0.9
+    ) -> None:
+        super().__init__()
+        self.vision = VisionTower(vision)
+        self.to_teacher = nn.Linear(2 * vision.head.dim, teacher_width)
+        nn.init.zeros_(self.to_teacher.weight)  # the first answer is the uniform distribution: at a temperature of 0.1,
+        nn.init.zeros_(self.to_teacher.bias)  # the usual start would be sure of nonsense and take long to unlearn it
+        self.patch_to_teacher = nn.Linear(vision.head.dim, teacher_width) if patches else None
+        self.centre = Centre(teacher_width, momentum)
+        self.patch_centre = Centre(teacher_width, momentum)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N, width) logits before the temperature, and (N, width, rows, cols) predicted patch tokens."""
+        tokens: ImageTokens = self.vision(pixel_values)
+        pooled = self.to_teacher(tokens.embedding).float()
+        if self.patch_to_teacher is None:
+            return pooled, None
+        patches = self.patch_to_teacher(tokens.patches).float().transpose(1, 2)
+        return pooled, patches.reshape(len(patches), -1, *tokens.grid)

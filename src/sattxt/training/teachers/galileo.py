@@ -1,0 +1,232 @@
+"""Galileo (Tseng et al., ICML 2025, arXiv 2502.09356): the Sentinel-2 side of its encoder as a teacher.
+
+Bands are tokenised in spectral groups: every 8 x 8 (or finer) patch of every group is one token. What is not
+there (Sentinel-1, weather, elevation, a group whose bands the data lack) is masked: its tokens are left out, as in
+the model's own pretraining, so that it takes the RGB group alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sattxt.bands import canonical
+from sattxt.errors import InputError, WeightsError
+from sattxt.training.teachers._network import TeacherBlock, load_exactly
+from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
+from sattxt.weights.pickles import read_checkpoint
+
+#: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "S2_RGB": ("B02", "B03", "B04"),
+    "S2_Red_Edge": ("B05", "B06", "B07"),
+    "S2_NIR_10m": ("B08",),
+    "S2_NIR_20m": ("B8A",),
+    "S2_SWIR": ("B11", "B12"),
+    "NDVI": ("B04", "B08"),
+}
+_CHANNELS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "NDVI")
+_FIRST_GROUP = 1  # row 0 of s_t_channel_embed is Sentinel-1's
+# Pretraining statistics of reflectance x 10,000 (NDVI as it is), published with the weights; mean -+ 2 std become 0
+# and 1.
+_MEAN = (1395.3408203125, 1338.4027099609375, 1343.098876953125, 1543.86083984375, 2186.2021484375, 2525.09326171875,
+         2410.337646484375, 2750.285400390625, 2234.9111328125, 1474.5311279296875, 0.2892116606235504)  # fmt: skip
+_STD = (917.7041625976562, 913.298828125, 1092.6787109375, 1047.2205810546875, 1048.0101318359375, 1143.6903076171875,
+        1098.9791259765625, 1204.4727783203125, 1145.9774169921875, 980.2429809570312, 0.27209389209747314)  # fmt: skip
+_OTHER_INPUTS = ("sp_channel_embed", "t_channel_embed", "st_channel_embed", "space_embed.", "time_embed.",
+                 "static_embed.", "space_time_embed.S1.")  # fmt: skip
+_BASE_METRES = 10.0
+
+
+class GalileoTeacher(FrozenTeacher):
+    """The encoder, float32. Open the published weights with :meth:`from_folder`.
+
+    Args:
+        width, depth, heads, hidden: of the transformer. base_patch: side of the stored patch kernels.
+        patch_size: pixels a patch, 1 to ``base_patch``. month: 0 (January) to 11, of the tiles' acquisition.
+        metres: ground size of a pixel.
+
+    Raises:
+        InputError: patch_size or month is out of range.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 8,
+        hidden: int = 512,
+        base_patch: int = 8,
+        steps: int = 24,
+        *,
+        patch_size: int = 8,
+        month: int = 5,
+        metres: float = _BASE_METRES,
+    ) -> None:
+        super().__init__()
+        if not 1 <= patch_size <= base_patch:
+            raise InputError(f"patch_size={patch_size}: pass 1 to {base_patch}")
+        if not 0 <= month <= 11:
+            raise InputError(f"month={month}: pass 0 (January) to 11 (December)")
+        self.name, self.width, self.bands = "galileo", width, _CHANNELS[:-1]
+        self.patch_size, self.month, self.metres, self.base_patch = patch_size, month, metres, base_patch
+        quarter = width // 4  # of every token's encoding: group, place in the series, month, place in space
+        self.pos_embed = nn.Parameter(torch.zeros(steps, quarter))
+        self.month_embed = nn.Embedding(12, quarter)
+        self.s_t_channel_embed = nn.Parameter(torch.zeros(len(GROUPS) + _FIRST_GROUP, quarter))
+        self.space_time_embed = nn.ModuleDict(
+            {
+                group: nn.ModuleDict({"proj": nn.Conv2d(_inputs(group), width, base_patch, base_patch)})
+                for group in GROUPS
+            }
+        )
+        self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=True, eps=1e-5) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, -1, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, *, patch_size: int = 8, month: int = 5, metres: float = _BASE_METRES
+    ) -> GalileoTeacher:
+        """Open a published folder: ``config.json`` and ``encoder.pt`` (any size: Nano, Tiny, Base).
+
+        Raises:
+            WeightsError: a file is missing or damaged, or the tensors are not those of this encoder.
+        """
+        folder = Path(folder)
+        try:
+            sizes: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]["encoder"]
+            width, depth, heads = sizes["embedding_size"], sizes["depth"], sizes["num_heads"]
+            hidden, patch, steps = (
+                int(width * sizes["mlp_ratio"]),
+                sizes["max_patch_size"],
+                sizes["max_sequence_length"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{folder / 'config.json'}: cannot be read as a Galileo config ({error!r})") from error
+        weights = folder / "encoder.pt"
+        state = {k: v for k, v in read_checkpoint(weights).items() if not k.startswith(_OTHER_INPUTS)}
+        teacher = cls(width, depth, heads, hidden, patch, steps, patch_size=patch_size, month=month, metres=metres)
+        load_exactly(teacher, state, weights)
+        return teacher
+
+    def check(self, available: Sequence[str], where: str) -> None:
+        """Raise InputError unless at least one spectral group is complete among ``available``."""
+        known = {canonical(band) for band in available}
+        if not _present(known):
+            groups = "; ".join(f"{name}: {', '.join(bands)}" for name, bands in GROUPS.items() if name != "NDVI")
+            raise InputError(
+                f"{where}: has {', '.join(sorted(known)) or 'no bands'}, none of {self.name}'s groups is complete "
+                f"({groups})"
+            )
+
+    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
+        """(N, 11, H, W) float32: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12 NDVI, mean -+ 2 std mapped to 0 and 1.
+
+        A band that is not there is 0 throughout (its group is masked anyway).
+        """
+        return self._normalise(band_stack(bands, names))
+
+    def _normalise(self, stack: dict[str, Tensor]) -> Tensor:
+        self.check(tuple(stack), "bands")
+        stack = {name: values.to(self.mean) for name, values in stack.items()}
+        if "B04" in stack and "B08" in stack:
+            total = stack["B08"] + stack["B04"]
+            stack["NDVI"] = torch.where(total > 0, (stack["B08"] - stack["B04"]) / total.clamp(min=1e-9), 0.0)
+        blank = torch.zeros_like(next(iter(stack.values())))
+        pixels = torch.stack([stack.get(channel, blank) for channel in _CHANNELS], dim=1)
+        there = torch.tensor([channel in stack for channel in _CHANNELS], device=pixels.device).view(1, -1, 1, 1)
+        return torch.where(there, (pixels - (self.mean - 2 * self.std)) / (4 * self.std), 0.0)
+
+    @torch.no_grad()
+    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
+        """Tokens row by row, column by column, then by group (present ones in the order of ``GROUPS``), after the final
+        norm.
+
+        Raises:
+            InputError: no group is complete, or the tiles' sides are no multiples of ``patch_size``.
+        """
+        stack = band_stack(bands, names)
+        pixels = self._normalise(stack)
+        height, width = pixels.shape[-2:]
+        if height % self.patch_size or width % self.patch_size or 0 in (height, width):
+            raise InputError(
+                f"{self.name}: tiles of {height} x {width} pixels do not divide into patches of {self.patch_size}; "
+                "crop or resample them to a multiple"
+            )
+        rows, cols = height // self.patch_size, width // self.patch_size
+        present = _present(set(stack))
+        where = _place_encoding(rows, cols, self.metres * self.patch_size / _BASE_METRES, self.width // 4).to(pixels)
+        when = torch.cat([self.pos_embed[0], self.month_embed.weight[self.month]]).expand(rows, cols, -1)
+        order = list(GROUPS)
+        tokens = []
+        for group in present:
+            conv = self.space_time_embed[group]["proj"]  # type: ignore[index]
+            channels = ["NDVI"] if group == "NDVI" else GROUPS[group]
+            inputs = pixels[:, [_CHANNELS.index(channel) for channel in channels]]
+            kernel = resize_kernel(conv.weight, self.patch_size)
+            patches = F.conv2d(inputs, kernel, conv.bias, stride=self.patch_size).permute(0, 2, 3, 1)
+            kind = self.s_t_channel_embed[_FIRST_GROUP + order.index(group)].expand(rows, cols, -1)
+            tokens.append(patches + torch.cat([kind, when, where], dim=-1))
+        x = torch.stack(tokens, dim=3).flatten(1, 3)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        places = x.unflatten(1, (rows, cols, len(present))).mean(dim=3)
+        return TeacherTokens(x, x.mean(dim=1), places.permute(0, 3, 1, 2))
+
+
+def resize_kernel(kernel: Tensor, size: int) -> Tensor:
+    """Patch kernels (out, in, P, P) for patches of ``size`` pixels, by pseudo-inverse (FlexiViT, arXiv 2212.08013).
+
+    The new kernel gives an enlarged small patch as nearly as possible the response that the old one gives it.
+    """
+    base = kernel.shape[-1]
+    if size == base:
+        return kernel
+    return (kernel.flatten(2) @ _inverse_resize(base, size).to(kernel)).view(*kernel.shape[:2], size, size)
+
+
+@lru_cache(maxsize=16)
+def _inverse_resize(base: int, size: int) -> Tensor:
+    """(base^2, size^2): pseudo-inverse of the bicubic, antialiased resize from ``base`` to ``size`` pixels a side."""
+    pixels = torch.eye(base * base).view(-1, 1, base, base)
+    small = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False).flatten(1)
+    inverse: Tensor = torch.linalg.pinv(small).T
+    return inverse
+
+
+def _inputs(group: str) -> int:
+    return 1 if group == "NDVI" else len(GROUPS[group])
+
+
+def _present(known: set[str]) -> list[str]:
+    return [group for group, bands in GROUPS.items() if known.issuperset(bands)]
+
+
+def _place_encoding(rows: int, cols: int, scale: float, width: int) -> Tensor:
+    """(rows, cols, width): sine and cosine of the column, then of the row, in units of 10 m (Scale-MAE's encoding).
+
+    The frequencies are the model's own: exponents run to 1/4 only.
+    """
+    quarter = width // 4
+    omega = 10000.0 ** -(torch.arange(quarter) / (4 * quarter))
+
+    def waves(count: int) -> Tensor:
+        angles = (torch.arange(count) * scale)[:, None] * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    across = waves(cols)[None].expand(rows, cols, -1)
+    down = waves(rows)[:, None].expand(rows, cols, -1)
+    return torch.cat([across, down], dim=-1)

@@ -1,0 +1,164 @@
+"""SpectralGPT (Hong et al., TPAMI 2024, arXiv 2311.07113), the teacher of the SATtxt paper: its encoder, frozen.
+
+A tile of 12 bands is cut into 3-D patches of 3 neighbouring bands x 8 x 8 pixels, so a token is a place in one of
+four spectral groups. All sizes but the number of attention heads are read from the checkpoint's tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sattxt.bands import canonical
+from sattxt.errors import InputError, WeightsError
+from sattxt.training.teachers._network import TeacherBlock, load_exactly
+from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
+from sattxt.weights.pickles import read_checkpoint
+
+#: The 12 bands it was trained on, in order (cirrus, B10, is left out).
+BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+# Statistics of fMoW-Sentinel (SatMAE, arXiv 2207.08051) in that order, reflectance x 10,000.
+_MEAN = (1370.19151926, 1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315151, 1846.87040806,
+         1762.59530783, 1972.62420416, 582.72633433, 1732.16362238, 1247.91870117)  # fmt: skip
+_STD = (633.15169573, 650.2842772, 712.12507725, 965.23119807, 948.9819932, 1108.06650639, 1258.36394548,
+        1233.1492281, 1364.38688993, 472.37967789, 1310.36996126, 1087.6020813)  # fmt: skip
+_IGNORED = ("decoder", "mask_token", "head.", "fc_norm.", "fc.")
+_EPS = 1e-6
+_PUBLISHED_HEAD_WIDTH = 64
+
+
+class SpectralGPTTeacher(FrozenTeacher):
+    """The encoder, float32. Open a published checkpoint with :meth:`from_checkpoint`.
+
+    Args:
+        width, depth, heads, hidden: of the transformer. grid: patches a side. groups: spectral patches.
+        patch: bands and pixels a patch. bias: whether q, k and v have one.
+        missing: a band that is not there is an error, or (``mean``) is replaced by its mean, as the original code masks
+            bands.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        grid: int,
+        groups: int = 4,
+        patch: tuple[int, int, int] = (3, 8, 8),
+        *,
+        bias: bool = True,
+        missing: Literal["error", "mean"] = "error",
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise InputError(f"heads={heads}: pass a number that divides the width {width}")
+        if missing not in ("error", "mean"):
+            raise InputError(f"missing={missing!r}: pass 'error' or 'mean'")
+        if groups * patch[0] != len(BANDS):
+            raise InputError(f"{groups} spectral patches of {patch[0]} bands: {len(BANDS)} bands in all are needed")
+        self.name, self.width, self.bands, self.missing = "spectralgpt", width, BANDS, missing
+        self.grid, self.groups, self.size = grid, groups, grid * patch[1]
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(1, width, patch, patch)})
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, grid * grid, width))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, groups, width))
+        self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=bias, eps=_EPS) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=_EPS)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, -1, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, heads: int | None = None, missing: Literal["error", "mean"] = "error"
+    ) -> SpectralGPTTeacher:
+        """Open a checkpoint in the official layout, ``{"model": state dict}``; decoder and classifier are left aside.
+
+        Args:
+            heads: attention heads, which no tensor tells; by default width / 64, as in the published models.
+            missing: see the class.
+
+        Raises:
+            WeightsError: the file is missing or damaged, or its tensors are not those of this encoder.
+            InputError: ``heads`` is needed, or does not divide the width.
+        """
+        path = Path(path)
+        state = {k: v.float() for k, v in read_checkpoint(path).items() if not k.startswith(_IGNORED)}
+        needed = ("patch_embed.proj.weight", "pos_embed_spatial", "pos_embed_temporal", "blocks.0.mlp.fc1.weight")
+        lacking = next((name for name in needed if name not in state), None)
+        if lacking:
+            raise WeightsError(f"{path}: lacks tensor {lacking!r}; a SpectralGPT checkpoint is needed")
+        kernel, places = state[needed[0]], state[needed[1]]
+        if kernel.ndim != 5 or places.ndim != 3:
+            raise WeightsError(f"{path}: {needed[0]} is {tuple(kernel.shape)}; 3-D patches are needed")
+        width, grid = kernel.shape[0], math.isqrt(places.shape[1])
+        if grid * grid != places.shape[1]:
+            raise WeightsError(f"{path}: pos_embed_spatial has {places.shape[1]} places, which is no square")
+        depth = len({match.group(1) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))})
+        if heads is None and width % _PUBLISHED_HEAD_WIDTH:
+            raise InputError(f"{path}: width {width} is no multiple of {_PUBLISHED_HEAD_WIDTH}; pass heads=")
+        teacher = cls(
+            width,
+            depth,
+            heads or width // _PUBLISHED_HEAD_WIDTH,
+            state[needed[3]].shape[0],
+            grid,
+            state[needed[2]].shape[1],
+            (kernel.shape[2], kernel.shape[3], kernel.shape[4]),
+            bias="blocks.0.attn.q.bias" in state,
+            missing=missing,
+        )
+        load_exactly(teacher, state, path)
+        return teacher
+
+    def check(self, available: Sequence[str], where: str) -> None:
+        """Raise InputError if a band is missing (with ``missing="mean"``: if all are)."""
+        if self.missing == "error":
+            super().check(available, where)
+        elif not {canonical(band) for band in available} & set(self.bands):
+            raise InputError(f"{where}: has none of the bands {', '.join(self.bands)} that {self.name} looks at")
+
+    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
+        """(N, 12, H, W) float32 in [0, 1]: mean -+ 2 std mapped to 0 and 1, clipped, cut to 8 bits as in training."""
+        stack = band_stack(bands, names)
+        self.check(tuple(stack), "bands")
+        like = next(iter(stack.values()))
+        pixels = torch.stack(
+            [stack[b] if b in stack else torch.full_like(like, _MEAN[i]) for i, b in enumerate(self.bands)], dim=1
+        ).to(self.mean)
+        unit = (pixels - (self.mean - 2 * self.std)) / (4 * self.std)
+        return (unit * 255).clamp(0, 255).floor() / 255
+
+    @torch.no_grad()
+    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
+        """Tokens group by group, then row by row. Tiles of another size are resampled to the model's own."""
+        pixels = self.normalise(bands, names)
+        if pixels.shape[-2:] != (self.size, self.size):
+            shrinks = min(pixels.shape[-2:]) > self.size
+            pixels = F.interpolate(
+                pixels, size=(self.size, self.size), mode="bilinear", antialias=shrinks, align_corners=False
+            )
+        x = self.norm(self.features(pixels))
+        places = x.unflatten(1, (self.groups, self.grid, self.grid)).mean(dim=1)
+        return TeacherTokens(x, x.mean(dim=1), places.permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, 12, S, S) normalised pixels, S the model's own size, to (N, T, width) tokens before the final norm."""
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (len(self.bands), self.size, self.size):
+            raise InputError(f"pixels is {tuple(pixels.shape)}; pass (N, {len(self.bands)}, {self.size}, {self.size})")
+        x: Tensor = self.patch_embed["proj"](pixels[:, None]).flatten(3)  # (N, width, groups, places)
+        where = self.pos_embed_spatial.transpose(1, 2)[:, :, None] + self.pos_embed_temporal.transpose(1, 2)[..., None]
+        x = (x + where).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return x

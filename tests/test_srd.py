@@ -1,0 +1,477 @@
+"""Stage 1: the loss is the published one, views move together, runs resume exactly, and a student does learn."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+from sattxt.errors import DiskFullError, InputError, SatTxtError, WeightsError
+from sattxt.training.augment import AugmentConfig
+from sattxt.training.data import TileSet
+from sattxt.training.pairs import PairSet, read_eurosat_ms, read_s2_pairs
+from sattxt.training.srd import SpectralDistiller, SRDConfig, SRDModel
+from sattxt.training.srd_loss import Centre, patch_regression, srd_loss
+from sattxt.training.srd_views import ms_view, rgb_view, view_geometry
+from sattxt.training.teachers import CallableTeacher, GalileoTeacher, TeacherTokens
+
+TAU = {"student_temperature": 0.1, "teacher_temperature": 0.04}
+PLAIN = AugmentConfig(radiometry_probability=0.0, coarse_probability=0.0)
+VISION = VisionConfig(
+    BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, output_stride=16),
+    HeadConfig(input_dim=256, dim=32, depth=1, heads=2, ffn_dim=64),
+)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    return 2 * x - 1
+
+
+# The loss
+
+
+def test_srd_loss_is_the_mean_cross_entropy_over_all_pairs_of_views():
+    student, teacher, centre = normal(3, 4, 5), normal(2, 4, 5, seed=1) / 10, normal(5, seed=2) / 10
+    pairs = [
+        -(F.softmax((teacher[u, n] - centre) / 0.04, 0) * F.log_softmax(student[v, n] / 0.1, 0)).sum()
+        for v, u, n in itertools.product(range(3), range(2), range(4))
+    ]
+    torch.testing.assert_close(srd_loss(student, teacher, centre, **TAU), torch.stack(pairs).mean())
+
+
+def test_a_student_that_says_nothing_pays_the_logarithm_of_the_width():
+    loss = srd_loss(torch.full((1, 2, 8), 3.0), normal(2, 2, 8), torch.zeros(8), **TAU)
+    assert float(loss) == pytest.approx(math.log(8), abs=1e-6)
+
+
+def test_a_teacher_at_its_centre_asks_for_the_uniform_distribution():
+    centre = normal(2)
+    student = torch.tensor([[[0.1 * math.log(3.0), 0.0]]])  # p = (3/4, 1/4)
+    loss = srd_loss(student, centre.expand(1, 1, 2), centre, **TAU)
+    assert float(loss) == pytest.approx(-0.5 * (math.log(0.75) + math.log(0.25)), abs=1e-6)
+
+
+def test_no_gradient_reaches_teacher_or_centre_and_the_students_is_p_minus_q():
+    student, teacher, centre = (
+        t.requires_grad_() for t in (normal(1, 2, 6), normal(1, 2, 6, seed=1), normal(6, seed=2))
+    )
+    srd_loss(student, teacher, centre, **TAU).backward()
+    assert teacher.grad is None
+    assert centre.grad is None
+    expected = (F.softmax(student / 0.1, -1) - F.softmax((teacher - centre) / 0.04, -1)) / (0.1 * 2)
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+@pytest.mark.parametrize("tau_t", [0.0, 0.1, 0.2, -1.0])
+def test_the_teacher_must_be_the_sharper_one(tau_t):
+    with pytest.raises(InputError, match="pass 0 < teacher_temperature < student_temperature"):
+        srd_loss(normal(1, 1, 4), normal(1, 1, 4), torch.zeros(4), student_temperature=0.1, teacher_temperature=tau_t)
+    with pytest.raises(InputError, match=re.escape(f"teacher_temperature={tau_t}")):
+        SRDConfig(steps=1, counts=(1,), teacher_temperature=tau_t)
+
+
+def test_the_centre_is_the_published_moving_average():
+    centre = Centre(2, momentum=0.75)
+    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]], requires_grad=True)  # mean (4, 5)
+    centre.update(first)
+    assert centre.value.tolist() == [1.0, 1.25]
+    centre.update(torch.zeros(1, 2))
+    assert centre.value.tolist() == [0.75, 0.9375]
+    assert not centre.value.requires_grad
+    assert list(centre.parameters()) == []
+
+
+@pytest.mark.parametrize("kind", ["cosine", "smooth_l1"])
+def test_patch_regression_is_zero_for_the_layer_normalised_teacher_only(kind):
+    teacher = (3 + 5 * normal(2, 16, 4, 4)).requires_grad_()
+    target = F.layer_norm(teacher.detach().permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2)
+    student = target.clone().requires_grad_()
+    assert float(patch_regression(student, teacher, kind).detach()) == pytest.approx(0, abs=1e-6)
+    wrong = patch_regression(student.flip(-1), teacher, kind)
+    wrong.backward()
+    assert wrong > 0.3
+    assert teacher.grad is None
+
+
+def test_patch_regression_by_hand():
+    teacher = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)  # layer-normalised: itself
+    student = torch.tensor([3.0, -1.5]).view(1, 2, 1, 1)
+    assert float(patch_regression(student, teacher, "smooth_l1")) == pytest.approx((1.5 + 0.125) / 2, abs=1e-4)
+    orthogonal = torch.tensor([2.0, 2.0]).view(1, 2, 1, 1)
+    assert float(patch_regression(orthogonal, teacher, "cosine")) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_centred_target_is_what_is_left_of_the_mean_token():
+    teacher = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)  # layer-normalised: itself
+    centre = torch.tensor([1.0, 0.0])
+    left = torch.tensor([0.0, -3.0]).view(1, 2, 1, 1)
+    assert float(patch_regression(left, teacher, "cosine", centre)) == pytest.approx(0, abs=1e-4)
+    assert float(patch_regression(left, teacher, "cosine")) == pytest.approx(1 - 1 / math.sqrt(2), abs=1e-4)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(6, 3), (3, 6), (4, 6)])
+def test_patch_grids_are_resampled_to_the_coarser(student, teacher):
+    constant = torch.tensor([1.0, -1.0, 2.0]).view(1, 3, 1, 1)
+    loss = patch_regression(2 * constant.expand(1, 3, student, student), constant.expand(1, 3, teacher, teacher))
+    assert float(loss) == pytest.approx(float(patch_regression(2 * constant, constant)), abs=1e-5)
+
+
+# Views and data
+
+
+def pair_set(count: int = 12, size: int = 32, name: str = "made") -> PairSet:
+    """Tiles whose bands are simple functions of smooth RGB, and one (B08) that no single pixel tells."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    images = (F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) * 255).to(torch.uint8)
+    values = torch.cat([images.float() * 10, images.float().mean(1, keepdim=True) * 20], dim=1)
+    return PairSet(name, images, ("red", "green", "blue", "nir"), values, [f"{name}/{i}.tif" for i in range(count)])
+
+
+def test_geometry_moves_both_alike_and_radiometry_moves_rgb_only():
+    sets, parts = [pair_set()], [torch.arange(12)]
+    thetas = view_geometry(parts, (0.3, 0.8), PLAIN, torch.Generator().manual_seed(0))
+    (bands,) = ms_view(sets, parts, thetas)
+    rgb = rgb_view(sets, parts, thetas, 32, PLAIN, torch.Generator())
+    torch.testing.assert_close(rgb * 2550, bands[:, :3], rtol=0, atol=0.05)
+    assert (bands[:, :3] - sets[0].reflectance[:, :3]).abs().max() > 100  # they did move
+    wild = AugmentConfig(radiometry_probability=1.0)
+    assert (rgb_view(sets, parts, thetas, 32, wild, torch.Generator()) - rgb).abs().mean() > 0.02
+    assert torch.equal(ms_view(sets, parts, thetas)[0], bands)
+
+
+def test_views_keep_to_their_share_of_the_tile():
+    parts = [torch.arange(400)]
+    (theta,) = view_geometry(parts, (0.1, 0.4), AugmentConfig(), torch.Generator().manual_seed(0))
+    area = torch.linalg.det(theta[:, :, :2]).abs()
+    assert 0.0999 < float(area.min()) < 0.12
+    assert 0.37 < float(area.max()) < 0.4001
+    corners = torch.tensor([[x, y, 1.0] for x in (-1, 1) for y in (-1, 1)])
+    reached = torch.einsum("nij,cj->nci", theta, corners)
+    assert float(reached.abs().max()) <= 1 + 1e-6  # inside the tile
+    assert float(reached.abs().amax()) > 0.95  # up to its edge
+
+
+def test_rgb_alone_gives_back_reflectance_below_the_clip():
+    grey = torch.tensor([1, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8).contiguous()
+    tiles = TileSet("eurosat", grey, torch.zeros(1), ("a",), [[]], ["a/1.jpg"])
+    pairs = PairSet.from_rgb(tiles)
+    assert pairs.bands == ("B04", "B03", "B02")
+    assert pairs.spectral(torch.tensor([0]))[0, :, 0, 0].tolist() == pytest.approx([0, 1375, 2750])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": torch.zeros(2, 3, 8, 8)}, "made: images is torch.float32 (2, 3, 8, 8)"),
+        ({"keys": ["only one"]}, "made: 2 images, 1 keys"),
+        ({"reflectance": torch.zeros(3, 1, 8, 8)}, "made: reflectance is (3, 1, 8, 8) for 2 images and 1 bands"),
+        ({"reflectance": torch.full((2, 1, 8, 8), math.nan)}, "made: 2 tiles hold NaN or infinity, first a"),
+        ({"reflectance": None}, "made: without reflectance, bands must be"),
+        ({"bands": ("B04", "red"), "reflectance": torch.zeros(2, 2, 8, 8)}, "made: bands names a band twice"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(change, said):
+    good = {
+        "name": "made",
+        "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        "bands": ("B04",),
+        "reflectance": torch.zeros(2, 1, 8, 8),
+        "keys": ["a", "b"],
+    }
+    PairSet(**good)
+    with pytest.raises(InputError, match=re.escape(said)):
+        PairSet(**{**good, **change})
+
+
+# The run
+
+
+def teacher(**options) -> CallableTeacher:
+    """Sees 2 x 2 places: the means of red and near infrared there, and two mixtures of them."""
+    mix = torch.tensor([[1.0, 0, 1, -1], [0, 1, 1, 2]]) / 4
+
+    def look(x: Tensor) -> Tensor:
+        return torch.einsum("ncrs,cw->nwrs", F.adaptive_avg_pool2d(x, 2), mix)
+
+    return CallableTeacher(look, ("B04", "B08"), 4, mean=(1275, 2550), std=(700, 1000), **options)
+
+
+def distiller(
+    *,
+    seen: object = None,
+    sets: list[PairSet] | None = None,
+    normalise=to_pixels,
+    model: SRDModel | None = None,
+    **options,
+) -> SpectralDistiller:
+    small = {"steps": 6, "counts": (4,), "global_size": 32, "local_size": 16, "local_views": 2, "warmup": 2}
+    config = SRDConfig(**{**small, "precision": "float32", **options})
+    if model is None:
+        torch.manual_seed(0)
+        model = SRDModel(VISION, 4, patches=True)
+    return SpectralDistiller(config, model, seen or teacher(), sets or [pair_set()], normalise)  # type: ignore[arg-type]
+
+
+def test_in_the_papers_mode_the_backbone_stays_as_it_came():
+    run = distiller()
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    for _ in range(2):  # the first step moves the linear map only, which starts at 0
+        run.train_step()
+    changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any(k.startswith("vision.backbone.") for k in changed)  # BatchNorm statistics included
+    assert {"vision.head.ln_final.weight", "to_teacher.weight", "centre.value"} <= changed
+
+
+def test_in_full_training_the_backbone_moves_too():
+    run = distiller(freeze_backbone=False, weight_decay=0.0)
+    before = run.model.vision.backbone.conv_stem.convolution.weight.detach().clone()
+    for _ in range(2):
+        run.train_step()
+    assert not torch.equal(run.model.vision.backbone.conv_stem.convolution.weight, before)
+
+
+def test_the_centre_follows_the_teachers_views_after_the_loss():
+    run = distiller(centre_momentum=0.5, augment=PLAIN, centre_start="zero")
+    assert not run.model.centre.value.any()
+    views: list[Tensor] = []
+    encode = run.teacher.encode
+
+    def spy(bands, names=None) -> TeacherTokens:
+        views.append(encode(bands, names).pooled)
+        return encode(bands, names)
+
+    run.teacher.encode = spy  # type: ignore[method-assign]
+    run.train_step()
+    assert len(views) == run.config.ms_views
+    torch.testing.assert_close(run.model.centre.value, 0.5 * torch.cat(views).mean(0))
+
+
+def test_the_centre_starts_at_the_teachers_mean_over_the_first_batch():
+    run = distiller()
+    tiles = pair_set()
+    seen = teacher().pooled(tiles.spectral(run.sampler.batch(0)[0]), tiles.bands)
+    torch.testing.assert_close(run.model.centre.value, seen.mean(0))
+    assert run.train_step()["srd"] == pytest.approx(math.log(4), abs=1e-5)  # the untrained student says nothing
+
+
+def test_sets_with_different_bands_share_a_batch():
+    torch.manual_seed(0)
+    galileo = GalileoTeacher(width=16, depth=1, heads=2, hidden=32)
+    for parameter in galileo.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    full = pair_set()
+    rgb_only = PairSet("rgb", full.images[:5], ("B04", "B03", "B02"), None, full.keys[:5])
+    run = distiller(
+        seen=galileo, sets=[full, rgb_only], counts=(3, 2), model=SRDModel(VISION, 16, patches=True), patch_weight=1.0
+    )
+    losses = run.train_step()
+    assert all(math.isfinite(value) for value in losses.values())
+    assert run.validate(rgb_only)["kl"] > 0
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path, freeze):
+    options = {"freeze_backbone": freeze, "patch_weight": 0.5, "precision": "bfloat16"}
+    whole = distiller(**options)
+    losses = [whole.train_step() for _ in range(5)]
+    killed = distiller(**options)
+    for _ in range(2):
+        killed.train_step()
+    killed.save(tmp_path / "last.pt")
+    resumed = distiller(**options)
+    resumed.load(tmp_path / "last.pt")
+    assert [resumed.train_step() for _ in range(3)] == losses[2:]
+    for name, value in whole.ema.state_dict().items():
+        assert torch.equal(value, resumed.ema.state_dict()[name]), name
+    assert losses[0] != losses[1]
+    assert set(losses[0]) == {"srd", "entropy", "patch"}
+
+
+def test_a_frozen_backbone_is_neither_saved_nor_copied(tmp_path):
+    run = distiller()
+    run.save(tmp_path / "last.pt")
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert not any(name.startswith("vision.backbone.") for name in (*saved["model"], *saved["ema"]))
+    assert run.ema.vision.backbone is run.model.vision.backbone
+    assert run.ema.vision.head is not run.model.vision.head
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "last.pt"
+    distiller(seed=1).save(path)
+    with pytest.raises(WeightsError, match=r"last.pt: was written with seed=1, this run has 0"):
+        distiller().load(path)
+    with pytest.raises(WeightsError, match=r"teacher callable, this run has another"):
+        distiller(seed=1, seen=teacher(name="another")).load(path)
+    distiller(seed=1, steps=60).load(path)  # more steps are a longer run, not another
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"last.pt: not a checkpoint of this run"):
+        distiller(seed=1).load(path)
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path, run = tmp_path / "last.pt", distiller()
+    run.save(path)
+    before = path.read_bytes()
+
+    def full(state: object, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskFullError, match=r"last\.pt: no space left"):
+        run.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles():
+    run = distiller(normalise=lambda x: x * math.nan)
+    before = {k: v.clone() for k, v in run.model.state_dict().items() if "backbone" not in k}
+    with pytest.raises(SatTxtError, match=r"step 0: the loss is nan on made \(made/\d+\.tif, "):
+        run.train_step()
+    assert all(torch.equal(run.model.state_dict()[k], v) for k, v in before.items())
+
+
+def test_what_does_not_fit_is_said_before_the_first_step():
+    red_only = PairSet("rgb", pair_set().images, ("B04", "B03", "B02"), None, pair_set().keys)
+    with pytest.raises(InputError, match="rgb: callable needs the bands B08, which it lacks"):
+        distiller(sets=[red_only])
+    with pytest.raises(InputError, match="counts has 1 values for 2 data sets"):
+        distiller(sets=[pair_set(), pair_set()])
+    pooled_only = CallableTeacher(lambda x: x.mean(dim=(2, 3)), ("B02", "B03", "B04", "B08"), 4)
+    distiller(seen=pooled_only)
+    with pytest.raises(InputError, match="gives no patch tokens"):
+        distiller(seen=pooled_only, patch_weight=1.0)
+    with pytest.raises(InputError, match="patches=True"):
+        distiller(model=SRDModel(VISION, 4), patch_weight=1.0)
+    with pytest.raises(InputError, match="maps onto width 5, callable has 4"):
+        distiller(model=SRDModel(VISION, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ms_views": 3}, "ms_views=3: pass 1 to global_views=2"),
+        ({"local_area": (0.5, 0.2)}, "local_area=(0.5, 0.2)"),
+        ({"srd_weight": 0.0}, "at least one above 0"),
+        ({"patch_loss": "l2"}, "patch_loss='l2': pass one of 'cosine', 'smooth_l1'"),
+        ({"centre_start": "one"}, "centre_start='one'"),
+        ({"precision": "float16"}, "precision='float16'"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        SRDConfig(steps=1, counts=(1,), **options)
+
+
+def test_the_vision_tower_is_what_stage_two_starts_from():
+    run = distiller()
+    run.train_step()
+    from sattxt.vision import VisionTower
+
+    tower = VisionTower(VISION)
+    tower.load_state_dict(run.ema.vision.state_dict())
+    pixels = normal(2, 3, 32, 32)
+    assert torch.equal(tower.eval()(pixels).embedding, run.ema.vision(pixels).embedding)
+
+
+# Real tiles
+
+
+@pytest.fixture(scope="module")
+def eurosat(data_dir: Path) -> tuple[PairSet, PairSet]:
+    pytest.importorskip("rasterio")
+    return read_eurosat_ms(data_dir / "eurosat_ms.zip", "train"), read_eurosat_ms(data_dir / "eurosat_ms.zip", "val")
+
+
+@pytest.mark.tiles
+def test_eurosat_rgb_made_from_bands_is_eurosat_rgb(data_dir, eurosat):
+    _, val = eurosat
+    assert len(val) == 35
+    differences = []
+    with zipfile.ZipFile(data_dir / "eurosat_rgb.zip") as archive:
+        for i in range(0, 35, 7):
+            with archive.open(val.keys[i].replace(".tif", ".jpg")) as handle, Image.open(handle) as image:
+                jpeg = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            differences.append(np.abs(val.images[i].numpy().astype(int) - jpeg).ravel())
+    assert np.median(np.concatenate(differences)) <= 2
+
+
+@pytest.mark.tiles
+def test_s2_pairs_and_a_broken_tile(data_dir, tmp_path):
+    pytest.importorskip("rasterio")
+    with zipfile.ZipFile(data_dir / "s2_tiles.zip") as source, zipfile.ZipFile(tmp_path / "few.zip", "w") as few:
+        names = [n for n in source.namelist() if n.startswith("val/") and n.endswith(".tif")][:3]
+        for name in names:
+            few.writestr(name, source.read(name))
+        few.writestr("val/broken.tif", source.read(names[0])[:200])
+    pairs = read_s2_pairs(tmp_path / "few.zip", "val")
+    assert len(pairs) == 3
+    assert [key for key, _ in pairs.skipped] == ["val/broken.tif"]
+    assert pairs.reflectance is not None
+    assert pairs.reflectance.shape == (3, 10, 64, 64)
+    GalileoTeacher().check(pairs.bands, "s2")
+    from sattxt.training.spectral import read_s2_tiles
+
+    with zipfile.ZipFile(tmp_path / "few.zip") as few, zipfile.ZipFile(tmp_path / "whole.zip", "w") as whole:
+        for name in names:
+            whole.writestr(name, few.read(name))
+    as_rgb = read_s2_tiles(tmp_path / "whole.zip", "val")
+    assert (as_rgb.images.int() - pairs.images.int()).abs().max() <= 1
+
+
+def quarters(tiles: PairSet) -> PairSet:
+    """Four tiles out of each: the teacher's cost grows with the square of its tokens."""
+
+    def cut(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, i : i + 32, j : j + 32] for i in (0, 32) for j in (0, 32)])
+
+    assert tiles.reflectance is not None
+    keys = [f"{key}#{quarter}" for quarter in range(4) for key in tiles.keys]
+    return PairSet(tiles.name, cut(tiles.images), tiles.bands, cut(tiles.reflectance), keys)
+
+
+@pytest.mark.tiles
+def test_a_student_learns_what_galileo_sees_in_bands_it_never_gets(data_dir, eurosat):
+    """Forty steps on 184 tiles, measured on 35 others. No answer that ignores the tile gets below ``kl_constant``."""
+    train, val = (quarters(tiles) for tiles in eurosat)
+    galileo = GalileoTeacher.from_folder(data_dir / "teachers" / "galileo-nano")
+    vision = VisionConfig(
+        BackboneConfig("mobilenet_v1", {}, output_stride=16),
+        HeadConfig(input_dim=1024, dim=64, depth=1, heads=2, ffn_dim=128),
+    )
+    torch.manual_seed(0)
+    model = SRDModel(vision, galileo.width, patches=True).to(memory_format=torch.channels_last)
+    weights = load_file(data_dir / "backbones" / "mobilenet-v1" / "model.safetensors")
+    model.vision.backbone.load_state_dict(weights, strict=False)
+    config = SRDConfig(
+        steps=40, counts=(16,), global_views=1, ms_views=1, global_size=64, local_views=0, warmup=5, patch_weight=1.0,
+        patch_centred=True, freeze_backbone=False, backbone_lr=1e-3, head_lr=3e-3, ema=0.9, centre_momentum=0.8,
+        precision="float32",
+    )  # fmt: skip
+    run = SpectralDistiller(config, model, galileo, [train], to_pixels)
+    before = run.validate(val)
+    losses = [run.train_step() for _ in range(config.steps)]
+    after = run.validate(val)
+    assert sum(x["srd"] - x["entropy"] for x in losses[-5:]) < 0.7 * sum(x["srd"] - x["entropy"] for x in losses[:5])
+    assert before["kl"] > before["kl_constant"]
+    assert after["kl"] < 0.75 * after["kl_constant"]
+    assert after["patch_cosine"] > after["patch_constant"] + 0.25
