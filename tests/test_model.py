@@ -116,9 +116,7 @@ def test_synonyms_are_averaged_and_renormalised(model: SatTxt) -> None:
     assert np.allclose(classifier.weights[0], mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_multi_label_probabilities_are_independent_of_the_other_labels(
-    model: SatTxt, tiles: list[np.ndarray]
-) -> None:
+def test_multi_label_probabilities_are_independent_of_the_other_labels(model: SatTxt, tiles: list[np.ndarray]) -> None:
     few = model.zero_shot(tiles[0], ["forest", "river"], multi_label=True)
     more = model.zero_shot(tiles[0], ["forest", "river", "city", "desert"], multi_label=True)
     assert few.probs[:2] == pytest.approx(more.probs[:2], abs=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,21 +20,21 @@ from sattxt.cache import TextCache
 from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.dense import Segmentation, segment_image
 from sattxt.device import resolve_device, resolve_dtype
+from sattxt.encoding import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
 from sattxt.errors import BankMismatchError, InputError
 from sattxt.images import ImageOptions, to_rgb
-from sattxt.loading import Failure, source_name, stream
-from sattxt.preprocess import Preprocessor
+from sattxt.loading import source_name
 from sattxt.prompts import BACKGROUNDS, Labels, label_prompts, parse_labels, parse_templates
 from sattxt.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
 from sattxt.text import TextTower, fingerprint, open_text_tower
 from sattxt.vision import ImageTokens, VisionTower
 from sattxt.weights import read_model, resolve
 from sattxt.weights.store import StoredModel
-from sattxt.zero_shot import Calibration, Classifier
+from sattxt.zero_shot import Calibration, Classifier, label_weights
 
 LabelInput = Sequence[str] | Mapping[str, str | Sequence[str]] | LabelBank
-OnError = Literal["raise", "skip"]
-DEFAULT_BATCH = 64
+_KEPT_CLASSIFIERS = 32
+_ENCODING = ("batch_size", "workers", "on_error", "progress", "normalize")
 
 
 class SatTxt:
@@ -54,12 +54,9 @@ class SatTxt:
         stored: StoredModel | None = None,
     ) -> None:
         self.config = config
-        self._vision = vision.for_inference().to(device=device, dtype=dtype)
+        self._images = ImageEncoder(vision, config.image, device=device, dtype=dtype)
         self._text = text
-        self._device = device
-        self._dtype = dtype
         self._stored = stored
-        self._preprocessor = Preprocessor(config.image)
         self._classifiers: dict[Any, Classifier] = {}
 
     # -- opening and saving ------------------------------------------------------------------------------------
@@ -151,12 +148,12 @@ class SatTxt:
     @property
     def device(self) -> torch.device:
         """Where images are encoded."""
-        return self._device
+        return self._images.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision in which images are encoded."""
-        return self._dtype
+        return self._images.dtype
 
     @property
     def embed_dim(self) -> int:
@@ -170,21 +167,21 @@ class SatTxt:
         if self._stored is not None:
             digest.update((self._stored.path / "SHA256SUMS").read_bytes())
         else:
-            for name, tensor in self._vision.state_dict().items():
+            for name, tensor in self._images.tower.state_dict().items():
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def to(self, device: str | torch.device) -> SatTxt:
         """Move the image tower and text head to ``device``; returns self. The precision is kept."""
-        self._device = resolve_device(device)
-        self._vision.to(self._device)
-        self._text.to(self._device)
+        chosen = resolve_device(device)
+        self._images.to(chosen)
+        self._text.to(chosen)
         return self
 
     def __repr__(self) -> str:
         return (
-            f"SatTxt({self.config.name}, embed_dim={self.embed_dim}, device={self._device}, "
-            f"dtype={str(self._dtype).removeprefix('torch.')}, preprocess={self.config.image.preset})"
+            f"SatTxt({self.config.name}, embed_dim={self.embed_dim}, device={self.device}, "
+            f"dtype={str(self.dtype).removeprefix('torch.')}, preprocess={self.config.image.preset})"
         )
 
     # -- images ------------------------------------------------------------------------------------------------
@@ -219,84 +216,31 @@ class SatTxt:
             ImageError: a tile cannot be read, or not without guessing; the message names it.
             InputError: an option is not known.
         """
-        vectors, indices, failures, _, single = self._embed(
+        found = self._images.embed(
             images,
+            merge_options(options, image_options),
             batch_size=batch_size,
             workers=workers,
             on_error=on_error,
             progress=progress,
             normalize=normalize,
-            options=options,
-            **image_options,
         )
         if on_error == "skip":
-            return Embeddings(vectors, indices, failures)
-        return vectors[0] if single else vectors
+            return Embeddings(found.vectors, found.indices, found.failures)
+        return found.vectors[0] if found.single else found.vectors
 
     def preprocess(self, images: Any, *, options: ImageOptions | None = None, **image_options: Any) -> Tensor:
         """(N, 3, S, S) float32 pixel values of one tile or several, as the backbone gets them."""
-        chosen = _image_options(options, image_options)
-        sources, _ = _as_sources(images)
-        arrays = [to_rgb(source, chosen, name=source_name(source, i)) for i, source in enumerate(sources)]
-        return self._preprocessor.batch(arrays)
+        return self._images.preprocess(images, merge_options(options, image_options))
 
-    @torch.inference_mode()
     def image_tokens(self, images: Any, *, options: ImageOptions | None = None, **image_options: Any) -> ImageTokens:
         """Backbone and head tokens of one tile or several, float32, on the model's device."""
-        return self._tokens(self.preprocess(images, options=options, **image_options))
+        return self._images.tokens(self.preprocess(images, options=options, **image_options))
 
-    def _tokens(self, pixel_values: Tensor) -> ImageTokens:
-        tokens = self._vision(pixel_values.to(self._device))
-        return ImageTokens(tokens.backbone.float(), tokens.cls.float(), tokens.patches.float(), tokens.grid)
-
-    @torch.inference_mode()
-    def _embed(
-        self,
-        images: Any,
-        *,
-        batch_size: int | None = None,
-        workers: int | None = None,
-        on_error: OnError = "raise",
-        progress: bool = False,
-        normalize: bool = True,
-        options: ImageOptions | None = None,
-        **image_options: Any,
-    ) -> tuple[FloatArray, list[int], list[Failure], list[str | None], bool]:
-        chosen = _image_options(options, image_options)
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error={on_error!r}: pass 'raise' or 'skip'")
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: pass 1 or more")
-        sources, single = _as_sources(images)
-        names: dict[int, str | None] = {}
-
-        def load(item: tuple[int, Any]) -> np.ndarray:
-            index, source = item
-            names[index] = source_name(source, None)
-            return to_rgb(source, chosen, name=source_name(source, index))
-
-        loader = stream(
-            enumerate(sources),
-            load,
-            batch_size=batch_size or DEFAULT_BATCH,
-            workers=workers,
-            on_error=on_error,
-            name_of=lambda item, index: source_name(item[1], index),
-        )
-        parts: list[FloatArray] = []
-        indices: list[int] = []
-        bar = _progress_bar(progress, sources, "images")
-        for batch in loader:
-            pixel_values = self._preprocessor.batch(batch.images)
-            embedding = self._vision(pixel_values.to(self._device)).embedding.float()
-            if normalize:
-                embedding = F.normalize(embedding, dim=-1)
-            parts.append(embedding.cpu().numpy())
-            indices.extend(batch.indices)
-            bar.update(len(batch.indices))
-        bar.close()
-        vectors = np.concatenate(parts) if parts else np.zeros((0, self.embed_dim), np.float32)
-        return vectors, indices, loader.failures, [names[i] for i in indices], single
+    def _embed(self, images: Any, **options: Any) -> Encoded:
+        """What a classifier calls: reading options and encoding options together."""
+        encoding = {key: options.pop(key) for key in list(options) if key in _ENCODING}
+        return self._images.embed(images, merge_options(options.pop("options", None), options), **encoding)
 
     # -- text --------------------------------------------------------------------------------------------------
 
@@ -331,7 +275,7 @@ class SatTxt:
         return vectors[0] if single else vectors
 
     def tokenize(self, texts: str | Sequence[str], *, instruction: str | None = None) -> dict[str, Tensor]:
-        """What the text encoder reads: ``input_ids``, ``attention_mask``, ``embed_mask`` (pooled tokens), (N, L) int64."""
+        """What the text encoder reads: ``input_ids``, ``attention_mask``, ``embed_mask`` (pooled), (N, L) int64."""
         return self._text.tokenize([texts] if isinstance(texts, str) else list(texts), instruction=instruction)
 
     @staticmethod
@@ -393,7 +337,7 @@ class SatTxt:
         if isinstance(labels, LabelBank):
             self._check_bank(labels)
             self._text.add_bank(labels)
-            return self._build(_bank_prompts(labels), labels.instruction or None, multi_label, progress)
+            return self._build(_bank_prompts(labels), labels.instruction, multi_label, progress)
         parsed = parse_labels(labels, label_set=label_set)
         prompts = label_prompts(parsed, parse_templates(templates, default=self.config.prompt_templates))
         return self._build(prompts, instruction, multi_label, progress)
@@ -403,24 +347,18 @@ class SatTxt:
     ) -> Classifier:
         key = (tuple((label, tuple(texts)) for label, texts in prompts.items()), instruction, multi_label)
         if key not in self._classifiers:
-            backgrounds = self._backgrounds if multi_label else []
             texts = [text for group in prompts.values() for text in group]
+            backgrounds = self._backgrounds if multi_label else []
             vectors = self.encode_text(texts + backgrounds, instruction=instruction, progress=progress)
-            weights, start = [], 0
-            for group in prompts.values():
-                mean = vectors[start : start + len(group)].mean(axis=0)
-                weights.append(mean / np.linalg.norm(mean))
-                start += len(group)
-            calibration = Calibration(
-                self.config.logit_scale, self.config.multi_label_scale or 1.0, self.config.multi_label_bias or 0.0
-            )
             self._classifiers[key] = Classifier(
                 tuple(prompts),
-                np.stack(weights).astype(np.float32),
-                calibration,
+                label_weights(vectors, [len(group) for group in prompts.values()]),
+                Calibration.of(self.config),
                 self._embed,
                 vectors[len(texts) :] if multi_label else None,
             )
+            if len(self._classifiers) > _KEPT_CLASSIFIERS:
+                self._classifiers.pop(next(iter(self._classifiers)))
         return self._classifiers[key]
 
     @property
@@ -503,13 +441,12 @@ class SatTxt:
             :class:`Segmentation` with ``label_map`` (H, W) and per-label ``scores`` (K, H, W).
         """
         classifier = self.classifier(labels, label_set=label_set, templates=templates, instruction=instruction)
-        chosen = _image_options(options, image_options)
-        rgb = to_rgb(image, chosen, name=source_name(image, None))
+        rgb = to_rgb(image, merge_options(options, image_options), name=source_name(image, None))
         return segment_image(
             rgb,
             classifier.labels,
             classifier.weights,
-            self._tokens,
+            self._images.tokens,
             self.config.image,
             logit_scale=self.config.logit_scale,
             window=window,
@@ -529,40 +466,8 @@ def _open_cache(
     return TextCache(None if value is True else Path(value), precision=precision)
 
 
-def _image_options(options: ImageOptions | None, named: dict[str, Any]) -> ImageOptions:
-    known = set(ImageOptions.__dataclass_fields__)
-    unknown = sorted(set(named) - known)
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
-    return replace(options or ImageOptions(), **named)
-
-
-def _as_sources(images: Any) -> tuple[Iterable[Any], bool]:
-    """The tiles in ``images``, and whether it was a single one."""
-    if isinstance(images, (str, os.PathLike)) or hasattr(images, "read") or hasattr(images, "getbands"):
-        return [images], True
-    if hasattr(images, "ndim"):
-        if images.ndim in (2, 3):
-            return [images], True
-        if images.ndim == 4:
-            return images, False
-        raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
-    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
-        return images, False
-    raise InputError(
-        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
-    )
-
-
 def _bank_prompts(bank: LabelBank) -> dict[str, list[str]]:
     return {k: list(v) for k, v in bank.labels.items()} if bank.labels else {text: [text] for text in bank.texts}
-
-
-def _progress_bar(show: bool, sources: Any, what: str) -> Any:
-    from tqdm import tqdm
-
-    total = len(sources) if hasattr(sources, "__len__") else None
-    return tqdm(total=total, unit=f" {what}", disable=None if show else True, leave=False)  # None: only on a tty
 
 
 __all__ = ["Labels", "SatTxt"]

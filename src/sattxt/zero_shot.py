@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from sattxt.errors import InputError
 from sattxt.results import FloatArray, ZeroShotBatch, ZeroShotResult
 
 if TYPE_CHECKING:
+    from sattxt.config import ModelConfig
+    from sattxt.encoding import Encoded
     from sattxt.loading import Failure
 
 
@@ -25,6 +27,11 @@ class Calibration:
     logit_scale: float
     scale: float = 1.0
     bias: float = 0.0
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Calibration:
+        """The one a model's config holds."""
+        return cls(config.logit_scale, config.multi_label_scale or 1.0, config.multi_label_bias or 0.0)
 
     def softmax(self, scores: FloatArray) -> FloatArray:
         """(N, K) cosine similarities to (N, K) probabilities that sum to 1."""
@@ -44,7 +51,19 @@ class Calibration:
         return np.asarray(1 / (1 + np.exp(-np.clip(margin, -60, 60))), dtype=np.float32)
 
 
-Embed = Callable[..., tuple[FloatArray, list[int], "list[Failure]", list["str | None"], bool]]
+def label_weights(vectors: FloatArray, counts: Sequence[int]) -> FloatArray:
+    """(K, D) unit vectors of labels from their texts' unit vectors: means over each label's, renormalised.
+
+    Args:
+        vectors: (T, D), the texts of the first label first; more rows than the counts' sum are ignored.
+        counts: how many texts each label has.
+    """
+    means, start = [], 0
+    for count in counts:
+        mean = vectors[start : start + count].mean(axis=0)
+        means.append(mean / np.linalg.norm(mean))
+        start += count
+    return np.stack(means).astype(np.float32)
 
 
 class Classifier:
@@ -58,7 +77,7 @@ class Classifier:
         labels: tuple[str, ...],
         weights: FloatArray,
         calibration: Calibration,
-        embed: Embed,
+        embed: Callable[..., Encoded],
         backgrounds: FloatArray | None = None,
     ) -> None:
         self.labels = labels
@@ -91,7 +110,9 @@ class Classifier:
             failures: list[Failure] = []
             sources: list[str | None] = [None] * len(matrix)
         else:
-            matrix, indices, failures, sources, single = self._embed(images, **options)
+            found = self._embed(images, **options)
+            matrix, indices, failures = found.vectors, found.indices, found.failures
+            sources, single = found.sources, found.single
         results = self._score(matrix, sources)
         return results[0] if single else ZeroShotBatch(results, indices, failures)
 

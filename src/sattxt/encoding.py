@@ -1,0 +1,155 @@
+"""Images in, vectors out: sources are read in threads, put into batches, and run through the vision tower."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sattxt.config import ImageConfig
+from sattxt.errors import InputError
+from sattxt.images import ImageOptions, to_rgb
+from sattxt.loading import Failure, source_name, stream
+from sattxt.preprocess import Preprocessor
+from sattxt.results import FloatArray
+from sattxt.vision import ImageTokens, VisionTower
+
+OnError = Literal["raise", "skip"]
+DEFAULT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What :meth:`ImageEncoder.embed` found.
+
+    vectors: (N, D) float32. indices: for each row, the position of its tile in the input. sources: its path, if it
+    had one. failures: tiles that could not be read. single: whether the input was one tile, not a list.
+    """
+
+    vectors: FloatArray
+    indices: list[int]
+    sources: list[str | None]
+    failures: list[Failure]
+    single: bool
+
+
+class ImageEncoder:
+    """A vision tower with everything before it."""
+
+    def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.tower = tower.for_inference().to(device=device, dtype=dtype)
+        self.device = device
+        self.dtype = dtype
+        self.width = 2 * tower.config.head.dim
+        self._preprocessor = Preprocessor(config)
+
+    def to(self, device: torch.device) -> None:
+        """Move the tower."""
+        self.device = device
+        self.tower.to(device)
+
+    def preprocess(self, images: Any, options: ImageOptions) -> Tensor:
+        """(N, 3, S, S) float32 pixel values of one tile or several."""
+        sources, _ = as_sources(images)
+        arrays = [to_rgb(source, options, name=source_name(source, i)) for i, source in enumerate(sources)]
+        return self._preprocessor.batch(arrays)
+
+    @torch.inference_mode()
+    def tokens(self, pixel_values: Tensor) -> ImageTokens:
+        """Backbone and head tokens as float32, on the tower's device."""
+        tokens = self.tower(pixel_values.to(self.device))
+        return ImageTokens(tokens.backbone.float(), tokens.cls.float(), tokens.patches.float(), tokens.grid)
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        images: Any,
+        options: ImageOptions,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+        normalize: bool = True,
+    ) -> Encoded:
+        """Embed tiles; arguments as in :meth:`SatTxt.encode_image`."""
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error={on_error!r}: pass 'raise' or 'skip'")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: pass 1 or more")
+        sources, single = as_sources(images)
+        names: dict[int, str | None] = {}
+
+        def load(item: tuple[int, Any]) -> np.ndarray:
+            index, source = item
+            names[index] = source_name(source, None)
+            return to_rgb(source, options, name=source_name(source, index))
+
+        loader = stream(
+            enumerate(sources),
+            load,
+            batch_size=batch_size or DEFAULT_BATCH,
+            workers=workers,
+            on_error=on_error,
+            name_of=lambda item, index: source_name(item[1], index),
+        )
+        parts: list[FloatArray] = []
+        indices: list[int] = []
+        with loader, _progress_bar(progress, sources) as bar:
+            for batch in loader:
+                pixel_values = self._preprocessor.batch(batch.images)
+                embedding = self.tower(pixel_values.to(self.device)).embedding.float()
+                if normalize:
+                    embedding = F.normalize(embedding, dim=-1)
+                parts.append(embedding.cpu().numpy())
+                indices.extend(batch.indices)
+                bar.update(len(batch.indices))
+        vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
+        return Encoded(vectors, indices, [names[i] for i in indices], loader.failures, single)
+
+
+def merge_options(options: ImageOptions | None, named: Mapping[str, Any]) -> ImageOptions:
+    """``options`` with single ones replaced by name.
+
+    Raises:
+        InputError: a name is no image option.
+    """
+    known = set(ImageOptions.__dataclass_fields__)
+    unknown = sorted(set(named) - known)
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
+    return replace(options or ImageOptions(), **named)
+
+
+def as_sources(images: Any) -> tuple[Iterable[Any], bool]:
+    """The tiles in ``images``, and whether it was a single one.
+
+    Raises:
+        InputError: it is neither an image nor a collection of them.
+    """
+    if isinstance(images, (str, os.PathLike)) or hasattr(images, "read") or hasattr(images, "getbands"):
+        return [images], True
+    if hasattr(images, "ndim"):
+        if images.ndim in (2, 3):
+            return [images], True
+        if images.ndim == 4:
+            return images, False
+        raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
+    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
+        return images, False
+    raise InputError(
+        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
+    )
+
+
+def _progress_bar(show: bool, sources: Any) -> Any:
+    from tqdm import tqdm
+
+    total = len(sources) if hasattr(sources, "__len__") else None
+    return tqdm(total=total, unit=" images", disable=None if show else True, leave=False)  # None: only on a terminal
