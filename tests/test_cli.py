@@ -504,3 +504,17 @@ def test_a_reader_that_goes_away_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_embed_keeps_what_was_done_before_an_error(golden_model_dir, tmp_path, capsys):
+    """With the default --on-error the first bad file ends the job; the rows before it are in a file of their own."""
+    for name, shade in (("a.png", 40), ("b.png", 200)):
+        Image.new("RGB", (32, 32), (shade, 90, 30)).save(tmp_path / name)
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    out = tmp_path / "rows.npy"
+    assert sattxt("embed", tmp_path / "*.png", "-o", out, "--model", golden_model_dir) == 2
+    assert "2 of 3 images" in capsys.readouterr().err
+    assert not out.exists()
+    assert np.load(tmp_path / "rows.partial.npy").shape[0] == 2
+    ids = json.loads((tmp_path / "rows.partial.npy.json").read_text())["ids"]
+    assert [Path(i).name for i in ids] == ["a.png", "b.png"]

@@ -305,3 +305,15 @@ def test_segment_writes_a_picture_with_a_legend(model: SatTxt, tiles: list[np.nd
 def test_segment_refuses_impossible_windows(model: SatTxt, tiles: list[np.ndarray], options: dict[str, float]) -> None:
     with pytest.raises(InputError):
         model.segment(tiles[0], LABELS, **options)
+
+
+def test_an_error_in_a_list_keeps_what_was_embedded_before_it(
+    model: SatTxt, tiles: list[np.ndarray], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"bad\.png") as caught:
+        model.encode_image([*tiles, bad], batch_size=2)
+    done = caught.value.completed
+    assert done.indices == [0, 1, 2, 3, 4]
+    assert np.allclose(done.vectors, model.encode_image(tiles), atol=1e-5)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.config import ImageConfig
-from sattxt.errors import InputError
+from sattxt.errors import ImageError, InputError
 from sattxt.images import ImageOptions, to_rgb
 from sattxt.loading import Failure, source_name, stream
 from sattxt.preprocess import Preprocessor
-from sattxt.results import FloatArray
+from sattxt.results import Embeddings, FloatArray
 from sattxt.vision import ImageTokens, VisionTower
 
 OnError = Literal["raise", "skip"]
@@ -101,17 +101,25 @@ class ImageEncoder:
         )
         parts: list[FloatArray] = []
         indices: list[int] = []
-        with loader, _progress_bar(progress, sources) as bar:
-            for batch in loader:
-                pixel_values = self._preprocessor.batch(batch.images)
-                embedding = self.tower(pixel_values.to(self.device)).embedding.float()
-                if normalize:
-                    embedding = F.normalize(embedding, dim=-1)
-                parts.append(embedding.cpu().numpy())
-                indices.extend(batch.indices)
-                bar.update(len(batch.indices))
-        vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
-        return Encoded(vectors, indices, [names[i] for i in indices], loader.failures, single)
+        try:
+            with loader, _progress_bar(progress, sources) as bar:
+                for batch in loader:
+                    pixel_values = self._preprocessor.batch(batch.images)
+                    embedding = self.tower(pixel_values.to(self.device)).embedding.float()
+                    if normalize:
+                        embedding = F.normalize(embedding, dim=-1)
+                    parts.append(embedding.cpu().numpy())
+                    indices.extend(batch.indices)
+                    bar.update(len(batch.indices))
+        except ImageError as error:
+            error.completed = Embeddings(_stack(parts, self.width), indices, loader.failures)
+            raise
+        sources_kept = [names[i] for i in indices]
+        return Encoded(_stack(parts, self.width), indices, sources_kept, loader.failures, single)
+
+
+def _stack(parts: list[FloatArray], width: int) -> FloatArray:
+    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
 def merge_options(options: ImageOptions | None, named: Mapping[str, Any]) -> ImageOptions:

@@ -7,6 +7,8 @@ in which file or argument, and what to pass instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SatTxtError(Exception):
     """Base class of every error raised on purpose."""
@@ -21,7 +23,12 @@ class LabelError(InputError):
 
 
 class ImageError(SatTxtError, ValueError):
-    """An image cannot be read, or cannot be read without guessing what it holds."""
+    """An image cannot be read, or cannot be read without guessing what it holds.
+
+    completed: raised in the middle of a list, the :class:`Embeddings` of the images before it; else None.
+    """
+
+    completed: Any = None
 
 
 class UnknownModelError(SatTxtError, LookupError):

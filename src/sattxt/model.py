@@ -213,7 +213,8 @@ class SatTxt:
             float32: (D,) for one tile, (N, D) for several; :class:`Embeddings` where ``on_error="skip"``.
 
         Raises:
-            ImageError: a tile cannot be read, or not without guessing; the message names it.
+            ImageError: a tile cannot be read, or not without guessing; the message names it; ``completed`` holds the
+                embeddings of those before it.
             InputError: an option is not known.
         """
         found = self._images.embed(

@@ -103,15 +103,26 @@ def embed(
         run = partial(
             opened.encode_image, batch_size=batch_size, workers=workers, on_error=on_error.value, options=reading
         )
-        for chunk, result in runtime.in_chunks(paths, run, quiet=quiet):
-            if on_error is options.OnError.stop:
-                ids += chunk
-                parts.append(result)
-                continue
-            for failure in result.failures:
-                skipped.add(chunk[failure.index], failure)
-            ids += [chunk[index] for index in result.indices]
-            parts.append(result.vectors)
+        try:
+            for chunk, result in runtime.in_chunks(paths, run, quiet=quiet):
+                if on_error is options.OnError.stop:
+                    ids += chunk
+                    parts.append(result)
+                    continue
+                for failure in result.failures:
+                    skipped.add(chunk[failure.index], failure)
+                ids += [chunk[index] for index in result.indices]
+                parts.append(result.vectors)
+        except (Exception, KeyboardInterrupt) as ended:
+            done = getattr(ended, "completed", None)
+            if done is not None:
+                ids += paths[len(ids) : len(ids) + len(done)]
+                parts.append(done.vectors)
+            if ids:
+                kept = out.with_name(f"{out.stem}.partial{out.suffix}")
+                vectors.write(kept, ids, parts, model=repr(opened))
+                sys.stderr.write(f"sattxt: stopped after {len(ids)} of {len(paths)} images, which are in {kept}\n")
+            raise
     count, dim = vectors.write(out, ids, parts, model=repr(opened))
     if as_json:
         output.put_json({"output": str(out), "rows": count, "dim": dim, "skipped": skipped.count})

@@ -29,7 +29,8 @@ def fit_logit_scale(sets: list[Scored]) -> float:
         return float(torch.stack([F.cross_entropy(scale * s.labels, s.truth) for s in sets]).mean())
 
     grid: list[float] = torch.logspace(0, 2.301, 240).tolist()
-    return round(min(grid, key=loss), 2)
+    best: float = min(grid, key=loss)
+    return round(best, 2)
 
 
 def fit_multi_label(sets: list[Scored], logit_scale: float) -> tuple[float, float]:
