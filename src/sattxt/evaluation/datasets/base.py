@@ -1,0 +1,203 @@
+"""What every reader gives: samples by split, and the images behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattxt.errors import InputError
+from sattxt.evaluation.datasets.store import Store
+from sattxt.images import ImageOptions, to_rgb
+from sattxt.loading import default_workers
+
+#: How splits are called in folders, files and columns.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known of it.
+
+    files: its file, or three single-band files: red, green, blue. labels: positions in the data set's classes.
+    """
+
+    files: tuple[str, ...]
+    labels: tuple[int, ...] = ()
+    captions: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What results call it: its (first) file."""
+        return self.files[0]
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The samples of one split.
+
+    classes: the data set's own spellings; ``label_set`` the named set that they are, if one.
+    options: how its images are to be read. split: "" where the data have none.
+    """
+
+    name: str
+    split: str
+    store: Store
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...] = ()
+    multi_label: bool = False
+    label_set: str | None = None
+    options: ImageOptions = field(default_factory=ImageOptions)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """(H, W, 3) pixels in 0..255 of a sample.
+
+        Raises:
+            ImageError: it cannot be read; names the file.
+        """
+        files = self.samples[index].files
+        if len(files) == 1:
+            return self._decode(files[0], self.options)
+        single = replace(self.options, bands=None, band_names=None)
+        return np.stack([self._decode(file, single)[..., 0] for file in files], axis=-1)
+
+    def _decode(self, name: str, options: ImageOptions) -> NDArray[Any]:
+        return to_rgb(io.BytesIO(self.store.read(name)), options, name=f"{self.store.path}/{name}")
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """(N,) class of each sample (single-label data)."""
+        if self.multi_label or any(len(s.labels) != 1 for s in self.samples):
+            raise InputError(f"{self.store.path}: one label an image is needed here, some have none or several")
+        return np.array([s.labels[0] for s in self.samples], dtype=np.int64)
+
+    @cached_property
+    def indicators(self) -> NDArray[np.bool_]:
+        """(N, K) whether a sample has a label."""
+        found = np.zeros((len(self.samples), len(self.classes)), dtype=bool)
+        for row, sample in enumerate(self.samples):
+            found[row, list(sample.labels)] = True
+        return found
+
+    @cached_property
+    def pixels_fingerprint(self) -> str:
+        """sha256 over the files' content and how they are read; the same in a folder and in an archive."""
+        names = [file for sample in self.samples for file in sample.files]
+        with ThreadPoolExecutor(default_workers()) as pool:
+            sums = list(pool.map(self.store.checksum, names))
+        lines = [*(f"{s:08x}" for s in sums), json.dumps(asdict(self.options), default=str)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over images, labels, captions and classes: equal for equal measurements."""
+        facts = [[list(s.labels), list(s.captions)] for s in self.samples]
+        text = json.dumps([self.pixels_fingerprint, list(self.classes), facts], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def take(self, indices: Sequence[int]) -> EvalData:
+        """These samples only, in this order."""
+        return replace(self, samples=tuple(self.samples[i] for i in indices))
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says of its data."""
+        return {
+            "name": self.name,
+            "path": self.store.path.name,
+            "split": self.split or None,
+            "n": len(self),
+            "classes": len(self.classes),
+            "multi_label": self.multi_label,
+            "fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A data set with all of its splits; ``splits`` has the one key "" where it has none."""
+
+    name: str
+    store: Store
+    splits: dict[str, tuple[Sample, ...]]
+    classes: tuple[str, ...] = ()
+    multi_label: bool = False
+    label_set: str | None = None
+    options: ImageOptions = field(default_factory=ImageOptions)
+
+    def split(self, wanted: str | None = None, limit: int | None = None) -> EvalData:
+        """The samples of a split.
+
+        Args:
+            wanted: its name, or "all"; ``None`` takes "val" if there is one, else "test", else all there is.
+            limit: at most so many, evenly spaced over the split, so that every class is met.
+
+        Raises:
+            InputError: there is no such split, or nothing in it.
+        """
+        key, samples = self._samples(wanted)
+        if not samples:
+            raise InputError(f"{self.store.path}: split {key!r} holds no image")
+        if limit is not None and limit < len(samples):
+            chosen = np.linspace(0, len(samples) - 1, limit).round().astype(int)
+            samples = tuple(samples[i] for i in chosen)
+        return EvalData(
+            self.name, key, self.store, samples, self.classes, self.multi_label, self.label_set, self.options
+        )
+
+    def has(self, split: str) -> bool:
+        """Whether there is a split of this name with something in it."""
+        return bool(self.splits.get(SPLITS.get(split, split)))
+
+    def _samples(self, wanted: str | None) -> tuple[str, tuple[Sample, ...]]:
+        everything = tuple(sample for samples in self.splits.values() for sample in samples)
+        if wanted == "all":
+            return "all", everything
+        if wanted is None:
+            for name in ("val", "test"):
+                if self.has(name):
+                    return name, self.splits[name]
+            return ("" if set(self.splits) == {""} else "+".join(self.splits)), everything
+        name = SPLITS.get(wanted.lower(), wanted)
+        if name not in self.splits:
+            known = ", ".join(repr(s) for s in self.splits if s)
+            raise InputError(
+                f"{self.store.path}: has no split {wanted!r}"
+                + (f"; it has {known}" if known else "; it has no splits, leave --split out")
+            )
+        return name, self.splits[name]
+
+
+def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, ...]]:
+    """(split, sample) pairs grouped, train before val before test; samples without a split beside these go under ""."""
+    order = ["", "train", "val", "test"]
+    names = sorted({split for split, _ in samples}, key=lambda s: (order.index(s) if s in order else 9, s))
+    groups: dict[str, list[Sample]] = {name: [] for name in names}
+    for split, sample in samples:
+        groups[split].append(sample)
+    return {name: tuple(group) for name, group in groups.items()}
+
+
+def data_name(store: Store) -> str:
+    """What to call data that have no name of their own: their folder's or archive's."""
+    path = store.path.resolve()
+    return path.name if path.is_dir() else path.name.split(".")[0]

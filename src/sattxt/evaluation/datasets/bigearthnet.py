@@ -1,0 +1,109 @@
+"""BigEarthNet: version 1 (labels in JSON files, 43 classes) and version 2 (reBEN, metadata.parquet, 19 classes)."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+from sattxt.errors import InputError, MissingExtraError
+from sattxt.evaluation.datasets.base import SPLITS, Collection, Sample, by_split
+from sattxt.evaluation.datasets.store import Store
+from sattxt.images import ImageOptions
+from sattxt.label_sets import label_set
+
+_RGB = ("B04", "B03", "B02")
+_METADATA = "_labels_metadata.json"
+
+#: CORINE classes of the 43 that make up each of the 19 (Sumbul et al. 2021, BigEarthNet-MM, table 3). Those named after
+#: themselves are not listed; eleven of the 43 have no place among the 19.
+MERGED = {
+    "Urban fabric": ("Continuous urban fabric", "Discontinuous urban fabric"),
+    "Arable land": ("Non-irrigated arable land", "Permanently irrigated land", "Rice fields"),
+    "Permanent crops": (
+        "Vineyards",
+        "Fruit trees and berry plantations",
+        "Olive groves",
+        "Annual crops associated with permanent crops",
+    ),
+    "Natural grassland and sparsely vegetated areas": ("Natural grassland", "Sparsely vegetated areas"),
+    "Moors, heathland and sclerophyllous vegetation": ("Moors and heathland", "Sclerophyllous vegetation"),
+    "Transitional woodland, shrub": ("Transitional woodland/shrub",),
+    "Inland wetlands": ("Inland marshes", "Peatbogs"),
+    "Coastal wetlands": ("Salt marshes", "Salines"),
+    "Inland waters": ("Water courses", "Water bodies"),
+    "Marine waters": ("Coastal lagoons", "Estuaries", "Sea and ocean"),
+}
+
+
+def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions | None = None) -> Collection:
+    """Patches with their land-cover labels, 19 or 43 classes; the version is told from the files.
+
+    Version 1: ``PATCH/PATCH_B04.tif`` and ``PATCH/PATCH_labels_metadata.json``; the published splits where
+    ``train.csv``, ``val.csv``, ``test.csv`` (one patch a line) lie among the files. Version 2: ``metadata.parquet``
+    with ``patch_id``, ``labels``, ``split``. Reflectance is stretched from 0-2750 unless ``options`` say otherwise.
+
+    Raises:
+        InputError: neither layout is found, or 43 classes are asked of version 2, which has 19.
+    """
+    reading = options or ImageOptions(stretch="sentinel2")
+    names = store.names()
+    bands = {PurePosixPath(n).name: n for n in names if n.endswith(tuple(f"_{band}.tif" for band in _RGB))}
+    if not bands:
+        raise InputError(f"{store.path}: no patch (..._B04.tif, ..._B03.tif, ..._B02.tif) in it")
+    tables = [n for n in names if PurePosixPath(n).name == "metadata.parquet"]
+    labelled = _version_2(store, tables[0], classes) if tables else _version_1(store, names, classes)
+    named = label_set(f"bigearthnet-{classes}")
+    position = {key: i for i, key in enumerate(named.keys)}
+    samples = []
+    for patch, split, labels in labelled:
+        files = tuple(bands.get(f"{patch}_{band}.tif", "") for band in _RGB)
+        if not labels or not any(files):
+            continue  # of the 43 classes, eleven are in no group of the 19; and a subset of the patches may be unpacked
+        if not all(files):
+            raise InputError(f"{store.path}: patch {patch} lacks one of its bands {', '.join(_RGB)}")
+        samples.append((split, Sample(files, tuple(sorted(position[named.find(x).key] for x in labels)))))
+    if not samples:
+        raise InputError(f"{store.path}: no patch with labels in it")
+    return Collection(named.name, store, by_split(samples), tuple(named.keys), True, named.name, reading)
+
+
+def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, str, list[str]]]:
+    splits: dict[str, str] = {}
+    for n in names:
+        path = PurePosixPath(n)
+        if path.suffix == ".csv" and path.stem.lower() in SPLITS:
+            for line in store.read(n).decode("utf-8", "replace").splitlines():
+                splits[line.split(",")[0].strip()] = SPLITS[path.stem.lower()]
+    into = {part: whole for whole, parts in MERGED.items() for part in parts}
+    kept = set(label_set("bigearthnet-19").keys)
+    rows = []
+    for n in names:
+        if not n.endswith(_METADATA):
+            continue
+        patch = PurePosixPath(n).name.removesuffix(_METADATA)
+        if splits and patch not in splits:
+            continue  # the published splits leave out patches under snow and cloud
+        try:
+            labels = list(json.loads(store.read(n))["labels"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{store.path}/{n}: expected an object with 'labels' ({error!r})") from error
+        if classes == 19:
+            labels = sorted({into.get(label, label) for label in labels} & kept)
+        rows.append((patch, splits.get(patch, ""), labels))
+    return rows
+
+
+def _version_2(store: Store, table: str, classes: int) -> list[tuple[str, str, list[str]]]:
+    if classes != 19:
+        raise InputError(f"{store.path}: BigEarthNet version 2 is published with 19 classes; pass bigearthnet-19")
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("geo", "pyarrow", f"{store.path}/{table}: reading parquet") from error
+    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(store.read(table))).to_pylist()
+    try:
+        return [(r["patch_id"], SPLITS.get(str(r.get("split") or ""), ""), list(r["labels"])) for r in rows]
+    except KeyError as error:
+        raise InputError(f"{store.path}/{table}: no column {error}; expected patch_id, labels, split") from error

@@ -1,0 +1,94 @@
+"""What frozen RGB features know of the bands that RGB does not hold."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattxt.errors import InputError
+from sattxt.evaluation.datasets import EvalData
+from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.extras import sklearn
+from sattxt.evaluation.metrics import Figure, r2_score
+from sattxt.evaluation.multispectral import RenderedData, Tile, rendered
+from sattxt.evaluation.result import Result
+from sattxt.loading import default_workers
+
+Array = NDArray[Any]
+STRENGTHS = np.logspace(-3, 5, 17)
+
+
+def spectral(embedder: Embedder, train: EvalData, test: EvalData) -> Result:
+    """R2 on ``test`` of ridge regressions fitted on ``train``: from a tile's frozen embedding to its mean reflectance
+    in held-out bands, NDVI and NDWI.
+
+    The model sees the tile's RGB rendering only. Baselines: the rendering's mean colour (``mean_rgb``, three numbers),
+    and mean and standard deviation (``mean_std_rgb``, six). The regularisation is chosen for every target by
+    leave-one-out on ``train``. Training tiles whose content is also in ``test`` are left out.
+
+    Raises:
+        InputError: too few tiles. ImageError: a tile is no multispectral TIFF of known bands.
+        MissingExtraError: scikit-learn or rasterio is not installed.
+    """
+    own = {test.store.checksum(s.id) for s in test.samples}
+    kept = [i for i, s in enumerate(train.samples) if train.store.checksum(s.id) not in own]
+    repeats = len(train) - len(kept)
+    if len(kept) < 10 or len(test) < 3:
+        raise InputError(f"{train.store.path}: {len(kept)} training and {len(test)} test tiles are too few")
+    seen, unseen = rendered(train.take(kept)), rendered(test)
+    tiles = _tiles(seen), _tiles(unseen)
+    names = [name for name in tiles[0][0].targets if all(name in t.targets for part in tiles for t in part)]
+    if not names:
+        raise InputError(f"{train.store.path}: the tiles hold no band beside RGB")
+    truth = [np.array([[tile.targets[name] for name in names] for tile in part]) for part in tiles]
+    colours = [np.array([_colour(tile) for tile in part]) for part in tiles]
+    features = {
+        "features": [embedder(data, lambda image: image, "ms-rgb") for data in (seen, unseen)],
+        "mean_rgb": [c[:, :3] for c in colours],
+        "mean_std_rgb": colours,
+    }
+    settings = {"train": len(kept), "train_split": train.split, "train_repeats_left_out": repeats, "targets": names}
+    result = Result(
+        "spectral", embedder.encoder.describe(), test.describe(), settings, ids=[s.id for s in test.samples]
+    )
+    predicted = {name: ridge(pair[0], truth[0], pair[1]) for name, pair in features.items()}
+    scores = {name: r2_score(truth[1], found) for name, found in predicted.items()}
+    spread = (truth[1] - truth[1].mean(axis=0)) ** 2
+    for name, found in scores.items():
+        figure = "r2" if name == "features" else f"r2_{name}"
+        result.figures[figure] = float(np.nanmean(found))
+        residual = (truth[1] - predicted[name]) ** 2
+        result.samples[figure] = Figure(residual, spread, scale=1.0, complement=True)
+    result.tables["per_target"] = [
+        {"target": target, **{name: float(found[t]) for name, found in scores.items()}}
+        for t, target in enumerate(names)
+    ]
+    return result
+
+
+def ridge(features: Array, targets: Array, unseen: Array) -> Array:
+    """(M, T) predictions for ``unseen`` (M, D) from ridge regressions of (N, T) ``targets`` on (N, D) ``features``.
+
+    Features are standardised; each target has its own regularisation, by leave-one-out.
+    """
+    linear_model = sklearn("linear_model", "predicting bands")
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-8, scale, 1.0)
+    level, unit = targets.mean(axis=0), targets.std(axis=0).clip(1e-12)
+    model = linear_model.RidgeCV(alphas=STRENGTHS, alpha_per_target=True)
+    model.fit(((features - mean) / scale).astype(np.float64), (targets - level) / unit)
+    found = model.predict(((unseen - mean) / scale).astype(np.float64)).reshape(len(unseen), -1)
+    return np.asarray(found * unit + level)
+
+
+def _tiles(data: RenderedData) -> list[Tile]:
+    with ThreadPoolExecutor(default_workers()) as pool:
+        return list(pool.map(data.tile, range(len(data))))
+
+
+def _colour(tile: Tile) -> list[float]:
+    rgb = tile.rgb.reshape(-1, 3).astype(np.float64)
+    return [*rgb.mean(axis=0), *rgb.std(axis=0)]

@@ -1,0 +1,148 @@
+"""Zero-shot classification: every image against every class, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sattxt.evaluation.datasets import EvalData
+from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.labels import ClassPrompts
+from sattxt.evaluation.metrics import (
+    Confusion,
+    Figure,
+    average_precision,
+    balanced_accuracy,
+    best_threshold,
+    confusion_matrix,
+    expected_calibration_error,
+    f1_scores,
+    label_ranking_precision,
+    mean_average_precision,
+    softmax,
+    top_k_hits,
+)
+from sattxt.evaluation.result import Result, percent
+from sattxt.results import FloatArray
+
+TOP = 5
+
+
+def zero_shot(embedder: Embedder, data: EvalData, classes: ClassPrompts, tuning: EvalData | None = None) -> Result:
+    """Score every image against every class.
+
+    Single-label data: top-1, top-5, balanced accuracy, expected calibration error (of the softmax over the scaled
+    cosines), per-class figures and the confusion matrix. Multi-label data: see :func:`multi_label_figures`.
+
+    Args:
+        tuning: of multi-label data, the split on which the threshold is chosen; without one it is chosen on one half
+            of the samples and applied to the other, both ways.
+    """
+    encoder = embedder.encoder
+    weights = classes.vectors(encoder)
+    scores = embedder(data) @ weights.T
+    result = Result(
+        "zero-shot", encoder.describe(), data.describe(), classes.describe(), ids=[s.id for s in data.samples]
+    )
+    if data.multi_label:
+        tuned = None if tuning is None else (embedder(tuning) @ weights.T, tuning.indicators)
+        multi_label_figures(result, scores, data, classes, tuned)
+    else:
+        single_label_figures(result, scores, data, classes, encoder.logit_scale)
+    return result
+
+
+def single_label_figures(
+    result: Result, scores: FloatArray, data: EvalData, classes: ClassPrompts, logit_scale: float
+) -> None:
+    """Fill in a result from (N, K) scores of single-label data."""
+    targets, count = data.targets, len(data.classes)
+    predicted = scores.argmax(axis=1)
+    hits, matrix = predicted == targets, confusion_matrix(targets, predicted, count)
+    result.figures["top1"] = percent(hits)
+    if count > TOP:
+        result.figures["top5"] = percent(top_k_hits(scores, targets, TOP))
+    result.figures["balanced_accuracy"] = 100 * balanced_accuracy(matrix)
+    result.figures["ece"] = expected_calibration_error(softmax(logit_scale * scores.astype(np.float64)), targets)
+    result.tables["per_class"] = per_class_rows(Confusion(matrix), classes)
+    result.tables["confusion"] = matrix.tolist()
+    result.samples["top1"] = Figure.mean(hits)
+    if count > TOP:
+        result.samples["top5"] = Figure.mean(top_k_hits(scores, targets, TOP))
+    result.samples["balanced_accuracy"] = Figure.group_mean(hits, targets, count)
+
+
+def per_class_rows(confusion: Confusion, classes: ClassPrompts) -> list[dict[str, Any]]:
+    """One row a class: its samples, its accuracy (recall), precision and F1, in percent."""
+    columns = zip(
+        classes.keys, classes.names, confusion.n, confusion.recall, confusion.precision, confusion.f1, strict=True
+    )
+    return [
+        {
+            "class": key,
+            "name": name,
+            "n": int(n),
+            "accuracy": 100 * float(recall) if n else None,
+            "precision": 100 * float(precision),
+            "f1": 100 * float(f1),
+        }
+        for key, name, n, recall, precision, f1 in columns
+    ]
+
+
+def multi_label_figures(
+    result: Result,
+    scores: FloatArray,
+    data: EvalData,
+    classes: ClassPrompts,
+    tuned: tuple[FloatArray, Any] | None,
+) -> None:
+    """Fill in a result from (N, K) scores of multi-label data.
+
+    mAP macro and micro, label ranking precision, and micro and macro F1 at one threshold for all classes.
+    ``binary_accuracy`` is what some papers call accuracy on BigEarthNet: the mean over classes and images of whether
+    "the score is above the image's mean over the other classes" agrees with the truth; ``always_negative`` is what
+    answering no throughout would score by it.
+    """
+    truth = data.indicators
+    if tuned is not None:
+        threshold = best_threshold(*tuned)
+        predicted = scores >= threshold
+        result.settings["threshold"] = {"value": round(threshold, 4), "chosen_on": "another split"}
+    else:
+        predicted = np.zeros_like(truth)
+        half = np.arange(len(truth)) % 2 == 0
+        for part in (half, ~half):
+            if part.any():
+                predicted[part] = (
+                    scores[part] >= best_threshold(scores[~part], truth[~part]) if (~part).any() else False
+                )
+        result.settings["threshold"] = {"chosen_on": "the other half of the samples, both ways"}
+    f1 = f1_scores(predicted, truth)
+    ranking = label_ranking_precision(scores, truth)
+    count = truth.shape[1]
+    others = (scores.sum(axis=1, keepdims=True) - scores) / max(count - 1, 1)
+    result.figures |= {
+        "map_macro": 100 * mean_average_precision(scores, truth),
+        "map_micro": 100 * mean_average_precision(scores, truth, "micro"),
+        "f1_micro": 100 * f1["micro"],
+        "f1_macro": 100 * f1["macro"],
+        "label_ranking_precision": percent(ranking),
+        "binary_accuracy": percent((scores > others) == truth),
+        "always_negative": percent(~truth),
+    }
+    result.tables["per_class"] = [
+        {
+            "class": key,
+            "name": name,
+            "n": int(truth[:, k].sum()),
+            "ap": 100 * average_precision(scores[:, k], truth[:, k]),
+            "f1": 100 * f1_scores(predicted[:, [k]], truth[:, [k]])["micro"],
+        }
+        for k, (key, name) in enumerate(zip(classes.keys, classes.names, strict=True))
+    ]
+    above = 2.0 * (predicted & truth).sum(axis=1, keepdims=True)
+    below = (predicted.sum(axis=1) + truth.sum(axis=1))[:, None].astype(float)
+    result.samples["label_ranking_precision"] = Figure.mean(ranking)
+    result.samples["f1_micro"] = Figure(above, below)

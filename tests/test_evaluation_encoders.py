@@ -1,0 +1,221 @@
+"""Models of three libraries behind one protocol, and embeddings that are computed once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import ColourEncoder, tile, write_folders
+from torch import nn
+
+from sattxt import SatTxt
+from sattxt.errors import InputError, MissingExtraError, UnknownModelError
+from sattxt.evaluation.datasets import open_data
+from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.encoder import SatTxtEncoder, unit
+from sattxt.evaluation.peers import OpenClipEncoder, TransformersEncoder, is_peer, open_peer
+
+WORDS = ["[PAD]", "[UNK]", "[EOS]", "a", "red", "green", "blue", "picture", "of", "field"]
+
+
+@pytest.fixture(scope="module")
+def tiles() -> list[np.ndarray]:
+    return [tile(colour, i, side) for i, (colour, side) in enumerate((("red", 16), ("green", 20), ("blue", 40)))]
+
+
+def _tokenizer(length: int):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]", model_max_length=length
+    )
+
+
+def _small(kind: str):
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = {**sizes, **special, "vocab_size": len(WORDS), "max_position_embeddings": 12}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    if kind == "clip":
+        config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        model, processor = hf.CLIPModel(config), hf.CLIPImageProcessor(size=32, crop_size=32)
+    else:
+        config = hf.SiglipConfig(text_config=text, vision_config=vision)
+        model, processor = hf.SiglipModel(config), hf.SiglipImageProcessor(size={"height": 32, "width": 32})
+    return model.eval(), processor, _tokenizer(12)
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def peer(request: pytest.FixtureRequest) -> tuple[TransformersEncoder, tuple]:
+    parts = _small(request.param)
+    return TransformersEncoder(f"transformers:{request.param}", *parts, batch_size=2), parts
+
+
+def test_a_transformers_model_embeds_as_it_does_by_itself(peer, tiles):
+    encoder, (model, processor, tokenizer) = peer
+    pixels = torch.cat([processor(images=[t], return_tensors="pt")["pixel_values"] for t in tiles])
+    with torch.inference_mode():
+        images = model.get_image_features(pixel_values=pixels).pooler_output.numpy()
+    assert np.allclose(encoder.encode_images(tiles), unit(images), atol=1e-5)
+    texts = ["a red field", "a picture of a green field", "blue"]
+    padding = "max_length" if model.config.model_type == "siglip" else True
+    with torch.inference_mode():
+        rows = []
+        for text in texts:
+            tokens = tokenizer(text, padding=padding, truncation=True, max_length=12, return_tensors="pt")
+            known = {k: tokens[k] for k in ("input_ids", "attention_mask") if padding is True or k == "input_ids"}
+            rows.append(model.get_text_features(**known).pooler_output[0].numpy())
+    assert np.allclose(encoder.encode_texts(texts), unit(rows), atol=1e-5)
+    assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    assert encoder.describe()["embed_dim"] == images.shape[1]
+
+
+def test_long_texts_are_shortened_and_float_images_rounded(peer, tiles):
+    encoder, _ = peer
+    assert encoder.encode_texts(["red " * 50]).shape[0] == 1
+    as_float = [t.astype(np.float32) + 0.2 for t in tiles]
+    assert np.allclose(encoder.encode_images(as_float), encoder.encode_images(tiles), atol=1e-6)
+
+
+def test_a_transformers_model_opens_from_its_folder(tmp_path, tiles):
+    model, processor, tokenizer = _small("clip")
+    for part in (model, processor, tokenizer):
+        part.save_pretrained(tmp_path)
+    encoder = open_peer(f"transformers:{tmp_path}", offline=True)
+    direct = TransformersEncoder("x", model, processor, tokenizer)
+    assert np.allclose(encoder.encode_images(tiles), direct.encode_images(tiles), atol=1e-5)
+    assert encoder.fingerprint == direct.fingerprint
+    with torch.no_grad():
+        model.visual_projection.weight += 0.01
+    assert TransformersEncoder("x", model, processor, tokenizer).fingerprint != direct.fingerprint
+
+
+def test_models_that_cannot_be_opened_say_so(tmp_path):
+    with pytest.raises(UnknownModelError, match=r"transformers:.*cannot be opened"):
+        open_peer(f"transformers:{tmp_path}", offline=True)
+    with pytest.raises(InputError, match="names no model"):
+        open_peer("transformers:")
+    with pytest.raises(InputError, match="names no weights"):
+        open_peer("open_clip:ViT-B-32")
+    with pytest.raises(InputError, match="checkpoint file"):
+        open_peer("open_clip:ViT-B-32/openai", offline=True)
+    assert not is_peer("sattxt-mini")
+
+
+class FakeOpenClip(nn.Module):
+    """The methods of an open_clip model that the adapter calls. (open_clip itself needs torchvision.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.visual = nn.Linear(3, 4)
+        self.words = nn.Embedding(10, 4)
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.visual(pixels.mean(dim=(2, 3)))
+
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.words(ids).sum(dim=1)
+
+
+def _open_clip_preprocess(image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1) / 255
+
+
+def _open_clip_tokenize(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[WORDS.index(w) if w in WORDS else 1 for w in text.split()[:3]] for text in texts])
+
+
+def test_an_open_clip_model_is_asked_as_its_library_wants(tiles, monkeypatch):
+    model = FakeOpenClip()
+    asked = {}
+
+    def create(architecture: str, pretrained: str):
+        asked.update(architecture=architecture, pretrained=pretrained)
+        return model, None, _open_clip_preprocess
+
+    fake = SimpleNamespace(create_model_and_transforms=create, get_tokenizer=lambda architecture: _open_clip_tokenize)
+    monkeypatch.setitem(sys.modules, "open_clip", fake)
+    encoder = open_peer("open_clip:ViT-B-32/path/to/file.pt", batch_size=2)
+    assert isinstance(encoder, OpenClipEncoder)
+    assert asked == {"architecture": "ViT-B-32", "pretrained": "path/to/file.pt"}
+    from PIL import Image
+
+    pixels = torch.stack([_open_clip_preprocess(Image.fromarray(t)) for t in tiles])
+    with torch.no_grad():
+        assert np.allclose(encoder.encode_images(tiles), unit(model.encode_image(pixels).numpy()), atol=1e-6)
+        words = unit(model.encode_text(_open_clip_tokenize(["a red field"])).numpy())
+    assert np.allclose(encoder.encode_texts(["a red field"]), words, atol=1e-6)
+    assert encoder.logit_scale == pytest.approx(np.exp(3), rel=1e-5)
+
+
+def test_without_open_clip_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(MissingExtraError, match="open_clip_torch"):
+        open_peer("open_clip:ViT-B-32/openai")
+
+
+def test_this_librarys_models_embed_as_they_do_by_themselves(golden_model_dir: Path, tiles):
+    model = SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False)
+    encoder = SatTxtEncoder(model)
+    assert np.allclose(encoder.encode_images(tiles), model.encode_image(tiles), atol=1e-5)
+    mixed = [tiles[0].astype(np.float32), *tiles[1:]]
+    assert np.allclose(encoder.encode_images(mixed), model.encode_image(tiles), atol=1e-4)
+    assert np.allclose(encoder.encode_texts(["a forest"])[0], model.encode_text("a forest"), atol=1e-6)
+    again = SatTxtEncoder(SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False))
+    assert again.fingerprint == encoder.fingerprint
+    other = SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False, preprocess="unit")
+    assert SatTxtEncoder(other).fingerprint != encoder.fingerprint
+    assert SatTxtEncoder(model, instruction="Name the land cover.").fingerprint != encoder.fingerprint
+
+
+def test_embeddings_are_computed_once_and_kept(tmp_path):
+    data = open_data(write_folders(tmp_path / "x", 2)).split()
+    encoder = ColourEncoder()
+    first = Embedder(encoder, cache=tmp_path / "cache")(data)
+    assert encoder.images_seen == 6
+    again = Embedder(encoder, cache=tmp_path / "cache")
+    assert np.array_equal(again(data), first)
+    assert (encoder.images_seen, again.hits) == (6, 1)
+    again(data, lambda image: image[::2], "half")
+    assert encoder.images_seen == 12, "a transformed image is another image"
+    other = ColourEncoder()
+    other.fingerprint = "d" * 64
+    Embedder(other, cache=tmp_path / "cache")(data)
+    assert other.images_seen == 6, "another model has its own"
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    assert np.array_equal(Embedder(encoder, cache=tmp_path / "cache")(data), first)
+    assert encoder.images_seen == 18, "a damaged file is not used"
+
+
+def test_without_a_cache_nothing_is_written(tmp_path):
+    data = open_data(write_folders(tmp_path / "x", 1)).split()
+    Embedder(ColourEncoder(), cache=False)(data)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_embeddings_come_in_the_order_of_the_samples(tmp_path):
+    data = open_data(write_folders(tmp_path / "x", 4)).split()
+    embed = Embedder(ColourEncoder(), cache=False, workers=3)
+    backwards = data.take(range(len(data))[::-1])
+    assert np.array_equal(embed(backwards)[::-1], embed(data))
+
+
+def test_a_model_that_gives_nothing_is_not_measured():
+    with pytest.raises(InputError, match="zero or not finite"):
+        unit(np.zeros((2, 3)))
+    with pytest.raises(InputError, match="zero or not finite"):
+        unit(np.array([[np.nan, 1]]))
