@@ -22,6 +22,7 @@ from sattxt.cache import TextCache
 from sattxt.cli import app, runtime
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.dense import Segmentation
+from sattxt.encoding import Encoded
 from sattxt.errors import HubError, ImageError, InputError, MissingExtraError, WeightsError
 from sattxt.images import to_rgb
 from sattxt.loading import Failure
@@ -54,10 +55,11 @@ class BrightnessModel:
             rows.append([np.cos(angle), np.sin(angle)])
             indices.append(index)
         vectors = np.array(rows, dtype=np.float32).reshape(-1, 2)
-        return vectors, indices, failures, [images[i] for i in indices], False
+        return Encoded(vectors, indices, [images[i] for i in indices], failures, single=False)
 
     def encode_image(self, images: Any, *, on_error: str = "raise", **options: Any) -> Any:
-        vectors, indices, failures, *_ = self._embed(images, on_error=on_error, **options)
+        found = self._embed(images, on_error=on_error, **options)
+        vectors, indices, failures = found.vectors, found.indices, found.failures
         return Embeddings(vectors, indices, failures) if on_error == "skip" else vectors
 
     def encode_text(self, texts: list[str], **_: Any) -> Any:

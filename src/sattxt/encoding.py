@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -84,6 +85,8 @@ class ImageEncoder:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size}: pass 1 or more")
         sources, single = as_sources(images)
+        if single and workers is None:
+            workers = 0  # a pool of threads costs more than it brings
         names: dict[int, str | None] = {}
 
         def load(item: tuple[int, Any]) -> np.ndarray:
@@ -157,7 +160,19 @@ def as_sources(images: Any) -> tuple[Iterable[Any], bool]:
 
 
 def _progress_bar(show: bool, sources: Any) -> Any:
+    if not show:
+        return _NoBar()
     from tqdm import tqdm
 
     total = len(sources) if hasattr(sources, "__len__") else None
-    return tqdm(total=total, unit=" images", disable=None if show else True, leave=False)  # None: only on a terminal
+    return tqdm(total=total, unit=" images", disable=None, leave=False)  # None: only on a terminal
+
+
+class _NoBar(nullcontext[Any]):
+    """Where no progress is shown."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def update(self, count: int) -> None:
+        """Nothing to show."""

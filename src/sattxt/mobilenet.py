@@ -8,8 +8,6 @@ its checkpoints load as they are.
 
 from __future__ import annotations
 
-import copy
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -78,15 +76,13 @@ class MobileNetV1(nn.Module):
             x = layer(x)
         return x
 
-    def fused(self) -> MobileNetV1:
-        """A copy for inference with every BatchNorm folded into its convolution. Call in eval mode."""
-        model = copy.deepcopy(self)
-        for module in model.modules():
-            if isinstance(module, ConvLayer):
-                assert isinstance(module.normalization, nn.BatchNorm2d)
+    def fuse(self) -> MobileNetV1:
+        """Fold every BatchNorm into its convolution, for inference; returns self. Call in eval mode."""
+        for module in self.modules():
+            if isinstance(module, ConvLayer) and isinstance(module.normalization, nn.BatchNorm2d):
                 module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
                 module.normalization = nn.Identity()
-        return model
+        return self
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from sattxt.loading import source_name
 from sattxt.prompts import BACKGROUNDS, Labels, label_prompts, parse_labels, parse_templates
 from sattxt.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
 from sattxt.text import TextTower, fingerprint, open_text_tower
-from sattxt.vision import ImageTokens, VisionTower
+from sattxt.vision import ImageTokens, VisionTower, load_tower
 from sattxt.weights import read_model, resolve
 from sattxt.weights.store import StoredModel
 from sattxt.zero_shot import Calibration, Classifier, label_weights
@@ -107,8 +107,7 @@ class SatTxt:
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
-        vision = VisionTower(config.vision)
-        vision.load_state_dict(stored.vision)
+        vision = load_tower(config.vision, stored.vision)
         text = open_text_tower(
             config.text,
             stored.text_head,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 Colour = tuple[int, int, int]
 
@@ -39,6 +39,8 @@ def draw_legend(
 
     Labels are listed by the share they cover where ``shares`` is given, and the share is written beside them.
     """
+    from PIL import ImageDraw, ImageFont
+
     factor = max(1, -(-384 // min(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     font = ImageFont.load_default(size=15)

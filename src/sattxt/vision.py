@@ -143,9 +143,22 @@ class VisionTower(nn.Module):
         """This tower in eval mode, without gradients, laid out for speed; BatchNorm is folded into convolutions."""
         self.eval().requires_grad_(False)
         if isinstance(self.backbone, MobileNetV1):
-            fused = self.backbone.fused()
-            self.backbone = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.backbone.fuse().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+
+def load_tower(config: VisionConfig, state: dict[str, Tensor]) -> VisionTower:
+    """A tower that holds ``state``'s tensors themselves: no random weights are drawn first, nothing is copied.
+
+    The names and shapes must be those of the config (as :func:`sattxt.weights.read_model` has checked).
+    """
+    with torch.device("meta"):
+        tower = VisionTower(config)
+    tower.load_state_dict(state, assign=True)
+    rope = getattr(tower.backbone, "rope_embeddings", None)
+    if rope is not None:  # its frequencies are a buffer that no file holds
+        tower.backbone.rope_embeddings = type(rope)(tower.backbone.config)
+    return tower
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:

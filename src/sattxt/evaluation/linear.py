@@ -125,4 +125,5 @@ def _regression(features: Array, targets: Array, strength: float) -> Any:
     exceptions = sklearn("exceptions", "fitting a linear probe")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # few samples a class are meant
         return linear_model.LogisticRegression(C=strength, max_iter=_STEPS).fit(features, targets)

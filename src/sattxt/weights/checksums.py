@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from sattxt.errors import ChecksumError, WeightsError
 from sattxt.paths import user_cache_dir
 from sattxt.weights.digest import sha256_file
@@ -152,6 +150,8 @@ def _record(section: str, key: str, value: Any) -> None:
     path = ledger_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # pulls in asyncio, a tenth of a second
+
         with FileLock(str(path) + ".lock"):
             ledger = _read_ledger()
             ledger.setdefault(section, {})[key] = value

@@ -10,8 +10,6 @@ import os
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from sattxt.config import FORMAT_VERSION
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
 from sattxt.paths import user_cache_dir
@@ -103,6 +101,8 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
 
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock  # pulls in asyncio, a tenth of a second
+
     with FileLock(str(target) + ".lock"):
         if is_model_dir(target):  # another process was faster
             return target

@@ -1,0 +1,135 @@
+"""One tile against K labels, text cached or not, against the reference's procedure with the same towers.
+
+The reference's demo runs the image tower and the text tower again for every label, one label at a time, and takes the
+cosine of the two. Its procedure is measured here on our model object: same weights, precision and machine; only the
+procedure differs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks import machine, models
+from benchmarks.images import tiles
+from benchmarks.settings import Result, Settings
+from benchmarks.timing import Case, alternate, speedup
+from sattxt import SatTxt
+
+_SUBSET = 20  # labels of the reference's loop that are measured; more are extrapolated
+
+
+def run(**arguments: Any) -> dict[str, Any]:
+    """All of it, as a :class:`Result` in JSON form."""
+    settings = Settings(**arguments)
+    machine.apply_threads(settings.threads)
+    result = Result("zero-shot", settings.device)
+    with models.small_model(settings) as (location, name), TemporaryDirectory(prefix="sattxt-bench-") as folder:
+        model = SatTxt.from_pretrained(location, device=settings.device, text_cache=Path(folder) / "text.sqlite3")
+        _measure(settings, result, model, name)
+    return result.to_dict()
+
+
+def _measure(settings: Settings, result: Result, model: SatTxt, name: str) -> None:
+    sync = machine.synchroniser(settings.device)
+    tile = tiles(1, 64)[0]
+    fresh = itertools.count(1)
+    rows: list[dict[str, Any]] = []
+    shown: list[tuple[str, float]] = []
+    overheads: dict[int, float] = {}
+    for count in settings.pick((10, 100, 1000), (10, 100, 1000), (3, 5)):
+        labels = models.labels(count)
+        classifier = model.classifier(labels)
+        turned = _orders(labels)
+        looped = min(count, settings.pick(_SUBSET, 10, 3))
+        cases = {
+            "one image pass": Case(_call(model.encode_image, tile)),
+            "classifier, reused": Case(_call(classifier, tile)),
+            "zero_shot, labels seen before": Case(_zero_shot(model, tile, partial(list, labels), forget=False)),
+            "zero_shot, text cached on disk": Case(_zero_shot(model, tile, partial(next, turned))),
+            "zero_shot, new labels": Case(_zero_shot(model, tile, _new_labels(count, fresh))),
+            "reference's procedure": Case(_procedure(model, tile, _new_labels(looped, fresh)), looped),
+        }
+        series = alternate(
+            cases, rounds=settings.pick(15, 5, 1), warmups=2, min_seconds=settings.pick(0.2, 0.05, 0.0), sync=sync
+        )
+        image, reference = series["one image pass"], series["reference's procedure"]
+        for case, measured in series.items():
+            scale = count if case.startswith("reference") else 1
+            rows.append(
+                {
+                    "K": count,
+                    "case": case,
+                    "ms": 1e3 * measured.seconds * scale,
+                    "× reference's procedure": speedup(reference, measured) * count / scale,
+                    "× one image pass": scale / speedup(image, measured),
+                    "spread": measured.spread,
+                }
+            )
+        for case in ("zero_shot, labels seen before", "zero_shot, text cached on disk", "zero_shot, new labels"):
+            shown.append((f"K={count}: {case.partition(', ')[2]}", speedup(reference, series[case]) * count))
+        overheads[count] = statistics.median(
+            z / i for z, i in zip(series["zero_shot, labels seen before"].wall, image.wall, strict=True)
+        )
+        if looped < count:
+            result.notes.append(f"K={count}: the reference's procedure extrapolated from {looped} labels (linear in K)")
+    result.tables[f"One tile over K labels, {name}, {str(model.dtype).removeprefix('torch.')}"] = rows
+    result.panel(f"zero_shot, {settings.device}", "× the reference's procedure, same towers", shown, log=True)
+    for count, ratio in overheads.items():
+        result.goal(f"zero_shot over {count} cached labels, cost over one image pass", 0.02, ratio - 1, at_least=False)
+
+
+def _orders(labels: list[str]) -> Iterator[list[str]]:
+    """The same labels in ever other orders: known to the text cache, new to whatever remembers a whole list."""
+    random = np.random.default_rng(0)
+    while True:
+        yield [labels[i] for i in random.permutation(len(labels))]
+
+
+def _new_labels(count: int, series: Iterator[int]) -> Callable[[], list[str]]:
+    """Gives labels that nothing has seen, so that nothing is cached for them."""
+    return lambda: models.labels(count, series=next(series))
+
+
+def _call(classifier: Callable[..., object], tile: np.ndarray) -> Callable[[], object]:
+    return lambda: classifier(tile)
+
+
+def _zero_shot(
+    model: SatTxt, tile: np.ndarray, labels: Callable[[], list[str]], *, forget: bool = True
+) -> Callable[[], object]:
+    """``forget``: drop the label matrix that the call left behind, so that thousands of lists do not pile up."""
+
+    def run() -> None:
+        model.zero_shot(tile, labels())
+        if forget and model._classifiers:
+            model._classifiers.popitem()
+
+    return run
+
+
+def _procedure(model: SatTxt, tile: np.ndarray, labels: Callable[[], list[str]]) -> Callable[[], object]:
+    return lambda: _reference(model, tile, labels())
+
+
+@torch.inference_mode()
+def _reference(model: SatTxt, tile: np.ndarray, labels: list[str]) -> list[float]:
+    """For every label: image tower, text tower, cosine."""
+    template = model.config.prompt_templates[0]
+    encoder = models.text_encoder(model)
+    scores = []
+    for label in labels:
+        image = models.tower(model)(model.preprocess(tile).to(model.device)).embedding.float()
+        pooled = torch.from_numpy(encoder.encode([template.format(label)]))
+        text = model._text.head(pooled.to(model.device))
+        scores.append(float(F.cosine_similarity(image, text)))
+    return scores
