@@ -86,7 +86,6 @@ RUNS = {
         "segment --data $SATTXT_DATA/dubai.zip",
         "Dubai aerial tiles, 36 images, 5 classes",
         {"miou": "mIoU %"},
-        {"segmentation.png": "dubai_segmentation.png"},
     ),
     "spectral": Run(
         "spectral --data $SATTXT_DATA/eurosat_ms.zip --dataset eurosat",
