@@ -23,6 +23,7 @@ from sattxt.vision import ImageTokens, VisionTower
 
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
+_PLAIN = ImageOptions()
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,13 @@ def merge_options(options: ImageOptions | None, named: Mapping[str, Any]) -> Ima
     Raises:
         InputError: a name is no image option.
     """
+    if not named:
+        return options or _PLAIN
     known = set(ImageOptions.__dataclass_fields__)
     unknown = sorted(set(named) - known)
     if unknown:
         raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
-    return replace(options or ImageOptions(), **named)
+    return replace(options or _PLAIN, **named)
 
 
 def as_sources(images: Any) -> tuple[Iterable[Any], bool]:

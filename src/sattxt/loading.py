@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -18,6 +19,9 @@ from sattxt.raster import SYSTEM_ERRNOS
 
 Source = TypeVar("Source")
 Array = NDArray[Any]
+
+#: Sources that one task of a thread loads, at most.
+_TASK = 8
 
 
 @dataclass(frozen=True)
@@ -121,24 +125,64 @@ _Result = tuple[int, Any, Callable[[], Array]]
 
 
 def _results(sources: Iterable[Source], load: Callable[[Source], Array], ahead: int, workers: int) -> Iterator[_Result]:
-    """Each source's position, the source, and a call that returns its image or raises what loading raised."""
+    """Each source's position, the source, and a call that returns its image or raises what loading raised.
+
+    A task loads several sources where there is room for that: handing a task to a thread costs about as much as
+    decoding a small tile.
+    """
     if workers == 0:
         for index, source in enumerate(sources):
             yield index, source, lambda source=source: load(source)  # type: ignore[misc]
         return
+    size = max(1, min(_TASK, ahead // (4 * workers)))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sattxt-load")
     try:
-        pending: deque[tuple[int, Source, Future[Array]]] = deque()
-        for index, source in enumerate(sources):
-            pending.append((index, source, pool.submit(load, source)))
-            if len(pending) >= ahead:
-                first, origin, future = pending.popleft()
-                yield first, origin, future.result
+        pending: deque[tuple[int, list[Source], Future[list[Callable[[], Array]]]]] = deque()
+        task: list[Source] = []
+        submitted = 0
+
+        def submit() -> None:
+            nonlocal task, submitted
+            pending.append((submitted, task, pool.submit(_load_all, load, task)))
+            submitted += len(task)
+            task = []
+
+        for source in sources:
+            task.append(source)
+            if len(task) == size:
+                submit()
+                if (len(pending) + 1) * size > ahead:
+                    yield from _finished(*pending.popleft())
+        if task:
+            submit()
         while pending:
-            first, origin, future = pending.popleft()
-            yield first, origin, future.result
+            yield from _finished(*pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load_all(load: Callable[[Source], Array], sources: list[Source]) -> list[Callable[[], Array]]:
+    """For each source a call that returns its image, or raises what loading it raised."""
+    outcomes: list[Callable[[], Array]] = []
+    for source in sources:
+        try:
+            outcomes.append(partial(_give, load(source)))
+        except Exception as error:  # raised where the image is asked for
+            outcomes.append(partial(_raise, error))
+    return outcomes
+
+
+def _give(image: Array) -> Array:
+    return image
+
+
+def _raise(error: Exception) -> Array:
+    raise error
+
+
+def _finished(start: int, sources: list[Source], future: Future[list[Callable[[], Array]]]) -> Iterator[_Result]:
+    for offset, (source, outcome) in enumerate(zip(sources, future.result(), strict=True)):
+        yield start + offset, source, outcome
 
 
 def _batches(

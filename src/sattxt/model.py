@@ -334,32 +334,32 @@ class SatTxt:
             LabelError: no labels, duplicates, or an unknown label set.
             InputError: a template without exactly one ``{}``.
         """
+        asked = (_frozen(labels), label_set, _frozen(templates), instruction, multi_label)
+        known = self._classifiers.get(asked)
+        if known is not None:
+            return known
         if isinstance(labels, LabelBank):
             self._check_bank(labels)
             self._text.add_bank(labels)
-            return self._build(_bank_prompts(labels), labels.instruction, multi_label, progress)
-        parsed = parse_labels(labels, label_set=label_set)
-        prompts = label_prompts(parsed, parse_templates(templates, default=self.config.prompt_templates))
-        return self._build(prompts, instruction, multi_label, progress)
-
-    def _build(
-        self, prompts: dict[str, list[str]], instruction: str | None, multi_label: bool, progress: bool
-    ) -> Classifier:
-        key = (tuple((label, tuple(texts)) for label, texts in prompts.items()), instruction, multi_label)
-        if key not in self._classifiers:
-            texts = [text for group in prompts.values() for text in group]
-            backgrounds = self._backgrounds if multi_label else []
-            vectors = self.encode_text(texts + backgrounds, instruction=instruction, progress=progress)
-            self._classifiers[key] = Classifier(
-                tuple(prompts),
-                label_weights(vectors, [len(group) for group in prompts.values()]),
-                Calibration.of(self.config),
-                self._embed,
-                vectors[len(texts) :] if multi_label else None,
-            )
+            prompts, instruction = _bank_prompts(labels), labels.instruction
+        else:
+            parsed = parse_labels(labels, label_set=label_set)
+            prompts = label_prompts(parsed, parse_templates(templates, default=self.config.prompt_templates))
+        texts = [text for group in prompts.values() for text in group]
+        backgrounds = self._backgrounds if multi_label else []
+        vectors = self.encode_text(texts + backgrounds, instruction=instruction, progress=progress)
+        classifier = Classifier(
+            tuple(prompts),
+            label_weights(vectors, [len(group) for group in prompts.values()]),
+            Calibration.of(self.config),
+            self._embed,
+            vectors[len(texts) :] if multi_label else None,
+        )
+        if asked[0] is not None and asked[2] is not None:
+            self._classifiers[asked] = classifier
             if len(self._classifiers) > _KEPT_CLASSIFIERS:
                 self._classifiers.pop(next(iter(self._classifiers)))
-        return self._classifiers[key]
+        return classifier
 
     @property
     def _backgrounds(self) -> list[str]:
@@ -464,6 +464,18 @@ def _open_cache(
     if isinstance(value, TextCache):
         return value
     return TextCache(None if value is True else Path(value), precision=precision)
+
+
+def _frozen(value: Any) -> Any:
+    """Labels or templates as a hashable value, by content; None where they are not lists, dicts or strings."""
+    if value is None or isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        items = [(key, _frozen(item)) for key, item in value.items()]
+        return None if any(item is None for _, item in items) else ("dict", tuple(items))
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return ("list", tuple(value))
+    return None
 
 
 def _bank_prompts(bank: LabelBank) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from sattxt.errors import InputError
 from sattxt.results import FloatArray, ZeroShotBatch, ZeroShotResult
@@ -49,6 +50,11 @@ class Calibration:
         level = peak + np.log(np.exp(logits - peak).mean(axis=1, keepdims=True))
         margin = self.scale * (self.logit_scale * scores - level) + self.bias
         return np.asarray(1 / (1 + np.exp(-np.clip(margin, -60, 60))), dtype=np.float32)
+
+
+def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(N, D) and (M, D) unit vectors to (N, M). By torch: numpy's own threads would wait for the model's to end."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
 
 
 def label_weights(vectors: FloatArray, counts: Sequence[int]) -> FloatArray:
@@ -117,11 +123,11 @@ class Classifier:
         return results[0] if single else ZeroShotBatch(results, indices, failures)
 
     def _score(self, vectors: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
-        scores = vectors @ self.weights.T
+        scores = _cosines(vectors, self.weights)
         if self._backgrounds is None:
             probs = self.calibration.softmax(scores) if len(scores) else scores
         else:
-            probs = self.calibration.contrast(scores, vectors @ self._backgrounds.T)
+            probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
         return [
             ZeroShotResult(self.labels, score, prob, self.multi_label, source)
             for score, prob, source in zip(scores, probs, sources, strict=True)
