@@ -30,7 +30,7 @@ class Run(NamedTuple):
     arguments: str
     data: str
     figures: dict[str, str]
-    pictures: dict[str, str] = {}
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 RUNS = {
@@ -38,7 +38,7 @@ RUNS = {
         "zero-shot --data $SATTXT_DATA/eurosat_rgb.zip --label-set eurosat",
         "EuroSAT RGB, val (4,320 tiles), own names",
         {"top1": "top-1 %", "top5": "top-5 %", "ece": "calibration error"},
-        {"confusion.png": "eurosat_confusion.png"},
+        (("confusion.png", "eurosat_confusion.png"),),
     ),
     "phrases": Run(
         f"zero-shot --data $SATTXT_DATA/eurosat_rgb.zip --prompts {PHRASES}",
@@ -49,7 +49,7 @@ RUNS = {
         "zero-shot --data $SATTXT_DATA/resisc45_128.zip --label-set resisc45",
         "RESISC45 at 128 px, val (3,188), own names",
         {"top1": "top-1 %", "top5": "top-5 %"},
-        {"confusion.png": "resisc45_confusion.png"},
+        (("confusion.png", "resisc45_confusion.png"),),
     ),
     "aid": Run(
         "zero-shot --data $SATTXT_DATA/aid_128.zip --label-set aid",
@@ -80,7 +80,7 @@ RUNS = {
         "probe --data $SATTXT_DATA/eurosat_rgb.zip",
         "EuroSAT RGB, linear probe on train embeddings, val",
         {"linear_top1": "top-1 %", "knn_top1": "k-NN top-1 %"},
-        {"few_shot.png": "eurosat_few_shot.png"},
+        (("few_shot.png", "eurosat_few_shot.png"),),
     ),
     "dubai": Run(
         "segment --data $SATTXT_DATA/dubai.zip",
@@ -101,7 +101,7 @@ RUNS = {
         "scale --data $SATTXT_DATA/eurosat_rgb.zip --label-set eurosat --limit 1000",
         "EuroSAT RGB, val, 1,000 tiles, resolution degraded",
         {"top1_x1": "top-1 % at 10 m", "top1_x2": "at 20 m", "top1_x4": "at 40 m", "top1_x8": "at 80 m"},
-        {"scale_gsd.png": "eurosat_scale.png"},
+        (("scale_gsd.png", "eurosat_scale.png"),),
     ),
 }
 
@@ -126,7 +126,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     print(f"sattxt eval {run.arguments}", flush=True)
     sattxt = str(Path(sys.executable).parent / "sattxt")
     subprocess.run([sattxt, "eval", *command], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    for source, target in run.pictures.items():
+    for source, target in run.pictures:
         if (report / source).is_file():
             shutil.copyfile(report / source, PICTURES / target)
         else:
@@ -146,14 +146,17 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     """docs/evaluation.md."""
     first = results["eurosat"]
     machine = first["environment"]["machine"]
+    about = (
+        f"Written by `scripts/measure_mini.py` on {first['date'][:10]} ({machine['cores']} cores, {machine['cpu']}, "
+        f"{first['model']['dtype']}); model fingerprint `{first['model']['fingerprint'][:16]}`. Every figure is "
+        "measured on the **val** split, which no training saw; what was tuned on val is the temperature, the multi-label "
+        "calibration and the weight of context in segmentation. In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` "
+        "is the folder of data sets."
+    )
     lines = [
         "# What sattxt-mini measures",
         "",
-        f"Written by `scripts/measure_mini.py` on {first['date'][:10]} ({machine['cores']} cores, {machine['cpu']}, "
-        f"{first['model']['dtype']}); model fingerprint `{first['model']['fingerprint'][:16]}`. Every figure is measured on "
-        "the **val** split, which no training saw; what was tuned on val is the temperature, the multi-label calibration "
-        "and the weight of context in segmentation. In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` is the folder of "
-        "data sets.",
+        about,
         "",
         "| data | figure | value | command |",
         "|---|---|---|---|",
@@ -202,7 +205,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {row['target']} | {row['features']:.3f} | {row['mean_rgb']:.3f} |")
     lines += ["", "## Pictures", ""]
     for run in RUNS.values():
-        for target in run.pictures.values():
+        for _, target in run.pictures:
             if (PICTURES / target).is_file():
                 lines += [f"![{target[:-4].replace('_', ' ')}](evaluation/{target})", ""]
     return "\n".join(lines).rstrip() + "\n"
