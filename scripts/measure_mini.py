@@ -148,10 +148,11 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     machine = first["environment"]["machine"]
     model, ran_on = first["model"], f"{machine['cores']} cores, {machine['cpu']}"
     about = (
-        f"Written by `scripts/measure_mini.py` on {first['date'][:10]} ({ran_on}, {model['dtype']}); model "
-        f"fingerprint `{model['fingerprint'][:16]}`. Every figure is measured on the **val** split, "
-        "which no training saw; what was tuned on val is the temperature, the multi-label calibration and the "
-        "weight of context in segmentation. In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` is the folder of data sets."
+        f"Written by `scripts/measure_mini.py` on {first['date'][:10]} ({ran_on}, {model['dtype']}); "
+        f"model fingerprint `{model['fingerprint'][:16]}`. "
+        "Every figure is measured on the **val** split, which no training saw; what was tuned on val is the "
+        "temperature, the multi-label calibration and the weight of context in segmentation. "
+        "In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` is the folder of data sets."
     )
     lines = [
         "# What sattxt-mini measures",
