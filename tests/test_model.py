@@ -226,6 +226,9 @@ def test_save_and_open_again(golden_model_dir: Path, tiles: list[np.ndarray], tm
     model.save_pretrained(tmp_path / "copy")
     again = SatTxt.from_pretrained(tmp_path / "copy", dtype="float32", text_cache=False)
     assert again.config.image.preset == "unit"  # the pixel scaling travels with the weights
+    assert again.fingerprint == model.fingerprint
+    official = SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False)
+    assert official.fingerprint != model.fingerprint
     assert np.array_equal(again.encode_image(tiles), model.encode_image(tiles))
     assert np.array_equal(again.encode_text(LABELS), model.encode_text(LABELS))
     with pytest.raises(InputError, match="copy"):

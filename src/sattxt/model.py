@@ -29,6 +29,7 @@ from sattxt.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
 from sattxt.text import TextTower, fingerprint, open_text_tower
 from sattxt.vision import ImageTokens, VisionTower, load_tower
 from sattxt.weights import read_model, resolve
+from sattxt.weights.checksums import read_sums
 from sattxt.weights.store import StoredModel
 from sattxt.zero_shot import Calibration, Classifier, label_weights
 
@@ -164,7 +165,8 @@ class SatTxt:
         """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         if self._stored is not None:
-            digest.update((self._stored.path / "SHA256SUMS").read_bytes())
+            sums = read_sums(self._stored.path)  # the card and config.json are no weights
+            digest.update(repr(sorted(s for s in sums.items() if s[0].endswith(".safetensors"))).encode())
         else:
             for name, tensor in self._images.tower.state_dict().items():
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
