@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in names:
             _say(f"{name} on {device} ...")
             module = name.replace("-", "_")
-            made["results"].append(isolated(f"benchmarks.{module}:run", **settings.on(device).to_dict()))
+            begun = time.perf_counter()
+            result = isolated(f"benchmarks.{module}:run", **settings.on(device).to_dict())
+            made["results"].append({**result, "seconds": round(time.perf_counter() - begun, 1)})
     if arguments.json is not None:
         report.write_json(made, arguments.json)
     if arguments.benchmark == "all" and arguments.out is not None:

@@ -33,7 +33,9 @@ def facts(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_family": _cpu_info("cpu family"),
         "cores": usable_cores(),
-        "instructions": [flag for flag in _FLAGS if flag in _cpu_info("flags").split()],
+        "machine_class": machine_class(instructions()),
+        "instructions": instructions(),
+        "bfloat16": "native" if bfloat16_is_native("cpu") else "emulated",
         "memory_gb": round(_memory_bytes() / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -50,6 +52,42 @@ def facts(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
         found["gpu"] = torch.cuda.get_device_name()
         found["gpu_memory_gb"] = round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1)
     return found
+
+
+def instructions() -> list[str]:
+    """Of the instruction sets that matter for matrix products, those of this CPU."""
+    known = _cpu_info("flags").split()
+    return [flag for flag in _FLAGS if flag in known]
+
+
+def machine_class(flags: list[str]) -> str:
+    """The one word that decides which figures of other machines a CPU's may be compared with."""
+    for flag, name in (
+        ("amx_bf16", "AMX"),
+        ("avx512_bf16", "AVX512-bf16"),
+        ("avx512f", "AVX512"),
+        ("avx2", "AVX2"),
+    ):
+        if flag in flags:
+            return name
+    return "none of AVX2, AVX512 and AMX"
+
+
+def bfloat16_is_native(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself; else they are not measured, they would take hours."""
+    import torch
+
+    from sattxt.device import multiplies_bfloat16
+
+    return multiplies_bfloat16(torch.device(device))
+
+
+def without_bfloat16(device: str) -> str:
+    """Why rows of bfloat16 are missing."""
+    return (
+        f"bfloat16 is not measured: this {device} ({machine_class(instructions())}) has no bfloat16 instructions and "
+        "emulates them, over a hundred times slower than float32"
+    )
 
 
 def usable_cores() -> int:

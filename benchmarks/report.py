@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 #: Facts that are shown above the tables, in this order.
-_SHOWN = ("date", "cpu", "cpu_family", "cores", "torch_threads", "instructions", "memory_gb", "gpu", "system", "python")
+_SHOWN = (
+    *("date", "machine_class", "cpu", "cpu_family", "cores", "torch_threads", "instructions", "bfloat16"),
+    *("memory_gb", "gpu", "system", "python"),
+)
 _VERSIONS = ("sattxt", "torch", "transformers", "numpy", "pillow", "open_clip_torch")
 
 
@@ -25,6 +28,10 @@ def markdown(report: dict[str, Any], picture: str | None = None) -> str:
         "rounds over their median.",
         "",
     ]
+    seconds = sum(result["seconds"] for result in report["results"])
+    if seconds:
+        each = ", ".join(f"{result['name']} {result['seconds'] / 60:.1f}" for result in report["results"])
+        lines += [f"Measuring took {seconds / 60:.0f} minutes ({each}).", ""]
     load = machine.get("load_before") or 0
     if load > 0.25 * machine["cores"]:
         lines += [f"**The machine was not idle: load {load:g} on {machine['cores']} cores when this began.**", ""]

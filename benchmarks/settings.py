@@ -29,6 +29,16 @@ class Settings:
         """The value for this size."""
         return {"full": full, "quick": quick, "tiny": tiny}[self.size]
 
+    @property
+    def budget(self) -> float | None:
+        """Seconds for the cases that are measured together. Fewer rounds are made to keep to it, two at least."""
+        return self.pick(40.0, 20.0, None)
+
+    @property
+    def most_seconds(self) -> float:
+        """A batch size whose two rounds would take longer than this is left out."""
+        return self.pick(300.0, 90.0, 60.0)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``Settings(**d)`` reads it back."""
         return asdict(self)
@@ -44,7 +54,7 @@ class Result:
 
     tables: title to rows, each a dict of column to number or text. goals: see :meth:`goal`. bars: panels of the
     chart, each ``{"panel": title, "unit": text, "log": bool, "items": [[label, value], ...]}``. notes: what a reader
-    must know.
+    must know. seconds: how long measuring took.
     """
 
     name: str
@@ -53,6 +63,7 @@ class Result:
     goals: list[dict[str, Any]] = field(default_factory=list)
     bars: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def goal(self, what: str, wanted: float, measured: float, *, at_least: bool = True, unit: str = "") -> None:
         """Record a goal and whether the measured figure reaches it (``at_least=False``: stays below it)."""

@@ -51,7 +51,13 @@ def _prompts(settings: Settings, result: Result, location: str, name: str, folde
         "cached, in one call": Case(lambda: cached.encode_text(known), count),
         "cached, one at a time": Case(lambda: [cached.encode_text(t) for t in known[:singles]], singles),
     }
-    series = alternate(cases, rounds=settings.pick(9, 5, 1), min_seconds=settings.pick(0.3, 0.1, 0.0), sync=sync)
+    series = alternate(
+        cases,
+        rounds=settings.pick(9, 5, 1),
+        min_seconds=settings.pick(0.3, 0.1, 0.0),
+        budget=settings.budget,
+        sync=sync,
+    )
     base = series["new, in one call, nothing kept on disk"]
     result.tables[f"Prompts, {name}"] = [
         {
@@ -102,7 +108,9 @@ def _large_cache(settings: Settings, result: Result, hidden: int, folder: Path) 
         ),
         f"floor: {asked} rows of a mapped .npy": Case(lambda: floor(some), asked),
     }
-    series = alternate(cases, rounds=settings.pick(5, 3, 1), min_seconds=settings.pick(0.2, 0.05, 0.0))
+    series = alternate(
+        cases, rounds=settings.pick(5, 3, 1), min_seconds=settings.pick(0.2, 0.05, 0.0), budget=settings.budget
+    )
     base = series[f"floor: {asked} rows of a mapped .npy"]
     table: list[dict[str, Any]] = [
         {"case": case, "texts/s": measured.rate, "× floor": speedup(base, measured), "spread": measured.spread}
@@ -133,7 +141,9 @@ def _banks(settings: Settings, result: Result, location: str, hidden: int, folde
         cases[f"LabelBank.load, {rows} texts"] = Case(_call(LabelBank.load, file), rows)
         cases[f"import_labels, {rows} texts"] = Case(_call(model.import_labels, file), rows)
         cases[f"floor: np.load, {rows} rows"] = Case(_call(np.load, folder / f"bank-{rows}.npy"), rows)
-    series = alternate(cases, rounds=settings.pick(7, 3, 1), min_seconds=settings.pick(0.1, 0.05, 0.0))
+    series = alternate(
+        cases, rounds=settings.pick(7, 3, 1), min_seconds=settings.pick(0.1, 0.05, 0.0), budget=settings.budget
+    )
 
     def per_call(case: str, measured: Series) -> float:
         return 1e3 * measured.seconds * cases[case].items

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+FEWEST_ROUNDS = 2
+
 
 @dataclass(frozen=True)
 class Case:
@@ -51,17 +53,21 @@ def alternate(
     rounds: int,
     warmups: int = 1,
     min_seconds: float = 0.0,
+    budget: float | None = None,
     sync: Callable[[], object] | None = None,
 ) -> dict[str, Series]:
     """Time every case in every round; odd rounds in the reverse order.
 
     Args:
         warmups: calls of each case before anything counts.
+        rounds: how many there are, where ``budget`` allows; two at least.
         min_seconds: a case that is faster is repeated within a round until its sample is about this long.
+        budget: seconds that all of it may take, warm-up included; fewer rounds are made to keep to it.
         sync: waits for a device's queue; called before and after each sample.
     """
     wait = sync or (lambda: None)
     repeats: dict[str, int] = {}
+    begun, one_round = time.perf_counter(), 0.0
     for name, case in cases.items():
         took = 0.0
         for _ in range(max(1, warmups)):
@@ -71,12 +77,22 @@ def alternate(
             wait()
             took = time.perf_counter() - start
         repeats[name] = max(1, min(10_000, round(min_seconds / max(took, 1e-9))))
+        one_round += took * repeats[name]
+    if budget is not None:
+        left = budget - (time.perf_counter() - begun)
+        rounds = min(rounds, max(FEWEST_ROUNDS, int(left / max(one_round, 1e-9))))
     series = {name: Series() for name in cases}
     for turn in range(rounds):
         gc.collect()
         for name in list(cases) if turn % 2 == 0 else list(cases)[::-1]:
             sample(cases[name], series[name], repeats=repeats[name], sync=sync)
     return series
+
+
+def expected_seconds(cases: Mapping[str, Case], rates: Mapping[str, Series]) -> float:
+    """What a warm-up and the fewest rounds of ``cases`` will take, from the seconds an item took in earlier series."""
+    one_round = sum(case.items * rates[name].seconds for name, case in cases.items() if name in rates)
+    return (1 + FEWEST_ROUNDS) * one_round
 
 
 def sample(case: Case, series: Series, *, repeats: int = 1, sync: Callable[[], object] | None = None) -> None:

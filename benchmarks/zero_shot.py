@@ -42,6 +42,7 @@ def run(**arguments: Any) -> dict[str, Any]:
 def _measure(settings: Settings, result: Result, model: SatTxt, name: str) -> None:
     sync = machine.synchroniser(settings.device)
     tile = tiles(1, 64)[0]
+    vector = np.asarray(model.encode_image(tile))
     fresh = itertools.count(1)
     rows: list[dict[str, Any]] = []
     shown: list[tuple[str, float]] = []
@@ -54,13 +55,18 @@ def _measure(settings: Settings, result: Result, model: SatTxt, name: str) -> No
         cases = {
             "one image pass": Case(_call(model.encode_image, tile)),
             "classifier, reused": Case(_call(classifier, tile)),
+            "the labels' part, seen before": Case(_labels_part(model, vector, labels)),
             "zero_shot, labels seen before": Case(_zero_shot(model, tile, partial(list, labels), forget=False)),
             "zero_shot, text cached on disk": Case(_zero_shot(model, tile, partial(next, turned))),
             "zero_shot, new labels": Case(_zero_shot(model, tile, _new_labels(count, fresh))),
             "reference's procedure": Case(_procedure(model, tile, _new_labels(looped, fresh)), looped),
         }
         series = alternate(
-            cases, rounds=settings.pick(15, 5, 1), warmups=2, min_seconds=settings.pick(0.2, 0.05, 0.0), sync=sync
+            cases,
+            rounds=settings.pick(15, 5, 1),
+            min_seconds=settings.pick(0.2, 0.05, 0.0),
+            budget=settings.budget,
+            sync=sync,
         )
         image, reference = series["one image pass"], series["reference's procedure"]
         for case, measured in series.items():
@@ -77,15 +83,18 @@ def _measure(settings: Settings, result: Result, model: SatTxt, name: str) -> No
             )
         for case in ("zero_shot, labels seen before", "zero_shot, text cached on disk", "zero_shot, new labels"):
             shown.append((f"K={count}: {case.partition(', ')[2]}", speedup(reference, series[case]) * count))
-        overheads[count] = statistics.median(
-            z / i for z, i in zip(series["zero_shot, labels seen before"].wall, image.wall, strict=True)
-        )
+        part = series["the labels' part, seen before"]
+        overheads[count] = statistics.median(z / i for z, i in zip(part.wall, image.wall, strict=True))
         if looped < count:
             result.notes.append(f"K={count}: the reference's procedure extrapolated from {looped} labels (linear in K)")
     result.tables[f"One tile over K labels, {name}, {str(model.dtype).removeprefix('torch.')}"] = rows
     result.panel(f"zero_shot, {settings.device}", "× the reference's procedure, same towers", shown, log=True)
     for count, ratio in overheads.items():
-        result.goal(f"zero_shot over {count} cached labels, cost over one image pass", 0.02, ratio - 1, at_least=False)
+        result.goal(f"zero_shot over {count} cached labels, cost over one image pass", 0.02, ratio, at_least=False)
+    result.notes.append(
+        "the labels' part: what zero_shot does beside the image pass, finding the labels' matrix and scoring a tile's "
+        "embedding against it; measured by itself, as it is less than an image pass varies by"
+    )
 
 
 def _orders(labels: list[str]) -> Iterator[list[str]]:
@@ -115,6 +124,10 @@ def _zero_shot(
             model._classifiers.popitem()
 
     return run
+
+
+def _labels_part(model: SatTxt, vector: np.ndarray, labels: list[str]) -> Callable[[], object]:
+    return lambda: model.classifier(list(labels))(vector)
 
 
 def _procedure(model: SatTxt, tile: np.ndarray, labels: Callable[[], list[str]]) -> Callable[[], object]:

@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import flops, models, report  # noqa: E402
+from benchmarks import flops, machine, models, report  # noqa: E402
 from benchmarks.isolate import ChildError, isolated  # noqa: E402
 from benchmarks.settings import Result, Settings  # noqa: E402
-from benchmarks.timing import Case, Series, alternate, speedup  # noqa: E402
+from benchmarks.timing import Case, Series, alternate, expected_seconds, speedup  # noqa: E402
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig  # noqa: E402
+from sattxt.device import multiplies_bfloat16  # noqa: E402
 from sattxt.vision import VisionTower  # noqa: E402
 
 TINY = Settings(size="tiny").to_dict()
@@ -46,18 +47,41 @@ def rows(result: dict, title: str) -> list[dict]:
 # -- each benchmark ------------------------------------------------------------------------------------------------
 
 
-def test_images_compares_ours_with_the_reference_and_clip(in_process: None) -> None:
+def test_images_compares_ours_with_the_reference_and_clip(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import images
 
+    monkeypatch.setattr(machine, "bfloat16_is_native", lambda device: False)
     result = images.run(**TINY)
     cases = {row["case"]: row for row in rows(result, "ViT-L/16") if row["batch"] == 2}
-    assert {"ours bfloat16", "ours float32", "reference float32, same batch", "reference float32, one by one"} <= set(
-        cases
-    )
+    assert {"ours float32", "reference float32, same batch", "reference float32, one by one"} <= set(cases)
     assert any(case.startswith("CLIP ViT-L/14") for case in cases)
     assert cases["reference float32, same batch"]["× reference"] == 1.0
     assert all(row["images/s"] > 0 for row in cases.values())
     assert all(row["peak MB"] > 0 for row in rows(result, "Peak memory"))
+    assert any("bfloat16 is not measured: this cpu" in note for note in result["notes"])
+    assert not any("bfloat16" in row["case"] for table in ("ViT-L/16", "Peak memory") for row in rows(result, table))
+    assert "ViT-L/16 float32, share of the float32 matrix product" in {goal["goal"] for goal in result["goals"]}
+
+
+def test_a_batch_size_that_would_take_too_long_is_left_out_and_said_so(
+    in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import images
+
+    monkeypatch.setattr(machine, "bfloat16_is_native", lambda device: False)
+    monkeypatch.setattr(Settings, "most_seconds", 0.0)
+    result = Result("images", "cpu")
+    images._vitl(Settings(**TINY), result)
+    assert {row["batch"] for row in rows(result.to_dict(), "ViT-L/16")} == {1}
+    assert any("batch 2: left out" in note for note in result.notes)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(torch.device("cpu")), reason="this CPU emulates bfloat16")
+def test_images_compares_bfloat16_where_it_is_native(in_process: None) -> None:
+    from benchmarks import images
+
+    result = images.run(**TINY)
+    assert {"ours bfloat16", "CLIP ViT-L/14 bfloat16"} <= {row["case"] for row in rows(result, "ViT-L/16")}
 
 
 def test_images_refuses_to_compare_what_computes_something_else() -> None:
@@ -83,6 +107,8 @@ def test_zero_shot_runs_the_references_procedure_beside_ours() -> None:
     reference = [row for row in table if row["case"] == "reference's procedure"]
     assert [row["× reference's procedure"] for row in reference] == [1.0, 1.0]
     assert "extrapolated from 3 labels" in " ".join(result["notes"])
+    ms = {row["case"]: row["ms"] for row in table if row["K"] == 3}
+    assert ms["the labels' part, seen before"] < ms["zero_shot, new labels"]
 
 
 def test_text_reports_new_and_cached_prompts_and_banks() -> None:
@@ -183,6 +209,28 @@ def test_cases_take_turns_and_ratios_are_of_the_same_round() -> None:
     assert calls == ["a", "b", "a", "b", "b", "a"]  # warm-up, a round, a round in reverse
     assert len(series["a"].wall) == 2
     assert speedup(Series(wall=[2.0, 40.0, 6.0]), Series(wall=[1.0, 10.0, 2.0])) == 3.0
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(None, 4), (0.0, 2), (3600.0, 4)])
+def test_a_budget_costs_rounds_but_leaves_two(budget: float | None, rounds: int) -> None:
+    calls: list[int] = []
+    series = alternate({"a": Case(lambda: calls.append(1))}, rounds=4, budget=budget)
+    assert len(series["a"].wall) == rounds
+    assert len(calls) == 1 + rounds
+
+
+def test_what_a_larger_batch_will_take_is_reckoned_from_the_one_before() -> None:
+    case = Case(lambda: None, items=16)
+    assert expected_seconds({"a": case, "new": case}, {"a": Series(wall=[0.5, 0.5])}) == pytest.approx(3 * 16 * 0.5)
+
+
+def test_the_machine_is_classed_by_its_widest_instructions() -> None:
+    assert machine.machine_class(["avx2", "avx512f", "avx512_bf16", "amx_bf16"]) == "AMX"
+    assert machine.machine_class(["avx2", "avx512f"]) == "AVX512"
+    assert machine.machine_class(["avx2"]) == "AVX2"
+    found = machine.facts()
+    assert found["machine_class"] == machine.machine_class(found["instructions"])
+    assert found["bfloat16"] == ("native" if multiplies_bfloat16(torch.device("cpu")) else "emulated")
 
 
 def test_labels_are_different_and_every_series_is_new() -> None:

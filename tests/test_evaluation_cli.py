@@ -169,6 +169,53 @@ def test_compare_puts_two_results_side_by_side(model, tiles, tmp_path, capsys):
     assert found["figures"][0]["low"] > 0
 
 
+def test_unreadable_images_are_left_out_counted_and_named(model, tiles, tmp_path, capsys):
+    good, out = tmp_path / "good.json", tmp_path / "out.json"
+    assert measure("zero-shot", "--data", tiles, "--json", good) == 0
+    broken = tiles / "val" / "GreenField" / "GreenField_13.png"
+    broken.write_bytes(b"no picture")
+    names = tmp_path / "names.json"  # blue is called green and the other way round: a label that slipped would show
+    names.write_text(json.dumps({"RedField": "red", "GreenField": "blue", "BlueField": "green"}))
+    assert measure("zero-shot", "--data", tiles, "--names", names, "--json", out) == 2
+    assert "GreenField_13.png: is no image" in capsys.readouterr().err
+    for _ in range(2):  # computed, then from the cache
+        assert measure("zero-shot", "--data", tiles, "--names", names, "--on-error", "skip", "--json", out) == 0
+        assert (
+            "1 images left out, they cannot be read:\n  val/GreenField/GreenField_13.png: " in capsys.readouterr().out
+        )
+        document = json.loads(out.read_text())
+        assert document["skipped"]["count"] == 1
+        (row,) = document["skipped"]["first"]
+        assert row["name"] == "val/GreenField/GreenField_13.png"
+        assert row["error"].startswith("val/GreenField/GreenField_13.png: is no image")
+        assert document["n"] == 29
+        assert document["confusion"] == [[0, 10, 0], [9, 0, 0], [0, 0, 10]]
+        assert "--on-error skip" in document["command"]
+        assert "val/GreenField/GreenField_13.png" not in document["samples"]["ids"]
+    assert json.loads(good.read_text())["skipped"] == {"count": 0, "first": []}
+    assert measure("zero-shot", "--data", tiles) == 2, "embeddings kept from a run that skipped do not hide a bad file"
+
+
+@pytest.mark.parametrize("command", ["retrieval", "probe", "scale"])
+def test_every_task_leaves_unreadable_images_out(model, tiles, tmp_path, command):
+    (tiles / "val" / "RedField" / "RedField_10.png").write_bytes(b"")
+    (tiles / "train" / "RedField" / "RedField_00.png").write_bytes(b"")
+    out = tmp_path / "out.json"
+    assert measure(command, "--data", tiles, "--json", out) == 2
+    assert measure(command, "--data", tiles, "--on-error", "skip", "--json", out) == 0
+    document = json.loads(out.read_text())
+    assert document["n"] == 29
+    assert document["skipped"]["count"] == (2 if command == "probe" else 1)
+
+
+def test_nothing_readable_is_an_error(model, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        (tmp_path / "x" / name / "1.png").write_bytes(b"no picture")
+    assert measure("zero-shot", "--data", tmp_path / "x", "--on-error", "skip") == 2
+    assert "none of the 2 images can be read, first a/1.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -216,6 +263,13 @@ def test_segmentation_by_the_miniature_release_end_to_end(golden_model_dir, tmp_
     assert [row["class"] for row in document["per_class"]] == ["road", "water"]
     assert 0 < document["miou"] < 100
     assert document["model"]["kind"] == "sattxt"
+    for name in ("images", "masks"):
+        Image.new("RGB" if name == "images" else "L", (70, 90)).save(folder / name / "b.png")
+    (folder / "images" / "b.png").write_bytes(b"no picture")
+    assert measure("segment", *arguments) == 2
+    assert measure("segment", *arguments, "--on-error", "skip") == 0
+    skipping = json.loads(out.read_text())
+    assert (skipping["n"], skipping["skipped"]["count"], skipping["miou"]) == (1, 1, document["miou"])
     assert (tmp_path / "segment.png").read_bytes().startswith(PNG)
 
 

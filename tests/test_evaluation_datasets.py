@@ -291,14 +291,17 @@ def test_every_merged_class_is_one_of_the_43_and_the_19():
 def test_bigearthnet_2_reads_metadata_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    _patch(tmp_path / "BigEarthNet-S2" / "S2A_T33", "S2A_T33_1_2", 1000)
+    tile = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
+    _patch(tmp_path / "BigEarthNet-S2" / tile, f"{tile}_26_57", 2750)
     rows = [
-        {"patch_id": "S2A_T33_1_2", "labels": ["Urban fabric", "Inland waters"], "split": "validation"},
+        {"patch_id": f"{tile}_26_57", "labels": ["Urban fabric", "Inland waters"], "split": "validation"},
         {"patch_id": "not_unpacked", "labels": ["Urban fabric"], "split": "validation"},
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "metadata.parquet")
     data = open_data(tmp_path, "bigearthnet-19").split("val")
     assert [[data.classes[k] for k in s.labels] for s in data.samples] == [["Urban fabric", "Inland waters"]]
+    pixel = data.image(0)[0, 0].tolist()
+    assert pixel == pytest.approx([255, 9.27, 9.27], abs=0.01), "N9999 is no baseline: nothing is taken off"
     with pytest.raises(InputError, match="19 classes"):
         open_data(tmp_path, "bigearthnet-43")
 

@@ -13,7 +13,7 @@ from evaluation_fakes import ColourEncoder, tile, write_folders
 from torch import nn
 
 from sattxt import SatTxt
-from sattxt.errors import InputError, MissingExtraError, UnknownModelError
+from sattxt.errors import ImageError, InputError, MissingExtraError, UnknownModelError
 from sattxt.evaluation.datasets import open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
@@ -114,39 +114,54 @@ def test_models_that_cannot_be_opened_say_so(tmp_path):
 
 
 class FakeOpenClip(nn.Module):
-    """The methods of an open_clip model that the adapter calls. (open_clip itself needs torchvision.)"""
+    """An open_clip model as far as the adapter sees it, with the library's own signatures (it needs torchvision)."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.visual = nn.Linear(3, 4)
-        self.words = nn.Embedding(10, 4)
+        self.words = nn.Embedding(len(WORDS), 4, padding_idx=0)
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.visual(pixels.mean(dim=(2, 3)))
+    def encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        assert not normalize
+        return self.visual(image.mean(dim=(2, 3)))
 
-    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.words(ids).sum(dim=1)
+    def encode_text(self, text: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        assert text.dtype == torch.long
+        return self.words(text).sum(dim=1)
 
 
 def _open_clip_preprocess(image) -> torch.Tensor:
+    """The evaluation transform: a PIL image to a (3, S, S) tensor."""
     return torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1) / 255
 
 
-def _open_clip_tokenize(texts: list[str]) -> torch.Tensor:
-    return torch.tensor([[WORDS.index(w) if w in WORDS else 1 for w in text.split()[:3]] for text in texts])
+def _open_clip_tokenize(texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
+    """(N, context length) token numbers, padded with 0."""
+    rows = [[WORDS.index(w) if w in WORDS else 1 for w in text.split()] for text in texts]
+    return torch.tensor([(row + [0] * 8)[: context_length or 8] for row in rows], dtype=torch.long)
 
 
 def test_an_open_clip_model_is_asked_as_its_library_wants(tiles, monkeypatch):
     model = FakeOpenClip()
     asked = {}
 
-    def create(architecture: str, pretrained: str):
-        asked.update(architecture=architecture, pretrained=pretrained)
-        return model, None, _open_clip_preprocess
+    def training_transform(image):
+        raise AssertionError("images to measure are not augmented")
 
-    fake = SimpleNamespace(create_model_and_transforms=create, get_tokenizer=lambda architecture: _open_clip_tokenize)
+    def create_model_and_transforms(
+        model_name, pretrained=None, precision="fp32", device="cpu", jit=False, force_quick_gelu=False, **model_kwargs
+    ):
+        assert not model_kwargs
+        asked.update(architecture=model_name, pretrained=pretrained)
+        return model, training_transform, _open_clip_preprocess
+
+    def get_tokenizer(model_name="", context_length=None, cache_dir=None, **kwargs):
+        assert model_name == asked["architecture"]
+        return _open_clip_tokenize
+
+    fake = SimpleNamespace(create_model_and_transforms=create_model_and_transforms, get_tokenizer=get_tokenizer)
     monkeypatch.setitem(sys.modules, "open_clip", fake)
     encoder = open_peer("open_clip:ViT-B-32/path/to/file.pt", batch_size=2)
     assert isinstance(encoder, OpenClipEncoder)
@@ -156,9 +171,15 @@ def test_an_open_clip_model_is_asked_as_its_library_wants(tiles, monkeypatch):
     pixels = torch.stack([_open_clip_preprocess(Image.fromarray(t)) for t in tiles])
     with torch.no_grad():
         assert np.allclose(encoder.encode_images(tiles), unit(model.encode_image(pixels).numpy()), atol=1e-6)
-        words = unit(model.encode_text(_open_clip_tokenize(["a red field"])).numpy())
-    assert np.allclose(encoder.encode_texts(["a red field"]), words, atol=1e-6)
+        texts = ["a red field", "blue", "a picture of a green field"]
+        words = unit(model.encode_text(_open_clip_tokenize(texts)).numpy())
+    assert np.allclose(encoder.encode_texts(texts), words, atol=1e-6)
     assert encoder.logit_scale == pytest.approx(np.exp(3), rel=1e-5)
+    open_peer("open_clip:hf-hub:owner/ViT-B-32")  # one name for architecture and weights
+    assert asked == {"architecture": "hf-hub:owner/ViT-B-32", "pretrained": None}
+    open_peer("open_clip:local-dir:weights/ViT-B-32", offline=True)
+    with pytest.raises(InputError, match="checkpoint file"):
+        open_peer("open_clip:hf-hub:owner/ViT-B-32", offline=True)
 
 
 def test_without_open_clip_the_package_is_named(monkeypatch):
@@ -199,6 +220,37 @@ def test_embeddings_are_computed_once_and_kept(tmp_path):
         file.write_bytes(file.read_bytes()[:100])
     assert np.array_equal(Embedder(encoder, cache=tmp_path / "cache")(data), first)
     assert encoder.images_seen == 18, "a damaged file is not used"
+
+
+def test_images_a_model_refuses_are_left_out_too(golden_model_dir, tmp_path):
+    from PIL import Image
+
+    folder = write_folders(tmp_path / "x", 1)
+    Image.new("RGB", (200, 2)).save(folder / "RedField" / "strip.png")
+    data = open_data(folder).split()
+    encoder = SatTxtEncoder(SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False))
+    with pytest.raises(ImageError, match="cut it into tiles"):
+        Embedder(encoder, cache=False)(data)
+    embed = Embedder(encoder, cache=tmp_path / "cache", on_error="skip")
+    kept = embed.readable(data)
+    assert [s.id for s in kept.samples] == [s.id for s in data.samples if "strip" not in s.id]
+    assert [f.source for f in embed.skipped] == ["RedField/strip.png"]
+    assert np.allclose(embed(kept), Embedder(encoder, cache=False)(kept), atol=1e-5)
+
+
+def test_a_damaged_archive_member_is_one_unreadable_image(tmp_path):
+    import shutil
+    import zipfile
+
+    archive = Path(shutil.make_archive(str(tmp_path / "x"), "zip", write_folders(tmp_path / "x", 2)))
+    with zipfile.ZipFile(archive) as opened:
+        first = next(i for i in opened.infolist() if i.filename.endswith(".png"))
+    content = bytearray(archive.read_bytes())
+    content[first.header_offset + 60 : first.header_offset + 100] = bytes(40)
+    archive.write_bytes(bytes(content))
+    embed = Embedder(ColourEncoder(), cache=False, on_error="skip")
+    assert len(embed.readable(open_data(archive).split())) == 5
+    assert [f.source for f in embed.skipped] == [first.filename]
 
 
 def test_without_a_cache_nothing_is_written(tmp_path):

@@ -79,6 +79,48 @@ def test_batch_composition_changes_no_embedding(model: SatTxt, tiles: list[np.nd
     assert np.abs(model.encode_image(tiles[::-1])[::-1] - alone).max() < 1e-4
 
 
+def test_the_tower_gets_no_more_than_fits_the_cache(
+    model: SatTxt, tiles: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [np.roll(tile, shift, axis=0) for shift in range(0, 20, 5) for tile in tiles]
+    wanted = model.encode_image(many)
+    segments = model.segment(many[0], LABELS, window=16).scores
+    monkeypatch.setattr("sattxt.encoding._CACHE_BYTES", 1)
+    assert model._images.step == 8
+    taken: list[int] = []
+    hook = model._images.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
+    found = model.encode_image(many, batch_size=19)
+    assert taken == [8, 8, 3, 1]
+    assert np.abs(found - wanted).max() < 1e-5
+    taken.clear()
+    assert np.abs(model.segment(many[0], LABELS, window=16).scores - segments).max() < 1e-5
+    assert max(taken) == 8
+    hook.remove()
+
+
+def test_activation_bytes_are_those_of_the_widest_layer(model: SatTxt) -> None:
+    from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+    from sattxt.vision import VisionTower
+
+    config = VisionConfig(BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 32, 1, 4, 64))
+    mobile, vit = VisionTower(config).eval(), model._images.tower
+    for tower, kind in ((mobile, torch.nn.Conv2d), (vit, torch.nn.Linear)):
+        seen: list[int] = []
+        hooks = [
+            module.register_forward_hook(
+                lambda _, given, out, seen=seen: seen.append(4 * (given[0].numel() + out.numel()))
+            )
+            for module in tower.backbone.modules()
+            if isinstance(module, kind)
+        ]
+        with torch.no_grad():
+            tower(torch.zeros(1, 3, 64, 64))
+        for hook in hooks:
+            hook.remove()
+        # an input padded before its convolution is a little larger than the layer's own
+        assert tower.activation_bytes(64) == pytest.approx(max(seen), rel=0.05)
+
+
 def test_the_same_input_gives_the_same_bits(model: SatTxt, tiles: list[np.ndarray]) -> None:
     assert np.array_equal(model.encode_image(tiles), model.encode_image(tiles))
 
@@ -156,6 +198,17 @@ def test_one_bad_file_does_not_end_the_job(model: SatTxt, tiles: list[np.ndarray
     batch = model.zero_shot(paths, LABELS, on_error="skip")
     assert "2.png" in batch.failures[0].source
     assert batch[2].source == str(paths[3])
+
+
+def test_a_strip_is_a_failure_of_its_own_not_of_its_batch(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    strip = np.zeros((2, 200, 3), np.uint8)
+    found = model.encode_image([*tiles[:2], strip, tiles[2]], on_error="skip", channels="last")
+    assert found.indices == [0, 1, 3]
+    assert [f.error for f in found.failures] == [
+        "image 2: is 200 x 2 pixels, over 50 times longer than wide; cut it into tiles"
+    ]
+    with pytest.raises(ImageError, match="image 2: is 200 x 2 pixels"):
+        model.encode_image([*tiles[:2], strip], channels="last")
 
 
 def test_unknown_options_are_named(model: SatTxt, tiles: list[np.ndarray]) -> None:

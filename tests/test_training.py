@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,14 +17,19 @@ from PIL import Image
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
-from sattxt.training.align import AlignConfig, Aligner, AlignModel, TextBank
+from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
 from sattxt.training.augment import AugmentConfig, augment, random_geometry, resample
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
-from sattxt.training.data import Sampler, read_captions, read_zip
+from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
+from sattxt.training.engine import EngineOptions
 from sattxt.training.fields import FIELDS, draw_fields
 from sattxt.training.losses import class_contrast, info_nce, sigmoid_loss
+from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
+from sattxt.training.run import Run
 from sattxt.training.spectral import index_captions, read_s2_tiles
+from sattxt.training.text_bank import TextBank
+from sattxt.training.validate import caption_recall, zero_shot_accuracy
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -217,82 +224,187 @@ def test_calibration_finds_the_temperature_that_made_the_labels() -> None:
 COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)}
 
 
-def toy(seed: int = 0, **options: object) -> Aligner:
+class Toy(Run[AlignModel]):
     """Three colours of noisy tiles, random frozen text vectors, a small MobileNet."""
-    from sattxt.training.data import TileSet
 
-    generator = torch.Generator().manual_seed(9)
-    images, labels, captions = [], [], []
-    for label, colour in enumerate(COLOURS.values()):
-        base = torch.tensor(colour, dtype=torch.float32)[None, :, None, None]
-        noise = 12 * torch.randn(20, 3, 32, 32, generator=generator)
-        images.append((base + noise).clamp(0, 255).to(torch.uint8))
-        labels += [label] * 20
-        captions += [[f"caption {label} {i}" for i in range(3)]] * 20
-    tiles = TileSet("toy", torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions, [str(i) for i in labels])
-    texts = [*(f"a photo of {c}" for c in COLOURS), *(f"caption {k} {i}" for k in range(3) for i in range(3))]
-    anchors = torch.randn(3, 24, generator=generator)
-    pooled = torch.cat([anchors, (anchors[:, None] + 0.3 * torch.randn(3, 3, 24, generator=generator)).flatten(0, 1)])
-    bank = TextBank(pooled, {t: i for i, t in enumerate(texts)})
-    torch.manual_seed(seed)
-    vision = VisionConfig(BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 16, 1, 2, 32))
-    model = AlignModel(vision, 24, 10.0)
-    config = AlignConfig(
-        steps=60, counts=(18,), sizes=(32,), size_weights=(1.0,), warmup=3, pool=8, seed=seed, **options
-    )
-    prompts = [[[f"a photo of {c}"] for c in COLOURS]]
-    return Aligner(config, model, [tiles], prompts, bank, lambda x: (x - 0.5) / 0.5)
+    def __init__(self, out: Path, *, seed: int = 0, **options: object) -> None:
+        generator = torch.Generator().manual_seed(9)
+        images, labels, captions = [], [], []
+        for label, colour in enumerate(COLOURS.values()):
+            base = torch.tensor(colour, dtype=torch.float32)[None, :, None, None]
+            noise = 12 * torch.randn(20, 3, 32, 32, generator=generator)
+            images.append((base + noise).clamp(0, 255).to(torch.uint8))
+            labels += [label] * 20
+            captions += [[f"caption {label} {i}" for i in range(3)]] * 20
+        keys = [str(i) for i in labels]
+        tiles = TileSet("toy", torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions, keys)
+        book = PromptBook(
+            PromptConfig(templates=("a photo of {}",)),
+            [SetTexts("toy", [[colour] for colour in COLOURS], captions, tiles.labels)],
+        )
+        anchors = torch.randn(3, 24, generator=generator)
+        near = (anchors[:, None] + 0.3 * torch.randn(3, 3, 24, generator=generator)).flatten(0, 1)
+        bank = TextBank(torch.cat([anchors, near]), book.row)
+        torch.manual_seed(seed)
+        vision = VisionConfig(
+            BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 16, 1, 2, 32)
+        )
+        small = {"steps": 60, "counts": (18,), "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
+        config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
+        model = AlignModel(vision, 24, 10.0, loss=config.loss)
+        self.sets = [tiles]
+        self.aligner = AlignObjective(config, self.sets, book, bank, to_pixels)
+        out.mkdir(parents=True, exist_ok=True)
+        super().__init__(self.aligner, model, out)
 
-
-def accuracy(run: Aligner) -> float:
-    model = run.calibrate_norms((32,), batches=10)
-    tiles = run.sets[0]
-    with torch.no_grad():
-        image = model.image(run.normalise(tiles.images.float() / 255))
-        classes = model.texts(run.bank.pooled[:3])
-    return float(((image @ classes.T).argmax(1) == tiles.labels).float().mean())
-
-
-def test_a_run_learns_what_chance_cannot() -> None:
-    run = toy()
-    losses = [run.train_step()["class"] for _ in range(60)]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
-    assert accuracy(run) > 0.7  # chance: 1 / 3, of 60 tiles
+    def _figures(self, model: AlignModel) -> dict[str, float]:
+        model = self.aligner.calibrate_norms(model, (32,), batches=10)
+        return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.bank.pooled[:3], to_pixels, 32, 60)}
 
 
-def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
-    whole = toy()
-    wanted = [whole.train_step() for _ in range(8)]
-    first = toy()
-    for _ in range(4):
-        first.train_step()
-    first.save(tmp_path / "last.pt")
-    second = toy(seed=0)
-    for parameter in second.model.parameters():  # whatever it started from is replaced
-        parameter.data.zero_()
-    second.load(tmp_path / "last.pt")
-    assert second.step == 4
-    assert [second.train_step() for _ in range(4)] == wanted[4:]
-    for ours, theirs in zip(second.ema.parameters(), whole.ema.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+def to_pixels(x: torch.Tensor) -> torch.Tensor:
+    return (x - 0.5) / 0.5
 
 
-def test_a_frozen_backbone_does_not_move() -> None:
-    run = toy(freeze_backbone=True)
-    before = {k: v.clone() for k, v in run.model.vision.backbone.state_dict().items()}
+def losses(run: Run, column: str) -> list[float]:
+    with (run.out / "losses.csv").open() as handle:
+        return [float(row[column]) for row in csv.DictReader(handle)]
+
+
+EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+
+
+def test_a_run_learns_what_chance_cannot(tmp_path: Path) -> None:
+    run = Toy(tmp_path)
+    assert run.train(EVERY_STEP) == 60
+    by_class = losses(run, "class")
+    assert len(by_class) == 60
+    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.3
+    assert run.validate()["toy"] > 70  # chance: 33, of 60 tiles
+    with (tmp_path / "validation.csv").open() as handle:
+        (row,) = csv.DictReader(handle)
+    assert (row["step"], float(row["toy"])) == ("60", run.validate()["toy"])
+
+
+def test_a_frozen_backbone_does_not_move(tmp_path: Path) -> None:
+    run = Toy(tmp_path, freeze_backbone=True, freeze_text_head=True, steps=3)
+    backbone, text = run.model.vision.backbone, run.model.text
+    before = {k: v.clone() for k, v in (backbone.state_dict() | text.state_dict()).items()}
     head = run.model.vision.head.ln_final.weight.clone()
-    for _ in range(3):
-        run.train_step()
-    after = run.model.vision.backbone.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before)
+    run.train(EVERY_STEP)
+    after = backbone.state_dict() | text.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)  # BatchNorm statistics included
     assert not torch.equal(head, run.model.vision.head.ln_final.weight)
+    saved = torch.load(run.checkpoint, weights_only=True)
+    assert not any("backbone" in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+
+
+# -- objective -----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_a_function_of_step_micro_batch_and_rank(tmp_path: Path) -> None:
+    draw = Toy(tmp_path, accumulate=2).aligner.draw
+    first, again, other = draw(4, 1, 1, 2), draw(4, 1, 1, 2), draw(4, 1, 0, 2)
+    assert torch.equal(first.pixels, again.pixels)
+    assert torch.equal(first.texts, again.texts)
+    assert len(first) == 9  # half of 18
+    assert not set(first.parts[0].tolist()) & set(other.parts[0].tolist())
+    assert torch.equal(first.classes[0], other.classes[0])  # common to the ranks of a step
+    assert torch.equal(first.extra, other.extra)
+
+
+def test_ranks_walk_the_tiles_together(tmp_path: Path) -> None:
+    draw = Toy(tmp_path, counts=(10,)).aligner.draw
+    seen = torch.cat([draw(step, 0, rank, 3).parts[0] for step in range(2) for rank in range(3)])
+    assert sorted(seen.tolist()) == list(range(60))  # an epoch of 60 tiles, each once
+
+
+def test_the_sigmoid_loss_learns_its_bias_from_minus_ten(tmp_path: Path) -> None:
+    run = Toy(tmp_path, loss="sigmoid", steps=4, class_weight=0)
+    assert float(run.model.bias.detach()) == -10
+    assert Toy(tmp_path).model.bias is None
+    batch = run.aligner.draw(0)
+    run.aligner.losses(run.model, batch).total.backward()
+    assert float(run.model.bias.grad) < 0  # most pairs are right already, the few positives are not
+
+
+def test_text_noise_has_the_size_asked_for_and_depends_on_the_batch_alone(tmp_path: Path) -> None:
+    aligner = Toy(tmp_path, text_noise=0.1).aligner
+    pooled = 7 * torch.randn(400, 24, generator=torch.Generator().manual_seed(0))
+    noised = [aligner._noised(pooled, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    relative = (noised[0] - pooled).square().mean().sqrt() / pooled.square().mean().sqrt()
+    assert float(relative) == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(noised[0], noised[1])
+    assert not torch.equal(noised[0], noised[2])
+
+
+def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
+    from sattxt.training.seeds import generator
+
+    run = Toy(tmp_path, text_mix=1.0)
+    book = PromptBook(
+        PromptConfig(templates=("{}",)), [SetTexts("toy", [["a", "b"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))]
+    )
+    bank = TextBank(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), book.row)
+    aligner = AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
+    drawn = torch.cat([aligner._classes(generator(i))[0] for i in range(50)])
+    assert bool((drawn[:, 1] == 1).all())
+    between = (drawn[:, 0] > 0) & (drawn[:, 0] < 2)
+    assert 15 < int(between.sum()) < 35  # half of the draws pick the same phrase twice
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": "triplet"}, "loss='triplet'"),
+        ({"precision": "float16"}, "precision='float16': pass one of 'auto', 'bfloat16', 'float32'"),
+        ({"class_weight": 0.0, "caption_weight": 0.0}, "at least one above 0"),
+        ({"text_mix": 1.5}, "text_mix=1.5"),
+        ({"accumulate": 19}, "accumulate=19"),
+        ({"sizes": (32, 64)}, "2 sizes, 1 size_weights"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        Toy(tmp_path, **options)
+
+
+def test_without_classes_and_captions_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    run = Toy(tmp_path)
+    book = PromptBook(PromptConfig(), [SetTexts("toy", [], [[]] * 60, torch.full((60,), -1))], extras=["x"])
+    with pytest.raises(InputError, match="nothing to learn from"):
+        AlignObjective(run.aligner.config, run.sets, book, TextBank(torch.zeros(1, 24), book.row), to_pixels)
+
+
+def test_auto_precision_is_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sattxt.training import precision
+
+    device = torch.device("cpu")
+    for native in (True, False):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _, native=native: native)
+        with precision.autocast("auto", device):
+            assert torch.is_autocast_enabled("cpu") is native
+        with precision.autocast("float32", device):
+            assert not torch.is_autocast_enabled("cpu")
+        with precision.autocast("bfloat16", device):
+            assert torch.is_autocast_enabled("cpu")
+
+
+def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:
+    run = Toy(tmp_path)
+    figures = caption_recall(
+        run.model, run.sets[0], lambda texts: run.aligner.bank.vectors(run.aligner.bank.rows(texts)), to_pixels, 32, 60
+    )
+    assert set(figures) == {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} | {"recall"}
+    assert figures["i2t_r10"] == 100  # nine captions in all
+    assert figures["recall"] == pytest.approx(np.mean([v for k, v in figures.items() if k != "recall"]))
 
 
 # -- recipes -------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_recipe_reads_and_takes_overrides() -> None:
-    recipe = read_recipe("mini", {"steps": 7, "seed": 3})
+    recipe = read_recipe("mini", {"align.steps": 7, "align.seed": 3})
     assert recipe.align.steps == 7
     assert recipe.align.seed == 3
     assert len(recipe.align.counts) == len(recipe.sets)
@@ -303,7 +415,7 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="mini"):
         read_recipe("maxi")
     with pytest.raises(InputError, match="stepz"):
-        read_recipe("mini", {"stepz": 3})
+        read_recipe("mini", {"align.stepz": 3})
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({"name": "x", "surprise": 1}))
     with pytest.raises(InputError, match="surprise"):

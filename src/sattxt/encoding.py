@@ -17,13 +17,17 @@ from sattxt.config import ImageConfig
 from sattxt.errors import ImageError, InputError
 from sattxt.images import ImageOptions, to_rgb
 from sattxt.loading import Failure, source_name, stream
-from sattxt.preprocess import Preprocessor
+from sattxt.preprocess import Preprocessor, check_size
 from sattxt.results import Embeddings, FloatArray
 from sattxt.vision import ImageTokens, VisionTower
 
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
 _PLAIN = ImageOptions()
+#: What the widest layer's input and output may take together on a CPU: about a last-level cache. Beyond it every layer
+#: reads from main memory what the one before it wrote there, into pages that the allocator has just been given.
+_CACHE_BYTES = 2**25
+_FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,17 @@ class ImageEncoder:
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim
         self._preprocessor = Preprocessor(config)
+        self._bytes = self.tower.activation_bytes(config.size)
+
+    @property
+    def step(self) -> int | None:
+        """Images that one pass of the tower takes at most, whatever the batch; ``None``: a batch is one pass.
+
+        On a CPU the largest power of two, and 8 at least, whose activations fit into the cache.
+        """
+        if self.device.type != "cpu":
+            return None
+        return max(_FEWEST, 1 << (_CACHE_BYTES // self._bytes).bit_length() >> 1)
 
     def to(self, device: torch.device) -> None:
         """Move the tower."""
@@ -65,8 +80,11 @@ class ImageEncoder:
     @torch.inference_mode()
     def tokens(self, pixel_values: Tensor) -> ImageTokens:
         """Backbone and head tokens as float32, on the tower's device."""
-        tokens = self.tower(pixel_values.to(self.device))
-        return ImageTokens(tokens.backbone.float(), tokens.cls.float(), tokens.patches.float(), tokens.grid)
+        step = self.step or max(1, len(pixel_values))
+        starts = range(0, max(1, len(pixel_values)), step)
+        parts = [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
+        backbone, cls, patches = (torch.cat(tensors).float() for tensors in list(zip(*parts, strict=True))[:3])
+        return ImageTokens(backbone, cls, patches, parts[0].grid)
 
     @torch.inference_mode()
     def embed(
@@ -93,7 +111,10 @@ class ImageEncoder:
         def load(item: tuple[int, Any]) -> np.ndarray:
             index, source = item
             names[index] = source_name(source, None)
-            return to_rgb(source, options, name=source_name(source, index))
+            name = source_name(source, index)
+            rgb = to_rgb(source, options, name=name)
+            check_size(rgb, name)  # here, where it is a failure of this one image
+            return rgb
 
         loader = stream(
             enumerate(sources),
@@ -105,15 +126,18 @@ class ImageEncoder:
         )
         parts: list[FloatArray] = []
         indices: list[int] = []
+        step = self.step
         try:
             with loader, _progress_bar(progress, sources) as bar:
                 for batch in loader:
-                    pixel_values = self._preprocessor.batch(batch.images)
-                    embedding = self.tower(pixel_values.to(self.device)).embedding.float()
-                    if normalize:
-                        embedding = F.normalize(embedding, dim=-1)
-                    parts.append(embedding.cpu().numpy())
-                    indices.extend(batch.indices)
+                    for start in range(0, len(batch), step or len(batch)):
+                        chosen = slice(start, start + (step or len(batch)))
+                        pixel_values = self._preprocessor.batch(batch.images[chosen])
+                        embedding = self.tower(pixel_values.to(self.device)).embedding.float()
+                        if normalize:
+                            embedding = F.normalize(embedding, dim=-1)
+                        parts.append(embedding.cpu().numpy())
+                        indices.extend(batch.indices[chosen])
                     bar.update(len(batch.indices))
         except ImageError as error:
             error.completed = Embeddings(_stack(parts, self.width), indices, loader.failures)

@@ -76,6 +76,16 @@ class MobileNetV1(nn.Module):
             x = layer(x)
         return x
 
+    def widest(self, size: int) -> int:
+        """Values that the layer with the largest input and output holds for one (3, size, size) image."""
+        most, channels = 0, 3
+        for layer in (self.conv_stem, *self.layer):
+            convolution = layer.convolution
+            side = -(-size // convolution.stride[0])
+            most = max(most, channels * size * size + convolution.out_channels * side * side)
+            channels, size = convolution.out_channels, side
+        return most
+
     def fuse(self) -> MobileNetV1:
         """Fold every BatchNorm into its convolution, for inference; returns self. Call in eval mode."""
         for module in self.modules():

@@ -204,7 +204,9 @@ class SatTxt:
         Args:
             images: one tile (path, open file, PIL image, grey/HWC/CHW array or tensor), or a list, iterable or 4-D
                 array of tiles.
-            batch_size: tiles a forward pass (default 64). workers: threads that read files (default: one a core).
+            batch_size: tiles that are read and encoded together (default 64); on a CPU the encoder takes fewer at a
+                time where more would not fit into the cache, which changes nothing but speed.
+            workers: threads that read files (default: one a core).
             on_error: ``"skip"`` leaves unreadable tiles out and lists them in the result's ``failures``.
             normalize: ``False`` returns the raw [cls ; mean(patch)] without L2 normalisation.
             options, image_options: how to read what is not plain 8-bit RGB: ``stretch=``, ``bands=``, ``channels=``,
@@ -475,7 +477,7 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, Mapping):
         items = [(key, _frozen(item)) for key, item in value.items()]
         return None if any(item is None for _, item in items) else ("dict", tuple(items))
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+    if isinstance(value, (list, tuple)) and (set(map(type, value)) <= {str} or all(isinstance(v, str) for v in value)):
         return ("list", tuple(value))
     return None
 

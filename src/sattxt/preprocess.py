@@ -50,7 +50,7 @@ class Preprocessor:
         out = torch.empty((len(images), 3, size, size), dtype=torch.float32)
         groups: dict[tuple[int, int, str], list[int]] = {}
         for index, image in enumerate(images):
-            height, width = _checked_size(image, index)
+            height, width = check_size(image, f"image {index}")
             groups.setdefault((height, width, image.dtype.str), []).append(index)
         for (height, width, _), indices in groups.items():
             step = max(1, _CHUNK // (3 * max(height * width, size * size)))
@@ -87,15 +87,18 @@ class Preprocessor:
         return pixels.sub_(self._mean).div_(self._std)
 
 
-def _checked_size(image: NDArray[Any], index: int) -> tuple[int, int]:
+def check_size(image: NDArray[Any], name: str) -> tuple[int, int]:
+    """Height and width of an image that can be preprocessed.
+
+    Raises:
+        ImageError: it is not (H, W, 3), or more than 50 times as long as it is wide; begins with ``name``.
+    """
     shape = tuple(getattr(image, "shape", ()))
     if not isinstance(image, np.ndarray) or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise ImageError(
-            f"image {index}: has shape {shape}, expected a numpy array (H, W, 3); see sattxt.images.to_rgb"
-        )
+        raise ImageError(f"{name}: has shape {shape}, expected a numpy array (H, W, 3); see sattxt.images.to_rgb")
     height, width = shape[:2]
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise ImageError(
-            f"image {index}: is {width} x {height} pixels, over {_MAX_ASPECT} times longer than wide; cut it into tiles"
+            f"{name}: is {width} x {height} pixels, over {_MAX_ASPECT} times longer than wide; cut it into tiles"
         )
     return height, width

@@ -133,6 +133,16 @@ class VisionTower(nn.Module):
         """Of the weights, in which the tower computes."""
         return self.head.ln_final.weight.dtype
 
+    def activation_bytes(self, size: int) -> int:
+        """Bytes of the input and output of the widest backbone layer for one (3, size, size) image."""
+        if isinstance(self.backbone, MobileNetV1):
+            values = self.backbone.widest(size)
+        else:
+            sizes: Any = self.backbone.config
+            tokens = (size // sizes.patch_size) ** 2 + 1 + sizes.num_register_tokens
+            values = tokens * (sizes.hidden_size + sizes.intermediate_size)
+        return values * self.dtype.itemsize
+
     def forward(self, pixel_values: Tensor) -> ImageTokens:
         """Pixel values of any float dtype to tokens in the weights' dtype."""
         first, patches, grid = backbone_tokens(self.backbone, pixel_values.to(self.dtype))

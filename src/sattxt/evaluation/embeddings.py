@@ -7,14 +7,14 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from sattxt.errors import InputError
+from sattxt.errors import ImageError, InputError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder, Image
-from sattxt.loading import stream
+from sattxt.loading import Failure, stream
 from sattxt.paths import user_cache_dir
 from sattxt.results import FloatArray
 
@@ -29,7 +29,8 @@ class Embedder:
     """Image embeddings of data sets by one model.
 
     cache: the folder they are kept in, ``None`` for none. Keys are the model's fingerprint, that of the images with
-    how they are read, and the name of the transform.
+    how they are read, and the name of the transform. on_error: what :meth:`readable` does with images that cannot be
+    read; those that were left out are listed in ``skipped``, by their place among the samples.
     """
 
     def __init__(
@@ -39,12 +40,16 @@ class Embedder:
         cache: Path | bool = True,
         workers: int | None = None,
         progress: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.encoder = encoder
         self.hits = 0
+        self.skipped: list[Failure] = []
         self._cache = user_cache_dir() / "eval" if cache is True else cache or None
         self._workers = workers
         self._progress = progress
+        self._skip = on_error == "skip"
+        self._kept: dict[str, FloatArray] = {}
 
     def __call__(self, data: EvalData, transform: Transform | None = None, variant: str = "") -> FloatArray:
         """(N, D) float32 unit vectors of the data's images, in order.
@@ -53,27 +58,66 @@ class Embedder:
             transform: applied to every (H, W, 3) image first; ``variant`` names it, as part of the key.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read, whatever ``on_error`` says; see :meth:`readable`.
         """
-        if (transform is None) != (variant == ""):
-            raise InputError("a transform and the name of its variant go together")
-        path = self._path(data, variant)
-        found = _load(path, len(data)) if path else None
-        if found is not None:
-            self.hits += 1
-            return found
-        vectors = self._compute(data, transform)
-        if path:
-            _save(path, vectors)
+        vectors, failures = self._embed(data, transform, variant, skip=False)
+        if failures:
+            raise ImageError(f"{data.store.path}/{failures[0].error}")
         return vectors
 
-    def _path(self, data: EvalData, variant: str) -> Path | None:
-        if not isinstance(self._cache, Path):
-            return None
-        key = f"{VERSION} {self.encoder.fingerprint} {data.pixels_fingerprint} {variant}"
-        return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
+    def readable(self, data: EvalData, transform: Transform | None = None, variant: str = "") -> EvalData:
+        """The data as they are; with ``on_error="skip"`` without the images that cannot be read.
 
-    def _compute(self, data: EvalData, transform: Transform | None) -> FloatArray:
+        It takes embedding them to know; the embeddings are kept for the calls that follow.
+
+        Raises:
+            InputError: none can be read.
+        """
+        if not self._skip:
+            return data
+        vectors, failures = self._embed(data, transform, variant, skip=True)
+        if not failures:
+            self._kept[self._key(data, variant)] = vectors
+            return data
+        if len(failures) == len(data):
+            raise InputError(
+                f"{data.store.path}: none of the {len(data)} images can be read, first {failures[0].error}"
+            )
+        known = {lost.source for lost in self.skipped}
+        self.skipped += [lost for lost in failures if lost.source not in known]
+        lost = {each.index for each in failures}
+        rows = [i for i in range(len(data)) if i not in lost]
+        kept = data.take(rows)
+        self._kept[self._key(kept, variant)] = vectors[rows]
+        return kept
+
+    def _embed(
+        self, data: EvalData, transform: Transform | None, variant: str, *, skip: bool
+    ) -> tuple[FloatArray, list[Failure]]:
+        """Embeddings with rows of NaN for the images that cannot be read, and these."""
+        if (transform is None) != (variant == ""):
+            raise InputError("a transform and the name of its variant go together")
+        key = self._key(data, variant) if self._skip or isinstance(self._cache, Path) else ""
+        if key in self._kept:
+            return self._kept[key], []
+        path = self._cache / f"{key}.npy" if isinstance(self._cache, Path) else None
+        found = _load(path, len(data)) if path else None
+        if found is not None:
+            lost = np.flatnonzero(np.isnan(found[:, 0])).tolist() if found.size else []
+            failures = [found for found in (_failure(data, i) for i in lost) if found]
+            if len(failures) == len(lost):
+                self.hits += 1
+                return found, failures
+        vectors, failures = self._compute(data, transform, skip=skip)
+        if path and len(failures) < len(data):
+            _save(path, vectors)
+        return vectors, failures
+
+    def _key(self, data: EvalData, variant: str) -> str:
+        key = f"{VERSION} {self.encoder.fingerprint} {data.pixels_fingerprint} {variant}"
+        return hashlib.sha256(key.encode()).hexdigest()[:40]
+
+    def _compute(self, data: EvalData, transform: Transform | None, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
         from tqdm import tqdm
 
         def load(index: int) -> Image:
@@ -81,18 +125,55 @@ class Embedder:
             return image if transform is None else transform(image)
 
         parts: list[FloatArray] = []
+        indices: list[int] = []
+        refused: list[Failure] = []
         batches = stream(
             range(len(data)),
             load,
             batch_size=CHUNK,
             workers=self._workers,
+            on_error="skip" if skip else "raise",
             name_of=lambda index, _: f"{data.store.path}/{data.samples[index].id}",
         )
         with tqdm(total=len(data), unit="image", disable=not self._progress, delay=1, leave=False) as bar:
             for batch in batches:
-                parts.append(self.encoder.encode_images(batch.images))
+                try:
+                    parts.append(self.encoder.encode_images(batch.images))
+                    indices += batch.indices
+                except ImageError:
+                    if not skip:
+                        raise
+                    for index, image in zip(batch.indices, batch.images, strict=True):
+                        try:
+                            parts.append(self.encoder.encode_images([image]))
+                            indices.append(index)
+                        except ImageError as error:
+                            refused.append(failure(data, index, error))
                 bar.update(len(batch))
-        return np.concatenate(parts)
+        unread = [failure(data, f.index, f.error) for f in batches.failures]
+        failures = sorted([*unread, *refused], key=lambda f: f.index)
+        if not failures:
+            return np.concatenate(parts), []
+        width = parts[0].shape[1] if parts else 0
+        vectors = np.full((len(data), width), np.nan, dtype=np.float32)
+        if parts:
+            vectors[indices] = np.concatenate(parts)
+        return vectors, failures
+
+
+def failure(data: EvalData, index: int, error: Exception | str) -> Failure:
+    """Why a sample's image cannot be read: one line that names it as the data do, without the folder they lie in."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Failure(index, data.samples[index].id, line.removeprefix(f"{data.store.path}/"))
+
+
+def _failure(data: EvalData, index: int) -> Failure | None:
+    """Why an image cannot be read; ``None`` if it can be, after all."""
+    try:
+        data.image(index)
+    except ImageError as error:
+        return failure(data, index, error)
+    return None
 
 
 def _load(path: Path, rows: int) -> FloatArray | None:

@@ -71,7 +71,7 @@ class RenderedData(EvalData):
             ImageError: it is no multispectral TIFF, or its bands are not known.
         """
         name = self.samples[index].id
-        return read_tile(self.store.read(name), f"{self.store.path}/{name}", self.options.band_names)
+        return read_tile(self.read(name), f"{self.store.path}/{name}", self.options.band_names)
 
 
 def rendered(data: EvalData) -> RenderedData:

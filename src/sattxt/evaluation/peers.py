@@ -157,13 +157,15 @@ class OpenClipEncoder(_Peer):
 
     @classmethod
     def open(cls, location: str, *, batch_size: int | None = None, device: str | None = None) -> OpenClipEncoder:
-        """A model as ``ARCHITECTURE/PRETRAINED``, where the second is a tag of open_clip's or a checkpoint file.
+        """A model as ``ARCHITECTURE/PRETRAINED``, where the second is a tag of open_clip's or a checkpoint file; or as
+        ``hf-hub:OWNER/NAME`` or ``local-dir:PATH``, which name architecture and weights in one.
 
         Raises:
             MissingExtraError: open_clip is not installed. UnknownModelError: it cannot be opened.
         """
-        architecture, _, pretrained = location.partition("/")
-        if not pretrained:
+        whole = location.startswith(_WHOLE)
+        architecture, _, pretrained = (location, "", None) if whole else location.partition("/")
+        if not whole and not pretrained:
             raise InputError(
                 f"open_clip:{location} names no weights: pass open_clip:ARCHITECTURE/TAG or "
                 "open_clip:ARCHITECTURE/path/to/checkpoint, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
@@ -190,6 +192,9 @@ class OpenClipEncoder(_Peer):
         return self._model.encode_text(self._tokenize(list(texts)).to(self._device))
 
 
+_WHOLE = ("hf-hub:", "local-dir:")
+
+
 def is_peer(name: str) -> bool:
     """Whether ``--model`` names a model of another library."""
     return name.startswith(("open_clip:", "transformers:"))
@@ -204,7 +209,10 @@ def open_peer(
         raise InputError(f"--model {name}: names no model; such as {kind}:openai/clip-vit-base-patch32")
     if kind == "transformers":
         return TransformersEncoder.open(location, offline=offline, batch_size=batch_size, device=device)
-    if offline and not Path(location.partition("/")[2]).exists():
+    local = location.startswith("local-dir:") or (
+        not location.startswith(_WHOLE) and Path(location.partition("/")[2]).exists()
+    )
+    if offline and not local:
         raise InputError(f"--model {name}: with --offline, name a checkpoint file in the place of the tag")
     return OpenClipEncoder.open(location, batch_size=batch_size, device=device)
 

@@ -41,6 +41,7 @@ def phrasings(
     if len(phrases) < 2:
         raise LabelError(f"{file}: at least two classes are needed, {data.store.path} has {len(phrases)}")
     encoder = embedder.encoder
+    data = embedder.readable(data)
     texts = [(phrase,) for group in phrases for phrase in group]
     prompts = ClassPrompts(
         tuple(t for (t,) in texts),
@@ -71,7 +72,8 @@ def phrasings(
     means = np.stack([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)])
     averaged = (images @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(axis=1) == targets
     settings = prompts.describe() | {"assignments": len(choices), "seed": SEED}
-    result = Result("zero-shot", encoder.describe(), data.describe(), settings, ids=[s.id for s in data.samples])
+    result = Result("zero-shot", encoder.describe(), data.describe(), settings, skipped=embedder.skipped)
+    result.ids = [sample.id for sample in data.samples]
     result.figures = {
         "top1": float(np.mean(tops)),
         "top1_std": float(np.std(tops)),

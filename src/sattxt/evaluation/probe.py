@@ -92,7 +92,8 @@ def probe(
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction}: pass a share in (0, 1]")
-    train_data, held_data, test_data, note = three_ways(collection, split, limit)
+    *parts, note = three_ways(collection, split, limit)
+    train_data, held_data, test_data = (embedder.readable(part) for part in parts)
     own_split = held_data.split != train_data.split
     if fraction < 1:
         kept = np.linspace(0, len(train_data) - 1, max(1, round(fraction * len(train_data)))).round().astype(int)
@@ -114,7 +115,7 @@ def probe(
         "protocol": note,
         "seed": seed,
     }
-    result = Result("probe", embedder.encoder.describe(), test_data.describe(), settings)
+    result = Result("probe", embedder.encoder.describe(), test_data.describe(), settings, skipped=embedder.skipped)
     result.ids = [sample.id for sample in test_data.samples]
     _measure(result, "linear", scores, test[1])
     _measure(result, "knn", votes, test[1])

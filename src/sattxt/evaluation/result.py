@@ -18,10 +18,12 @@ import numpy as np
 import sattxt
 from sattxt.errors import InputError
 from sattxt.evaluation.metrics import Figure, interval
+from sattxt.loading import Failure
 
 FORMAT = 1
 DECIMALS = 4
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "scikit-learn", "open_clip_torch")
+SHOWN_SKIPPED = 20  # images left out that the document names
 _LARGEST_SAMPLES = 2_000_000  # numbers of one figure that go into the document
 
 
@@ -31,6 +33,7 @@ class Result:
 
     figures: headline numbers, percent where they are shares (``ece`` and R2 are not). tables: lists of rows.
     samples: for each figure that can be resampled, what every sample (``ids``) adds to it.
+    skipped: images that could not be read and have no part in it.
     """
 
     task: str
@@ -42,6 +45,7 @@ class Result:
     ids: list[str] = field(default_factory=list)
     samples: dict[str, Figure] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    skipped: Sequence[Failure] = ()
     command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +59,10 @@ class Result:
             "ci95": intervals,
             "model": self.model,
             "data": self.data,
+            "skipped": {
+                "count": len(self.skipped),
+                "first": [{"name": f.source, "error": f.error} for f in self.skipped[:SHOWN_SKIPPED]],
+            },
             "settings": self.settings,
             **{name: [_plain(row) for row in rows] for name, rows in self.tables.items()},
             "notes": self.notes,

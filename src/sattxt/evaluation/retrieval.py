@@ -26,6 +26,7 @@ def class_retrieval(embedder: Embedder, data: EvalData, classes: ClassPrompts, d
     among the first 100.
     """
     encoder = embedder.encoder
+    data = embedder.readable(data)
     scores = classes.vectors(encoder) @ embedder(data).T
     relevant = data.indicators.T
     met = np.asarray(relevant.any(axis=1))
@@ -34,7 +35,8 @@ def class_retrieval(embedder: Embedder, data: EvalData, classes: ClassPrompts, d
     first = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     precision = np.take_along_axis(relevant, first, axis=1).mean(axis=1)
     name = f"map@{depth}"
-    result = Result("retrieval", encoder.describe(), data.describe(), {"queries": "classes", **classes.describe()})
+    settings = {"queries": "classes", **classes.describe()}
+    result = Result("retrieval", encoder.describe(), data.describe(), settings, skipped=embedder.skipped)
     result.figures = {
         name: percent(standard[met]),
         f"{name}_of_retrieved": percent(found[met]),
@@ -65,6 +67,7 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     Raises:
         InputError: the data have no captions.
     """
+    data = embedder.readable(data)
     owners = np.array([i for i, s in enumerate(data.samples) for _ in s.captions], dtype=np.int64)
     texts = [caption for sample in data.samples for caption in sample.captions]
     if len(set(owners.tolist())) < len(data):
@@ -84,7 +87,8 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
         "captions": len(texts),
         "captions_shared_between_images": int((equal.sum(axis=0) > 1).sum()),
     }
-    result = Result("retrieval", encoder.describe(), data.describe(), settings, ids=[s.id for s in data.samples])
+    result = Result("retrieval", encoder.describe(), data.describe(), settings, skipped=embedder.skipped)
+    result.ids = [sample.id for sample in data.samples]
     to_text, to_image = _recalls(images, vectors, own), _recalls(vectors, images, own.T)
     for way, hits in (("i2t", to_text), ("t2i", to_image)):
         for k, column in zip(RANKS, hits.T, strict=True):

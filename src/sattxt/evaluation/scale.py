@@ -53,8 +53,10 @@ def scale(
     if any(factor < 1 for factor in factors):
         raise InputError(f"factors {', '.join(f'{f:g}' for f in factors)}: pass 1 or more")
     encoder = embedder.encoder
+    data = embedder.readable(data)
     weights = classes.vectors(encoder)
-    result = Result("scale", encoder.describe(), data.describe(), classes.describe(), ids=[s.id for s in data.samples])
+    result = Result("scale", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
+    result.ids = [sample.id for sample in data.samples]
     name = "map_macro" if data.multi_label else "top1"
     result.settings |= {"factors": list(factors), "sizes": list(sizes), "figure": name}
     result.tables["gsd"] = []

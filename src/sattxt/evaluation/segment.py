@@ -7,20 +7,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import SPLITS, Collection, EvalData, Sample, by_split, data_name
-from sattxt.evaluation.datasets.store import Store, is_image, open_store
+from sattxt.errors import ImageError, InputError
+from sattxt.evaluation.datasets.base import Collection, EvalData, Sample, by_split, data_name
+from sattxt.evaluation.embeddings import failure
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.labels import ClassPrompts
 from sattxt.evaluation.metrics import Figure, intersection_union
 from sattxt.evaluation.result import Result
+from sattxt.file_store import Store, is_image, open_store
 from sattxt.images import ImageOptions
+from sattxt.loading import Failure
+from sattxt.sample_files import SPLITS
 
 #: Classes whose pixels count for nothing.
 IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")
@@ -97,15 +100,19 @@ def segment(
     overlap: float = 0.5,
     progress: bool = False,
     keep: int = 0,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> tuple[Result, list[tuple[Any, Any, Any]]]:
     """mIoU of open-vocabulary segmentation: intersection over union of each class, over all pixels of all images,
     averaged over the classes. Ignored pixels count for nothing, whatever is predicted there.
 
     Args:
         keep: so many (image, truth, predicted) triples are given back, for a picture.
+        on_error: ``"skip"`` leaves images out that cannot be read. A mask that cannot be is an error all the same.
 
     Raises:
-        InputError: the model gives no patch tokens, or a mask has another size than its image.
+        ImageError: an image cannot be read (``on_error="raise"``).
+        InputError: the model gives no patch tokens, a mask is damaged or has another size than its image, or none of
+            the images can be read.
     """
     from tqdm import tqdm
 
@@ -115,21 +122,35 @@ def segment(
     prompts = dict(zip(classes.keys, classes.prompts, strict=True))
     both, either = [], []
     kept: list[tuple[Any, Any, Any]] = []
+    read: list[int] = []
+    skipped: list[Failure] = []
     for index in tqdm(range(len(data)), unit="image", disable=not progress, delay=1, leave=False):
-        image, truth = data.image(index), source.truth(data, index)
+        try:
+            image = data.image(index)
+        except ImageError as error:
+            if on_error == "raise":
+                raise
+            skipped.append(failure(data, index, error))
+            continue
+        truth = source.truth(data, index)
         if truth.shape != image.shape[:2]:
             raise InputError(
                 f"{data.store.path}/{data.samples[index].id}: is {image.shape[:2]} pixels, its mask {truth.shape}"
             )
         found = encoder.segment(image, prompts, window=window, overlap=overlap).label_map
         inter, union = intersection_union(truth, found, count)
+        read.append(index)
         both.append(inter)
         either.append(union)
         if len(kept) < keep:
             kept.append((image, truth, found))
+    if not read:
+        raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {skipped[0].error}")
+    data = data.take(read)
     figure = Figure(np.array(both, dtype=float), np.array(either, dtype=float))
     settings = {**classes.describe(), "window": window, "overlap": overlap}
-    result = Result("segment", encoder.describe(), data.describe(), settings, ids=[s.id for s in data.samples])
+    result = Result("segment", encoder.describe(), data.describe(), settings, skipped=skipped)
+    result.ids = [sample.id for sample in data.samples]
     result.figures = {"miou": figure.value}
     result.samples = {"miou": figure}
     inter, union = figure.above.sum(axis=0), figure.below.sum(axis=0)

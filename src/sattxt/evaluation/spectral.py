@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.encoder import Image
 from sattxt.evaluation.extras import sklearn
 from sattxt.evaluation.metrics import Figure, r2_score
 from sattxt.evaluation.multispectral import RenderedData, Tile, rendered
@@ -19,6 +20,7 @@ from sattxt.loading import default_workers
 
 Array = NDArray[Any]
 STRENGTHS = np.logspace(-3, 5, 17)
+_VARIANT = "ms-rgb"
 
 
 def spectral(embedder: Embedder, train: EvalData, test: EvalData) -> Result:
@@ -33,12 +35,14 @@ def spectral(embedder: Embedder, train: EvalData, test: EvalData) -> Result:
         InputError: too few tiles. ImageError: a tile is no multispectral TIFF of known bands.
         MissingExtraError: scikit-learn or rasterio is not installed.
     """
-    own = {test.store.checksum(s.id) for s in test.samples}
-    kept = [i for i, s in enumerate(train.samples) if train.store.checksum(s.id) not in own]
+    own = {test.checksum(s.id) for s in test.samples}
+    kept = [i for i, s in enumerate(train.samples) if train.checksum(s.id) not in own]
     repeats = len(train) - len(kept)
     if len(kept) < 10 or len(test) < 3:
         raise InputError(f"{train.store.path}: {len(kept)} training and {len(test)} test tiles are too few")
-    seen, unseen = rendered(train.take(kept)), rendered(test)
+    seen, unseen = (
+        rendered(embedder.readable(rendered(data), _unchanged, _VARIANT)) for data in (train.take(kept), test)
+    )
     tiles = _tiles(seen), _tiles(unseen)
     names = [name for name in tiles[0][0].targets if all(name in t.targets for part in tiles for t in part)]
     if not names:
@@ -46,14 +50,13 @@ def spectral(embedder: Embedder, train: EvalData, test: EvalData) -> Result:
     truth = [np.array([[tile.targets[name] for name in names] for tile in part]) for part in tiles]
     colours = [np.array([_colour(tile) for tile in part]) for part in tiles]
     features = {
-        "features": [embedder(data, lambda image: image, "ms-rgb") for data in (seen, unseen)],
+        "features": [embedder(data, _unchanged, _VARIANT) for data in (seen, unseen)],
         "mean_rgb": [c[:, :3] for c in colours],
         "mean_std_rgb": colours,
     }
-    settings = {"train": len(kept), "train_split": train.split, "train_repeats_left_out": repeats, "targets": names}
-    result = Result(
-        "spectral", embedder.encoder.describe(), test.describe(), settings, ids=[s.id for s in test.samples]
-    )
+    settings = {"train": len(seen), "train_split": train.split, "train_repeats_left_out": repeats, "targets": names}
+    result = Result("spectral", embedder.encoder.describe(), unseen.describe(), settings, skipped=embedder.skipped)
+    result.ids = [sample.id for sample in unseen.samples]
     predicted = {name: ridge(pair[0], truth[0], pair[1]) for name, pair in features.items()}
     scores = {name: r2_score(truth[1], found) for name, found in predicted.items()}
     spread = (truth[1] - truth[1].mean(axis=0)) ** 2
@@ -82,6 +85,10 @@ def ridge(features: Array, targets: Array, unseen: Array) -> Array:
     model.fit(((features - mean) / scale).astype(np.float64), (targets - level) / unit)
     found = model.predict(((unseen - mean) / scale).astype(np.float64)).reshape(len(unseen), -1)
     return np.asarray(found * unit + level)
+
+
+def _unchanged(image: Image) -> Image:
+    return image
 
 
 def _tiles(data: RenderedData) -> list[Tile]:

@@ -40,11 +40,12 @@ def zero_shot(embedder: Embedder, data: EvalData, classes: ClassPrompts, tuning:
             of the samples and applied to the other, both ways.
     """
     encoder = embedder.encoder
+    data = embedder.readable(data)
+    tuning = None if tuning is None else embedder.readable(tuning)
     weights = classes.vectors(encoder)
     scores = embedder(data) @ weights.T
-    result = Result(
-        "zero-shot", encoder.describe(), data.describe(), classes.describe(), ids=[s.id for s in data.samples]
-    )
+    result = Result("zero-shot", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
+    result.ids = [sample.id for sample in data.samples]
     if data.multi_label:
         tuned = None if tuning is None else (embedder(tuning) @ weights.T, tuning.indicators)
         multi_label_figures(result, scores, data, classes, tuned)

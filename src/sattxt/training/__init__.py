@@ -1,1 +1,39 @@
-"""Training: the stages that make a sattxt model, and the recipe of the bundled one."""
+"""Training: the stages that make a sattxt model, and the recipe of the bundled one.
+
+>>> from sattxt.training import AlignRun, read_recipe
+>>> run = AlignRun(read_recipe("my.yaml"), "data", "runs/mine")
+>>> run.train()
+>>> run.export("my-model")
+
+The public names are imported on first use; Lightning is not before a run is made.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sattxt.training.align import AlignConfig
+    from sattxt.training.engine import EngineOptions
+    from sattxt.training.recipe import Recipe, read_recipe
+    from sattxt.training.run import AlignRun, SRDRun
+    from sattxt.training.srd_config import SRDConfig
+
+_HOMES = {
+    "AlignConfig": "sattxt.training.align",
+    "AlignRun": "sattxt.training.run",
+    "EngineOptions": "sattxt.training.engine",
+    "Recipe": "sattxt.training.recipe",
+    "SRDConfig": "sattxt.training.srd_config",
+    "SRDRun": "sattxt.training.run",
+    "read_recipe": "sattxt.training.recipe",
+}
+
+__all__ = ["AlignConfig", "AlignRun", "EngineOptions", "Recipe", "SRDConfig", "SRDRun", "read_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -2,83 +2,116 @@
 
 The text encoder is run once over every prompt and caption; what is trained is the vision tower (or, with
 ``freeze_backbone``, its head alone as in the paper), the text head and the temperature. Two terms: real captions,
-contrasted across all data sets, and class prompts, contrasted within the data set they name.
-
-A run is a pure function of its config: step ``t`` draws its tiles, prompts and augmentation from a generator seeded
-with (seed, t), so a killed run resumes to the same losses.
+contrasted across all data sets (and all ranks), and class prompts, contrasted within the data set they name.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import math
-import os
-import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
-from sattxt.errors import InputError, SatTxtError, WeightsError
+from sattxt.errors import InputError
 from sattxt.text_head import TextHead
-from sattxt.training.augment import AugmentConfig, augment
-from sattxt.training.data import Sampler, TileSet
-from sattxt.training.losses import class_contrast, info_nce
-from sattxt.training.optim import parameter_groups, update_average, warmup_cosine
+from sattxt.training.augment import AugmentConfig, augment, resized
+from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
+from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
+from sattxt.training.optim import parameter_groups
+from sattxt.training.precision import Precision, autocast, check_precision
+from sattxt.training.prompting import PromptBook
+from sattxt.training.seeds import generator
+from sattxt.training.text_bank import TextBank
 from sattxt.vision import VisionTower
+
+#: Where the sigmoid loss's bias starts (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
+INITIAL_BIAS = -10.0
+
+_SHARED, _OWN, _NORMS = range(3)
 
 
 @dataclass(frozen=True)
 class AlignConfig:
     """Hyper-parameters of an alignment run.
 
-    counts: tiles a batch from each data set, in their order. sizes and size_weights: a batch's image side is drawn
-    from them. caption_weight: of the caption term beside the class term. pool: captions drawn as further negatives.
+    counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
+    losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
+    from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool``. class_weight, caption_weight: of
+    the two terms; 0 leaves one out. smoothing: of class labels. pool: captions drawn as further negatives.
     same_text: frozen cosine similarity above which two captions count as the same.
+    text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
+    on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
+    named by a random convex combination of two of its phrases' vectors. initial_scale, max_scale: 1 / temperature.
     """
 
     steps: int
     counts: tuple[int, ...]
     sizes: tuple[int, ...] = (64, 96, 128)
     size_weights: tuple[float, ...] = (0.35, 0.4, 0.25)
+    accumulate: int = 1
     backbone_lr: float = 6e-4
     head_lr: float = 1.2e-3
+    text_lr: float | None = None
     weight_decay: float = 0.05
     warmup: int = 200
     clip_norm: float = 5.0
+    loss: Literal["info_nce", "sigmoid"] = "info_nce"
+    class_weight: float = 1.0
     caption_weight: float = 0.6
     smoothing: float = 0.05
     pool: int = 1024
     same_text: float = 0.95
+    text_noise: float = 0.0
+    text_mix: float = 0.0
     ema: float = 0.998
     initial_scale: float = 1 / 0.07
     max_scale: float = 100.0
     freeze_backbone: bool = False
+    freeze_text_head: bool = False
+    precision: Precision = "auto"
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
-
-@dataclass
-class TextBank:
-    """Frozen text embeddings: pooled (T, hidden) float32 and the row of every text."""
-
-    pooled: Tensor
-    row: dict[str, int]
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.loss not in ("info_nce", "sigmoid"):
+            raise InputError(f"loss={self.loss!r}: pass 'info_nce' or 'sigmoid'")
+        if min(self.class_weight, self.caption_weight) < 0 or self.class_weight + self.caption_weight == 0:
+            raise InputError("class_weight and caption_weight: pass 0 or more, at least one above 0")
+        if len(self.sizes) != len(self.size_weights) or not self.sizes:
+            raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
+        if self.accumulate < 1 or self.steps < 0:
+            raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
+        if not 0 <= self.text_mix <= 1 or self.text_noise < 0:
+            raise InputError(
+                f"text_mix={self.text_mix}, text_noise={self.text_noise}: pass a probability, and 0 or more"
+            )
 
 
 class AlignModel(nn.Module):
-    """Everything that is trained: vision tower, text head, log temperature."""
+    """Everything that is trained: vision tower, text head, log temperature, and the sigmoid loss's bias if any."""
 
-    def __init__(self, vision: VisionConfig, text_hidden: int, initial_scale: float) -> None:
+    def __init__(
+        self,
+        vision: VisionConfig | VisionTower,
+        text_hidden: int,
+        initial_scale: float,
+        *,
+        loss: Literal["info_nce", "sigmoid"] = "info_nce",
+    ) -> None:
         super().__init__()
-        self.vision = VisionTower(vision)
-        self.text = TextHead(text_hidden, 2 * vision.head.dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
+        self.vision = vision if isinstance(vision, VisionTower) else VisionTower(vision)
+        self.text = TextHead(text_hidden, 2 * self.vision.config.head.dim)
+        # One value each, but not 0-d: FSDP takes no scalar parameters.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(initial_scale)]))
+        self.bias = nn.Parameter(torch.tensor([INITIAL_BIAS])) if loss == "sigmoid" else None
 
     def image(self, pixel_values: Tensor) -> Tensor:
         """(N, D) float32, L2-normalised."""
@@ -89,180 +122,265 @@ class AlignModel(nn.Module):
         return F.normalize(self.text(pooled), dim=-1)
 
 
-class Aligner:
-    """Trains an :class:`AlignModel` on in-memory tile sets.
+@dataclass
+class AlignBatch(Batch):
+    """A micro-batch of stage 2; N tiles, set after set.
+
+    pixels: (N, 3, S, S) float32. labels: for each data set (n,) int64 into its classes, or ``None`` where it has none.
+    classes: for each data set (K, hidden), one frozen text vector a class, the same on every rank; or ``None``.
+    texts: (N, hidden), each tile's own text (a caption, or a phrase of its class), zeros where it has none.
+    described: (N,) bool, which tiles have one. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none.
+    extra: (E, hidden), further captions as negatives, the same on every rank. noise_seed: of ``text_noise``.
+    """
+
+    pixels: Tensor
+    labels: list[Tensor | None]
+    classes: list[Tensor | None]
+    texts: Tensor
+    described: Tensor
+    image_group: Tensor
+    text_group: Tensor
+    extra: Tensor
+    noise_seed: int
+
+    @staticmethod
+    def joined(batches: list[AlignBatch]) -> AlignBatch:
+        """The batch of one process that has the tiles of all ``batches``, which are those of a step's ranks."""
+        first = batches[0]
+
+        def by_set(values: Callable[[AlignBatch], Tensor]) -> Tensor:
+            cut = [torch.split(values(b), [len(part) for part in b.parts]) for b in batches]
+            return torch.cat([pieces[which] for which in range(len(first.parts)) for pieces in cut])
+
+        def labels_of(which: int) -> Tensor | None:
+            own = [b.labels[which] for b in batches]
+            return None if own[0] is None else torch.cat([label for label in own if label is not None])
+
+        return AlignBatch(
+            step=first.step,
+            parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
+            pixels=by_set(lambda b: b.pixels),
+            labels=[labels_of(which) for which in range(len(first.parts))],
+            classes=first.classes,
+            texts=by_set(lambda b: b.texts),
+            described=by_set(lambda b: b.described),
+            image_group=by_set(lambda b: b.image_group),
+            text_group=by_set(lambda b: b.text_group),
+            extra=first.extra,
+            noise_seed=first.noise_seed,
+        )
+
+
+class AlignObjective(Objective):
+    """Stage 2 on tile sets.
 
     Args:
-        class_prompts: for each data set, for each class, the phrasings of it (already in templates); ``None`` where a
-            set has no classes.
+        book: the prompts of ``sets``, in their order.
+        bank: made of ``book.prompts``.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
+
+    Raises:
+        InputError: the parts do not fit together, or there is neither a class nor a caption to learn from.
     """
+
+    stage = "align"
 
     def __init__(
         self,
         config: AlignConfig,
-        model: AlignModel,
-        sets: list[TileSet],
-        class_prompts: list[list[list[str]] | None],
+        sets: Sequence[TileSet | LazyTiles],
+        book: PromptBook,
         bank: TextBank,
-        normalise: Any,
+        normalise: Callable[[Tensor], Tensor],
     ) -> None:
-        if len(config.counts) != len(sets):
-            raise InputError(f"counts has {len(config.counts)} values for {len(sets)} data sets; pass one each")
-        self.config, self.model, self.sets, self.bank = config, model, sets, bank
-        self.ema = copy.deepcopy(model).requires_grad_(False).eval()
-        self.normalise = normalise
-        self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
-        self.prompt_rows = [
-            None if prompts is None else [torch.tensor([bank.row[t] for t in texts]) for texts in prompts]
-            for prompts in class_prompts
-        ]
-        self.caption_rows = [[torch.tensor([bank.row[t] for t in c]) for c in s.captions] for s in sets]
-        pool = sorted({int(r) for rows in self.caption_rows for c in rows for r in c})
-        self.pool_rows = torch.tensor(pool, dtype=torch.int64)
-        self.unit_pooled = F.normalize(bank.pooled, dim=-1)
-        groups = []
-        if config.freeze_backbone:
-            model.vision.backbone.requires_grad_(False)
-        else:
-            groups = parameter_groups([model.vision.backbone], config.backbone_lr, config.weight_decay)
-        groups += parameter_groups([model.vision.head, model.text], config.head_lr, config.weight_decay)
-        groups.append({"params": [model.log_scale], "lr": config.head_lr, "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-        self.base_lrs = [g["lr"] for g in self.optimiser.param_groups]
-        self.step = 0
+        super().__init__(config, sets, normalise)
+        self.config, self.sets, self.book, self.bank = config, sets, book, bank
+        self._pool = book.caption_rows()
+        self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
+        classes = book.draw(self._nobody, generator(config.seed)).classes
+        by_class = config.class_weight > 0 and any(rows is not None for rows in classes)
+        by_caption = config.caption_weight > 0 and (
+            len(self._pool) > 1 or (any(rows is not None for rows in classes) and book.config.caption_share < 1)
+        )
+        if not (by_class or by_caption):
+            raise InputError(
+                "nothing to learn from: no data set has class prompts or captions with a weight above 0; name a "
+                "vocabulary or captions in the recipe, or raise class_weight or caption_weight"
+            )
 
-    def train_step(self) -> dict[str, float]:
-        """One optimiser step; its losses by name."""
-        config, model = self.config, self.model
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        model.train()
-        if config.freeze_backbone:
-            model.vision.backbone.eval()
-        scale = warmup_cosine(self.step, config.warmup, config.steps)
-        for group, lr in zip(self.optimiser.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * scale
-        which = int(torch.multinomial(torch.tensor(config.size_weights), 1, generator=generator))
-        size, parts = config.sizes[which], self.sampler.batch(self.step)
-        tiles = [augment(s.images[i], size, config.augment, generator) for s, i in zip(self.sets, parts, strict=True)]
-        pixels = self.normalise(torch.cat(tiles)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(pixels.device.type, torch.bfloat16):
-            image = model.image(pixels)
-        logit_scale = model.log_scale.exp().clamp(max=config.max_scale)
-        losses = {"class": self._class_loss(image, parts, logit_scale, generator)}
+    # -- batches ---------------------------------------------------------------------------------------------------
+
+    def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> AlignBatch:
+        """See :class:`AlignBatch`. Image side, class phrases and extra captions are common to a step's ranks."""
+        config, parts = self.config, self.parts(step, micro, rank, ranks)
+        shared = generator(config.seed, _SHARED, step, 1 + micro)
+        own = generator(config.seed, _OWN, step, micro, rank)
+        weights = torch.tensor(config.size_weights)
+        size = config.sizes[int(torch.multinomial(weights, 1, generator=generator(config.seed, _SHARED, step, 0)))]
+        classes = self._classes(shared)
+        extra = self._extra(shared)
+        tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
+        parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
+        drawn = self.book.draw(parts, own)
+        count = sum(len(part) for part in parts)
+        texts = torch.zeros(count, self.bank.hidden_size)
+        image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
+        described = torch.zeros(count, dtype=torch.bool)
         if config.caption_weight > 0:
-            losses["caption"] = self._caption_loss(image, parts, logit_scale, generator)
-        total = losses["class"] + config.caption_weight * losses.get("caption", image.new_zeros(()))
-        if not bool(torch.isfinite(total)):
-            raise SatTxtError(f"step {self.step}: the loss is {float(total)}; lower the learning rate and resume")
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip_norm)
-        self.optimiser.step()
-        update_average(self.ema, model, config.ema, self.step)
-        self.step += 1
-        return {k: float(v.detach()) for k, v in losses.items()} | {"scale": float(logit_scale.detach())}
+            texts[drawn.positions] = self.bank.vectors(drawn.texts)
+            image_group[drawn.positions], text_group[drawn.positions] = drawn.image_group, drawn.text_group
+            described[drawn.positions] = True
+        return AlignBatch(
+            step=step,
+            parts=parts,
+            pixels=self.normalise(torch.cat(tiles)).contiguous(memory_format=torch.channels_last),
+            labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
+            classes=classes,
+            texts=texts,
+            described=described,
+            image_group=image_group,
+            text_group=text_group,
+            extra=extra,
+            noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
+        )
 
-    def _class_loss(self, image: Tensor, parts: list[Tensor], scale: Tensor, generator: torch.Generator) -> Tensor:
+    def _classes(self, random: torch.Generator) -> list[Tensor | None]:
+        """For each data set, (K, hidden): one text vector a class."""
+        out: list[Tensor | None] = []
+        first, second = (self.book.draw(self._nobody, random).classes for _ in range(2))
+        for rows, others in zip(first, second, strict=True):
+            if rows is None or others is None or self.config.class_weight == 0:
+                out.append(None)
+                continue
+            vectors = self.bank.vectors(rows)
+            if self.config.text_mix > 0:
+                mixed = torch.rand(len(rows), 1, generator=random) < self.config.text_mix
+                share = torch.rand(len(rows), 1, generator=random) * mixed
+                vectors = torch.lerp(vectors, self.bank.vectors(others), share)
+            out.append(vectors)
+        return out
+
+    def _extra(self, random: torch.Generator) -> Tensor:
+        config = self.config
+        if not len(self._pool) or config.caption_weight == 0 or config.loss == "sigmoid":
+            return torch.zeros(0, self.bank.hidden_size)
+        chosen = torch.randint(len(self._pool), (config.pool,), generator=random)
+        return self.bank.vectors(self._pool[chosen])
+
+    # -- losses ----------------------------------------------------------------------------------------------------
+
+    def losses(self, model: AlignModel, batch: AlignBatch, gather: Gather = alone) -> StepLosses:
+        """``class``: softmax over a set's own classes. ``caption``: the contrast over all ranks' captioned tiles.
+
+        ``scale`` is among the terms for the log; it is not minimised.
+        """
+        config = self.config
+        with autocast(config.precision, batch.pixels.device):
+            image = model.image(batch.pixels)
+        scale = model.log_scale.exp().clamp(max=config.max_scale)
+        noise = generator(batch.noise_seed)
+        terms: dict[str, Tensor] = {}
+        if config.class_weight > 0:
+            terms["class"] = self._class_loss(model, image, batch, scale, noise)
+        if config.caption_weight > 0:
+            terms["caption"] = self._caption_loss(model, image, batch, scale, noise, gather)
+        weights = {"class": config.class_weight, "caption": config.caption_weight}
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        return StepLosses(total, {**terms, "scale": scale[0]}, {})
+
+    def _class_loss(
+        self, model: AlignModel, image: Tensor, batch: AlignBatch, scale: Tensor, noise: torch.Generator
+    ) -> Tensor:
         total, count, start = image.new_zeros(()), 0, 0
-        for tiles, prompts, index in zip(self.sets, self.prompt_rows, parts, strict=True):
-            stop = start + len(index)
-            if prompts is not None:
-                rows = torch.stack([_pick(texts, generator) for texts in prompts])
-                classes = self.model.texts(self.bank.pooled[rows])
-                loss = class_contrast(
-                    image[start:stop], classes, tiles.labels[index], scale, smoothing=self.config.smoothing
-                )
-                total, count = total + loss * len(index), count + len(index)
+        for part, labels, classes in zip(batch.parts, batch.labels, batch.classes, strict=True):
+            stop = start + len(part)
+            if labels is not None and classes is not None:
+                texts, known = model.texts(self._noised(classes, noise)), labels >= 0
+                own = labels[known]
+                if len(own):
+                    loss = class_contrast(image[start:stop][known], texts, own, scale, smoothing=self.config.smoothing)
+                    total, count = total + loss * len(own), count + len(own)
             start = stop
-        return total / max(count, 1)
+        return total / count if count else _nothing(model, image, batch)
 
-    def _caption_loss(self, image: Tensor, parts: list[Tensor], scale: Tensor, generator: torch.Generator) -> Tensor:
-        positions, rows, start = [], [], 0
-        for captions, index in zip(self.caption_rows, parts, strict=True):
-            for offset, tile in enumerate(index.tolist()):
-                if len(captions[tile]):
-                    positions.append(start + offset)
-                    rows.append(_pick(captions[tile], generator))
-            start += len(index)
-        if len(rows) < 2:
-            return image.new_zeros(())
-        texts = torch.stack(rows)
-        unit = self.unit_pooled[texts]
-        positives = (unit @ unit.T) > self.config.same_text
-        positives |= torch.eye(len(texts), dtype=torch.bool)
-        extra = self.pool_rows[torch.randint(len(self.pool_rows), (self.config.pool,), generator=generator)]
-        near = (self.unit_pooled[extra] @ unit.T).amax(dim=1) > self.config.same_text
-        extra = extra[~near]
-        embedded = self.model.texts(self.bank.pooled[torch.cat([texts, extra])])
-        return info_nce(image[positions], embedded[: len(texts)], scale, positives, embedded[len(texts) :])
+    def _caption_loss(
+        self,
+        model: AlignModel,
+        image: Tensor,
+        batch: AlignBatch,
+        scale: Tensor,
+        noise: torch.Generator,
+        gather: Gather,
+    ) -> Tensor:
+        kept = gather(batch.described.to(torch.uint8)).bool()
+        image, texts = gather(image)[kept], gather(batch.texts)[kept]
+        image_group, text_group = gather(batch.image_group)[kept], gather(batch.text_group)[kept]
+        if len(texts) < 2:
+            return _nothing(model, image, batch)
+        unit = F.normalize(texts, dim=-1)
+        positives = positive_pairs(unit, self.config.same_text, image_group, text_group)
+        near = (F.normalize(batch.extra, dim=-1) @ unit.T > self.config.same_text).any(dim=1)
+        embedded = model.texts(self._noised(torch.cat([texts, batch.extra[~near]]), noise))
+        own, extra = embedded[: len(unit)], embedded[len(unit) :]
+        if model.bias is not None:
+            return sigmoid_loss(image, own, scale, model.bias, positives)
+        return info_nce(image, own, scale, positives, extra)
+
+    def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
+        if self.config.text_noise == 0:
+            return pooled
+        size = self.config.text_noise * pooled.square().mean(dim=-1, keepdim=True).sqrt()
+        return pooled + size * torch.randn(pooled.shape, generator=random).to(pooled)
+
+    # -- the model -------------------------------------------------------------------------------------------------
+
+    def frozen(self, model: AlignModel) -> list[nn.Module]:
+        """The backbone with ``freeze_backbone``, the text head with ``freeze_text_head``."""
+        config = self.config
+        chosen = ((model.vision.backbone, config.freeze_backbone), (model.text, config.freeze_text_head))
+        return [module for module, still in chosen if still]
+
+    def groups(self, model: AlignModel) -> list[dict[str, Any]]:
+        """Backbone, heads, text head, and the loss's own scalars."""
+        config, decay = self.config, self.config.weight_decay
+        text_lr = config.head_lr if config.text_lr is None else config.text_lr
+        scalars = [p for p in (model.log_scale, model.bias) if p is not None]
+        return [
+            *parameter_groups([model.vision.backbone], config.backbone_lr, decay),
+            *parameter_groups([model.vision.head], config.head_lr, decay),
+            *parameter_groups([model.text], text_lr, decay),
+            {"params": scalars, "lr": config.head_lr, "weight_decay": 0.0},
+        ]
 
     @torch.no_grad()
-    def calibrate_norms(self, size_cycle: tuple[int, ...], batches: int = 60) -> AlignModel:
-        """A copy of the averaged weights whose BatchNorm statistics are measured over plain training batches."""
-        model = copy.deepcopy(self.ema)
+    def calibrate_norms(self, model: AlignModel, sizes: tuple[int, ...], batches: int = 60) -> AlignModel:
+        """A copy of ``model`` in eval mode whose BatchNorm statistics are means over plain training batches.
+
+        Averaged weights need their own: those of the weights they were averaged from do not fit. A frozen backbone
+        keeps the statistics it was trained with: then, and where there is nothing to measure, it is ``model`` itself.
+        """
+        if self.config.freeze_backbone or not batches:
+            return model.eval()
+        model = copy.deepcopy(model).eval()
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        if not norms:
-            return model
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
             norm.train()
-        generator = torch.Generator().manual_seed(1)
+        random, device = generator(self.config.seed, _NORMS), model.log_scale.device
         for batch in range(batches):
-            size = size_cycle[batch % len(size_cycle)]
-            tiles = []
-            for tile_set, count in zip(self.sets, self.config.counts, strict=True):
-                index = torch.randint(len(tile_set), (count,), generator=generator)
-                floats = tile_set.images[index].float().div_(255)
-                tiles.append(F.interpolate(floats, size=size, mode="bicubic", antialias=True).clamp_(0, 1))
-            pixels = self.normalise(torch.cat(tiles)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(pixels.device.type, torch.bfloat16):
-                model.image(pixels)
+            size = sizes[batch % len(sizes)]
+            drawn = [
+                s.take(torch.randint(len(s), (count,), generator=random))
+                for s, count in zip(self.sets, self.config.counts, strict=True)
+            ]
+            pixels = self.normalise(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
+            with autocast(self.config.precision, device):
+                model.image(pixels.contiguous(memory_format=torch.channels_last))
         return model.eval()
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint that :meth:`load` resumes from exactly. Replaces the file in one step."""
-        state = {
-            "step": self.step,
-            "config": asdict(self.config),
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
 
-    def load(self, path: Path) -> None:
-        """Resume from what :meth:`save` wrote."""
-        try:
-            state = torch.load(path, weights_only=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise WeightsError(f"{path}: not a checkpoint of this run ({error}); start without --resume") from error
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
-
-
-class CsvLog:
-    """Losses and validation figures, one row a line, appended."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._start = time.monotonic()
-
-    def write(self, **values: Any) -> None:
-        """Append one row; the file's header is that of its first row."""
-        row = {"seconds": round(time.monotonic() - self._start, 1), **values}
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
-
-def _pick(rows: Tensor, generator: torch.Generator) -> Tensor:
-    return rows[int(torch.randint(len(rows), (1,), generator=generator))]
+def _nothing(model: AlignModel, image: Tensor, batch: AlignBatch) -> Tensor:
+    """0, with every parameter in its graph, as data-parallel training needs it."""
+    bias = 0 if model.bias is None else model.bias.sum()
+    return 0 * (image.sum() + model.text(batch.texts[:1]).sum() + model.log_scale.sum() + bias)

@@ -88,6 +88,14 @@ def coarsen(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     return images
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], whole and unchanged: what validation looks at."""
+    floats = images.to(torch.float32).div_(255)
+    if tuple(floats.shape[-2:]) == (size, size):
+        return floats
+    return F.interpolate(floats, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 1)
+
+
 def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above applied."""
     floats = images.to(torch.float32).div_(255)

@@ -1,53 +1,140 @@
-"""``sattxt train``: run a recipe, resume it, and turn a finished run into a model directory."""
+"""``sattxt train``: run a recipe's stages, resume them, and turn a finished run into a model directory."""
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sattxt.cli import exits
+
 if TYPE_CHECKING:
-    from sattxt.training.run import AlignRun
+    from sattxt.training.recipe import Recipe
+    from sattxt.training.run import Run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="Train a model.")
 
 Config = Annotated[str, typer.Option("--config", help="A recipe: a .yaml file, or the name of a shipped one.")]
 Data = Annotated[Path, typer.Option("--data", envvar="SATTXT_DATA", help="Folder that the recipe's paths start from.")]
-Run = Annotated[Path, typer.Option("--run", help="Folder of the run: checkpoints, logs, text vectors.")]
+RunDir = Annotated[Path, typer.Option("--run", help="Folder of the run: checkpoints, logs, text vectors.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A recipe's value, typed as YAML: --set image.size=96. Repeatable."
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps instead of the recipe's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed instead of the recipe's.")]
+CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
+ValidateEvery = Annotated[int, typer.Option("--validate-every", min=1, help="Steps between validation passes.")]
+LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps that a row of losses.csv is the mean of.")]
+Devices = Annotated[str, typer.Option("--devices", help="Devices on each node: a number, or auto for all.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines.")]
+Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")]
+Strategy = Annotated[str, typer.Option("--strategy", help="Lightning's: auto, ddp, fsdp, ...")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that draw batches ahead, for each device.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs beside the CSV files.")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        help="Start from this model (a directory, a name, a hub id) or run folder (of stage 1) instead of the recipe's "
+        "weights.",
+    ),
+]
+
+
+@app.command()
+def srd(
+    data: Data,
+    config: Config,
+    run: RunDir,
+    resume: Resume = False,
+    values: Set = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    checkpoint_every: CheckpointEvery = 200,
+    validate_every: ValidateEvery = 500,
+    log_every: LogEvery = 20,
+    devices: Devices = "1",
+    nodes: Nodes = 1,
+    accelerator: Accelerator = "auto",
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Stage 1: distil what a multispectral teacher sees into the RGB vision tower.
+
+    \b
+    sattxt train srd --config my.yaml --data DATA --run runs/stage1
+    sattxt train align --config my.yaml --data DATA --run runs/stage2 --init runs/stage1
+    """
+    from sattxt.training.run import SRDRun
+
+    recipe = _recipe(config, values, {"srd.steps": steps, "srd.seed": seed})
+    _train(
+        SRDRun(recipe, data, run),
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        log_every=log_every,
+        devices=devices,
+        nodes=nodes,
+        accelerator=accelerator,
+        strategy=strategy,
+        workers=workers,
+        tensorboard=tensorboard,
+    )
 
 
 @app.command()
 def align(
     data: Data,
     config: Config = "mini",
-    run: Run = Path("runs/mini"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed instead of the recipe's.")] = None,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validation passes.")] = 500,
+    run: RunDir = Path("runs/mini"),
+    init: Init = None,
+    resume: Resume = False,
+    values: Set = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    checkpoint_every: CheckpointEvery = 200,
+    validate_every: ValidateEvery = 500,
+    log_every: LogEvery = 20,
+    devices: Devices = "1",
+    nodes: Nodes = 1,
+    accelerator: Accelerator = "auto",
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Stage 2: align image embeddings with frozen text embeddings.
 
     \b
     sattxt train align --data DATA --run runs/mini
     sattxt train align --data DATA --run runs/mini --resume
+    sattxt train align --data DATA --run runs/mine --set align.steps=100 --set image.size=96
     """
-    from tqdm import tqdm
+    from sattxt.training.run import AlignRun
 
-    trained = _open(config, data, run, steps, seed)
-    start = trained.resume() if resume else 0
-    bar = tqdm(total=trained.recipe.align.steps, initial=start, unit=" steps", file=sys.stderr)
-
-    def show(step: int, means: dict[str, float]) -> None:
-        bar.update(step - bar.n)
-        bar.set_postfix(means)
-
-    trained.train(checkpoint_every=checkpoint_every, validate_every=validate_every, progress=show)
-    bar.close()
-    typer.echo(f"{trained.checkpoint}")
+    recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
+    _train(
+        AlignRun(recipe, data, run, init=init),
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        log_every=log_every,
+        devices=devices,
+        nodes=nodes,
+        accelerator=accelerator,
+        strategy=strategy,
+        workers=workers,
+        tensorboard=tensorboard,
+    )
 
 
 @app.command()
@@ -55,24 +142,67 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The model directory to write.")],
     data: Data,
     config: Config = "mini",
-    run: Run = Path("runs/mini"),
+    run: RunDir = Path("runs/mini"),
+    init: Init = None,
+    values: Set = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    norm_batches: Annotated[
+        int, typer.Option("--norm-batches", min=0, help="Batches that BatchNorm statistics are measured over; 0: none.")
+    ] = 100,
+    licence: Annotated[str, typer.Option("--licence", help="Of the weights, for config and card.")] = "Apache-2.0",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
 ) -> None:
     """Write a run's averaged weights as a model directory that ``from_pretrained`` opens, calibrated on the val splits.
 
+    Give the recipe and the values that the run was trained with.
+
     \b
     sattxt train export --data DATA --run runs/mini --out my-model
     """
-    trained = _open(config, data, run, None, None)
+    from sattxt.training.run import AlignRun
+
+    trained = AlignRun(_recipe(config, values, {"align.steps": steps, "align.seed": seed}), data, run, init=init)
     step = trained.resume()
-    path = trained.export(out, overwrite=overwrite)
+    path = trained.export(out, norm_batches=norm_batches, licence=licence, overwrite=overwrite)
     typer.echo(f"{path} (step {step})")
 
 
-def _open(config: str, data: Path, run: Path, steps: int | None, seed: int | None) -> AlignRun:
-    from sattxt.training.recipe import read_recipe
-    from sattxt.training.run import AlignRun
+def _recipe(config: str, values: list[str] | None, named: dict[str, Any]) -> Recipe:
+    from sattxt.training.recipe import parse_override, read_recipe
 
-    chosen = {"steps": steps, "seed": seed}
-    overrides = {key: value for key, value in chosen.items() if value is not None}
-    return AlignRun(read_recipe(config, overrides), data, run)
+    _show_log()
+    overrides = dict(parse_override(text) for text in values or [])
+    overrides.update({key: value for key, value in named.items() if value is not None})
+    return read_recipe(config, overrides)
+
+
+def _train(trained: Run[Any], *, resume: bool, **options: Any) -> None:
+    from tqdm import tqdm
+
+    from sattxt.training.engine import EngineOptions
+
+    start = trained.resume() if resume else 0
+    total = trained.objective.step_config.steps
+    with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=None) as bar:
+
+        def show(step: int, means: dict[str, float]) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+
+        done = trained.train(EngineOptions(**options), progress=show)
+    if done < total:
+        again = [*sys.argv[1:], *([] if resume else ["--resume"])]
+        sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")
+        raise typer.Exit(exits.INTERRUPTED)
+    typer.echo(f"{trained.checkpoint}")
+
+
+def _show_log() -> None:
+    """This library's notes on stderr: tiles read and skipped, texts computed, figures of validation."""
+    log = logging.getLogger("sattxt")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("sattxt: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.prompts import BACKGROUNDS
 from sattxt.training.align import AlignModel
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
-from sattxt.training.data import TileSet
+from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.validate import embed_tiles
 from sattxt.weights.store import write_model
 
 
@@ -26,7 +26,7 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def score_sets(
     model: AlignModel,
-    sets: Sequence[TileSet],
+    sets: Sequence[TileSet | LazyTiles],
     class_texts: Sequence[Tensor],
     backgrounds: Tensor,
     normalise: Callable[[Tensor], Tensor],
@@ -37,14 +37,10 @@ def score_sets(
     background = model.texts(backgrounds)
     for tiles, pooled in zip(sets, class_texts, strict=True):
         classes = model.texts(pooled)
-        parts = []
-        for images in torch.split(tiles.images, 128):
-            x = images.float() / 255
-            if x.shape[-1] != size:
-                x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
-            parts.append(model.image(normalise(x)))
-        image = torch.cat(parts)
-        scored.append(Scored(image @ classes.T, image @ background.T, tiles.labels))
+        labelled = (tiles.labels >= 0).nonzero()[:, 0]
+        image = embed_tiles(model, tiles, labelled, normalise, size)
+        truth = tiles.labels[tiles.actual(labelled)]
+        scored.append(Scored(image @ classes.T, image @ background.T, truth))
     return scored
 
 
@@ -56,7 +52,7 @@ def export_model(
     vision: VisionConfig,
     image: ImageConfig,
     text: TextEncoderConfig,
-    text_encoder_dir: Path,
+    text_encoder_dir: Path | None,
     scored: list[Scored],
     licence: str,
     overwrite: bool = False,

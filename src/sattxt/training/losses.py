@@ -14,6 +14,26 @@ from torch import Tensor
 from sattxt.errors import InputError
 
 
+def positive_pairs(
+    unit: Tensor, same_text: float, image_group: Tensor | None = None, text_group: Tensor | None = None
+) -> Tensor:
+    """Which texts describe which images: (N, N) bool, image i by text j.
+
+    Its own text does, texts that are (nearly) the same do, and a class phrase does for every image of its class.
+
+    Args:
+        unit: (N, hidden) frozen text vectors, L2-normalised; row i is image i's text.
+        same_text: cosine similarity above which two texts count as the same.
+        image_group: (N,) int64, the class of the image, numbered across all data sets; -1: none.
+        text_group: (N,) int64, the class that the text names; -1: it is no class phrase.
+    """
+    positives = unit @ unit.T > same_text
+    positives.fill_diagonal_(True)
+    if image_group is not None and text_group is not None:
+        positives |= (image_group[:, None] == text_group[None]) & (text_group >= 0)[None]
+    return positives
+
+
 def info_nce(
     image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor, extra_text: Tensor | None = None
 ) -> Tensor:

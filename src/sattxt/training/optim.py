@@ -19,12 +19,16 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
 
 
 def parameter_groups(modules: Iterable[nn.Module], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Two optimiser groups: weight decay for matrices and kernels, none for biases, norms and gains."""
-    parameters = [p for module in modules for p in module.parameters()]
-    return [
+    """Two optimiser groups: weight decay for matrices and kernels, none for biases, norms and gains.
+
+    Frozen parameters are left out, and groups that would be empty.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "lr": lr, "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()

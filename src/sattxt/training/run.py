@@ -1,237 +1,289 @@
-"""A whole alignment run by a recipe: data, text bank, training with checkpoints, validation, export."""
+"""A whole run by a recipe: data, text bank, model, training with checkpoints, validation, export."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
+from filelock import FileLock
 from torch import Tensor, nn
 
 from sattxt.cache import TextCache
-from sattxt.config import ImageConfig, TextEncoderConfig
-from sattxt.errors import InputError, WeightsError
+from sattxt.config import ImageConfig
+from sattxt.device import resolve_device
+from sattxt.errors import InputError
 from sattxt.prompts import BACKGROUNDS
-from sattxt.sentence import SentenceEncoder, export_sentence_encoder
-from sattxt.training.align import Aligner, AlignModel, CsvLog, TextBank
-from sattxt.training.data import TileSet, read_captions, read_zip, unique_texts
+from sattxt.training.align import AlignModel, AlignObjective
+from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
-from sattxt.training.fields import draw_fields
+from sattxt.training.initialise import initialise
+from sattxt.training.objective import Objective
+from sattxt.training.pairs import LazyPairs, PairSet
+from sattxt.training.prompting import PromptBook, SetTexts
 from sattxt.training.recipe import Recipe
-from sattxt.training.spectral import read_s2_tiles
-
-FloatArray = NDArray[np.float32]
+from sattxt.training.sources.registry import describe, open_pairs, open_set
+from sattxt.training.srd import SRDModel, SRDObjective
+from sattxt.training.teacher_start import start_teacher
+from sattxt.training.text_bank import TextBank, build_bank
+from sattxt.training.text_start import start_text
+from sattxt.training.validate import caption_recall, zero_shot_accuracy
+from sattxt.training.vision_start import load_vision
+from sattxt.weights.files import disk_errors
 
 log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "a satellite image of {}"
 
-
-def load_sets(recipe: Recipe, data: Path, split: str) -> list[TileSet]:
-    """The recipe's tile sets of one split, in memory."""
-    sets = []
-    for entry in recipe.sets:
-        if entry["kind"] == "fields":
-            if split == "train":
-                sets.append(draw_fields(entry["tiles"], name=entry["name"]))
-            continue
-        if entry["kind"] == "s2":
-            sets.append(read_s2_tiles(data / entry["path"], split, name=entry["name"]))
-            continue
-        captions = read_captions(data / entry["captions"]) if entry.get("captions") else None
-        tiles = read_zip(data / entry["path"], split, entry["size"], name=entry["name"], captions=captions)
-        missing = sorted(set(tiles.classes) - set(recipe.vocabulary[entry["vocabulary"]]))
-        if missing:
-            raise InputError(f"vocabulary {entry['vocabulary']!r} has no phrases for class {missing[0]!r}")
-        sets.append(tiles)
-        log.info("%s %s: %d tiles, %d skipped", entry["name"], split, len(tiles), len(tiles.skipped))
-    return sets
+Tiles = TileSet | LazyTiles
+Model = TypeVar("Model", bound=nn.Module)
+Opened = TypeVar("Opened", bound="TileSet | LazyTiles | PairSet | LazyPairs")
 
 
-def class_prompts(recipe: Recipe, sets: list[TileSet]) -> list[list[list[str]] | None]:
-    """For each set and class, every phrase in every template."""
-    prompts: list[list[list[str]] | None] = []
-    for entry, tiles in zip(recipe.sets, sets, strict=True):
-        if not tiles.classes:
-            prompts.append(None)
-            continue
-        vocabulary = recipe.vocabulary[entry["vocabulary"]]
-        prompts.append([[t.format(p) for p in vocabulary[c] for t in recipe.templates] for c in tiles.classes])
-    return prompts
-
-
-def text_bank(texts: list[str], encoder: SentenceEncoder, cache: TextCache) -> TextBank:
-    """Frozen embeddings of ``texts``, from the cache where they are, computed and cached where not."""
-    space = encoder.fingerprint()
-    missing = cache.missing(space, texts)
-    if missing:
-        log.info("encoding %d of %d texts", len(missing), len(texts))
-        encoder.encode(missing, on_batch=lambda batch, vectors: _keep(cache, space, batch, vectors))
-    found = cache.get_many(space, texts)
-    pooled = np.stack([found[t] for t in texts]).astype(np.float32)
-    return TextBank(torch.from_numpy(pooled), {t: i for i, t in enumerate(texts)})
-
-
-def _keep(cache: TextCache, space: str, texts: list[str], vectors: FloatArray) -> None:
-    cache.put_many(space, texts, vectors)
-
-
-def load_backbone(backbone: nn.Module, folder: Path) -> None:
-    """Pretrained weights from a transformers ``MobileNetV1Model`` folder. What the folder lacks keeps its random
-    start and is logged; a wrong shape or an unknown tensor is an error.
-    """
-    from safetensors.torch import load_file
-
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
-    missing, unexpected = backbone.load_state_dict(state, strict=False)
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
-    if unexpected or len(missing) > 1:
-        raise WeightsError(f"{folder}: not this backbone's weights (missing {missing[:3]}, unknown {unexpected[:3]})")
-    if missing:
-        log.warning("%s: %s is not in the checkpoint and starts random", folder, missing[0])
-
-
-def normaliser(image: ImageConfig) -> Callable[[Tensor], Tensor]:
+class Normaliser:
     """From (N, 3, H, W) in [0, 1] to pixel values."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
-    factor = 255 * image.rescale
-    return lambda x: (x * factor - mean) / std
+
+    def __init__(self, image: ImageConfig) -> None:
+        self._mean, self._std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
+        self._factor = 255 * image.rescale
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """The same shape, ``(x * 255 * rescale - mean) / std``."""
+        return (tiles * self._factor - self._mean) / self._std
 
 
-@torch.no_grad()
-def zero_shot_accuracy(
-    model: AlignModel, tiles: TileSet, pooled: Tensor, normalise: Callable[[Tensor], Tensor], size: int, limit: int
-) -> float:
-    """Top-1 accuracy in percent over at most ``limit`` evenly spaced tiles; ``pooled``: one text a class."""
-    classes = model.texts(pooled)
-    index = torch.arange(0, len(tiles), max(1, len(tiles) // limit))
-    correct = 0
-    for part in torch.split(index, 128):
-        x = tiles.images[part].float() / 255
-        if x.shape[-1] != size:
-            x = F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
-        x = normalise(x).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            image = model.image(x)
-        correct += int(((image @ classes.T).argmax(1) == tiles.labels[part]).sum())
-    return 100 * correct / len(index)
+class Run(ABC, Generic[Model]):
+    """What the runs of both stages share. Everything a run writes goes to ``out``: ``last.ckpt`` (to resume from),
+    ``losses.csv`` and ``validation.csv``.
 
-
-class AlignRun:
-    """Stage 2 by a recipe. Everything it writes goes to ``out``: the packed text encoder, ``texts.sqlite3`` (the frozen
-    embeddings), ``last.pt`` (to resume from), ``losses.csv`` and ``validation.csv``.
+    model: what is trained. average: its moving average, what is exported and handed on. step: optimiser steps done.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path) -> None:
-        self.recipe, self.data, self.out = recipe, data, out
-        out.mkdir(parents=True, exist_ok=True)
-        self.text_dir = out / "text_encoder"
-        digest = export_sentence_encoder(recipe.text_encoder_source(), self.text_dir)
-        self.text_config = TextEncoderConfig(
-            kind="sentence",
-            hidden_size=384,
-            weights_sha256=digest,
-            max_length=recipe.text_encoder.get("max_length", 128),
-        )
-        self.sets = load_sets(recipe, data, "train")
-        self.validation = [s for s in load_sets(recipe, data, "val") if s.classes]
-        prompts = class_prompts(recipe, self.sets)
-        vocabulary = {e["name"]: recipe.vocabulary[e["vocabulary"]] for e in recipe.sets if "vocabulary" in e}
-        plain = {s.name: [PLAIN_TEMPLATE.format(vocabulary[s.name][c][0]) for c in s.classes] for s in self.validation}
-        texts = unique_texts(
-            [
-                *(t for p in prompts if p for t in p),
-                *(c for s in self.sets for c in s.captions),
-                *plain.values(),
-                BACKGROUNDS,
-            ]
-        )
-        encoder = SentenceEncoder(self.text_config, self.text_dir)
-        self.bank = text_bank(texts, encoder, TextCache(out / "texts.sqlite3"))
-        self.plain = [self._pooled(plain[s.name]) for s in self.validation]
-        torch.manual_seed(recipe.align.seed)
-        model = AlignModel(recipe.vision, self.bank.pooled.shape[1], recipe.align.initial_scale)
-        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        load_backbone(model.vision.backbone, data / recipe.backbone["path"])
-        self.normalise = normaliser(recipe.image)
-        self.aligner = Aligner(recipe.align, model, self.sets, prompts, self.bank, self.normalise)
+    def __init__(self, objective: Objective, model: Model, out: Path) -> None:
+        from sattxt.training.callbacks import shared_copy
+
+        for module in objective.frozen(model):
+            module.requires_grad_(False)
+        self.objective, self.model, self.out = objective, model, out
+        self.average: Model = shared_copy(objective, model)  # type: ignore[assignment]
+        self.step = 0
+        self._resume = False
 
     @property
     def checkpoint(self) -> Path:
-        """What :meth:`train` resumes from."""
-        return self.out / "last.pt"
+        """What :meth:`resume` goes on from."""
+        return self.out / CHECKPOINT
 
     def resume(self) -> int:
-        """Go on from the checkpoint; returns its step.
+        """Take the weights of the checkpoint, so that :meth:`train` goes on from there; returns its step.
 
         Raises:
-            InputError: there is none. WeightsError: it is another run's.
+            InputError: there is none. WeightsError: it is damaged, or another run's.
         """
-        if not self.checkpoint.is_file():
-            raise InputError(f"{self.checkpoint}: no checkpoint to resume from; start without --resume")
-        self.aligner.load(self.checkpoint)
-        return self.aligner.step
+        from sattxt.training.module import load_trained, run_identity
+
+        state, where = read_checkpoint(self.checkpoint), str(self.checkpoint)
+        check_checkpoint(state, run_identity(self.objective, self.model), self.checkpoint)
+        trained = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+        load_trained(self.objective, self.model, trained, where)
+        load_trained(self.objective, self.average, state["callbacks"]["average"], where)
+        self.step, self._resume = state["global_step"], True
+        return self.step
 
     def train(
         self,
+        options: EngineOptions | None = None,
         *,
-        checkpoint_every: int = 200,
-        validate_every: int = 500,
         progress: Callable[[int, dict[str, float]], None] | None = None,
-    ) -> None:
-        """Train to the recipe's last step."""
-        losses_log, validation_log = CsvLog(self.out / "losses.csv"), CsvLog(self.out / "validation.csv")
-        last, every = self.recipe.align.steps, 20
-        sums: dict[str, float] = {}
-        while self.aligner.step < last:
-            for key, value in self.aligner.train_step().items():
-                sums[key] = sums.get(key, 0.0) + value
-            step = self.aligner.step
-            if step % every == 0:
-                means = {k: round(v / every, 4) for k, v in sums.items()}
-                losses_log.write(step=step, **means)
-                sums = {}
-                if progress:
-                    progress(step, means)
-            if step % checkpoint_every == 0 or step == last:
-                self.aligner.save(self.checkpoint)
-            if step % validate_every == 0 or step == last:
-                figures = self.validate()
-                validation_log.write(step=step, **figures)
-                log.info("step %d: %s", step, figures)
+    ) -> int:
+        """Train to the recipe's last step, from the checkpoint's where :meth:`resume` was called before.
 
-    def validate(self, limit: int = 1000) -> dict[str, float]:
-        """Zero-shot top-1 in percent on up to ``limit`` validation tiles a set, own names, one template."""
-        size = self.recipe.image.size
-        averaged = self.aligner.calibrate_norms((size,), batches=20)
-        return {
-            tiles.name: round(zero_shot_accuracy(averaged, tiles, pooled, self.normalise, size, limit), 2)
-            for tiles, pooled in zip(self.validation, self.plain, strict=True)
-        }
-
-    def export(self, out: Path, *, licence: str = "Apache-2.0", overwrite: bool = False) -> Path:
-        """Write the averaged weights as a model directory: norms re-estimated, calibrated on the validation splits."""
-        image = self.recipe.image
-        model = self.aligner.calibrate_norms((image.size,), batches=100)
-        scored = score_sets(
-            model, self.validation, self.plain, self._pooled(list(BACKGROUNDS)), self.normalise, image.size
+        Returns and raises: as :func:`sattxt.training.engine.fit`.
+        """
+        options = options or EngineOptions()
+        done = fit(
+            self.objective,
+            self.model,
+            self.average,
+            self.out,
+            options,
+            resume=self._resume,
+            validate=self._figures,
+            progress=progress,
         )
+        if self.checkpoint.is_file():  # a strategy may have trained a copy of the model in another process
+            return self.resume()
+        return done
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged model on the validation splits."""
+        return self._figures(self.average)
+
+    @abstractmethod
+    def _figures(self, model: Any) -> dict[str, float]:
+        """Figures of a model on the validation splits."""
+
+
+class AlignRun(Run[AlignModel]):
+    """Stage 2 by a recipe.
+
+    ``out`` also gets ``texts.sqlite3`` (the frozen text vectors, computed once) and what the text encoder needs.
+
+    Args:
+        data: the folder that the recipe's paths start from.
+        init: a model or a run to start from instead of the recipe's weights, see
+            :func:`sattxt.training.initialise.initialise`.
+
+    Raises:
+        InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had; known before the first
+            step.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, out: Path, *, init: str | Path | None = None) -> None:
+        require_lightning()
+        self.recipe = recipe
+        with _alone(out):
+            self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
+            validation = _validation(recipe.sets, data, open_set)
+            self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
+            self._plain = {
+                tiles.name: [PLAIN_TEMPLATE.format(names[0]) for names in recipe.phrases(tiles.name, tiles.classes)]
+                for tiles in self.validation
+            }
+            read = [text for texts in self._plain.values() for text in texts]
+            heard = [text for tiles in self.validation for texts in tiles.captions for text in texts]
+            book = PromptBook(
+                recipe.prompting,
+                [SetTexts(s.name, recipe.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
+                extras=[*read, *heard, *BACKGROUNDS],
+            )
+            self.text = start_text(recipe, data, out)
+            encoder = self.text.open(resolve_device(None))
+            self.bank: TextBank = build_bank(
+                book.prompts, encoder, TextCache(out / "texts.sqlite3"), folder=out, progress=True
+            )
+            del encoder
+        tower = load_vision(recipe, data)
+        config = recipe.align
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale, loss=config.loss)
+        if init is not None:
+            initialise(model, init)
+        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normalise = Normaliser(recipe.image)
+        self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise)
+        super().__init__(self.aligner, model, out)
+
+    def _figures(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
+        """On up to ``limit`` tiles a set: zero-shot top-1, one template, under the set's name; and caption recall."""
+        size, figures = self.recipe.image.size, {}
+        model = self.aligner.calibrate_norms(model, (size,), batches=20)
+        for tiles in self.validation:
+            if tiles.classes:
+                plain = self._pooled(self._plain[tiles.name])
+                figures[tiles.name] = zero_shot_accuracy(model, tiles, plain, self.normalise, size, limit)
+            if any(tiles.captions):
+                recall = caption_recall(model, tiles, self._pooled, self.normalise, size, limit)
+                figures.update({f"{tiles.name}_{key}": value for key, value in recall.items()})
+        return {name: round(value, 2) for name, value in figures.items()}
+
+    def export(
+        self, out: Path, *, norm_batches: int = 100, licence: str = "Apache-2.0", overwrite: bool = False
+    ) -> Path:
+        """Write the averaged weights as a model directory: norms re-estimated, calibrated on the validation splits.
+
+        Args:
+            norm_batches: batches that BatchNorm statistics are measured over; 0 keeps those of training.
+
+        Raises:
+            InputError: no validation split has classes to calibrate on, or something is at ``out`` already.
+        """
+        image = self.recipe.image
+        labelled = [tiles for tiles in self.validation if tiles.classes]
+        if not labelled:
+            raise InputError("no validation split has classes, and calibration needs one; add a set with classes")
+        model = self.aligner.calibrate_norms(self.average, (image.size,), batches=norm_batches)
+        texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
+        scored = score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, image.size)
         return export_model(
             model,
             out,
             name=self.recipe.name,
-            vision=self.recipe.vision,
+            vision=model.vision.config,
             image=image,
-            text=self.text_config,
-            text_encoder_dir=self.text_dir,
+            text=self.text.config,
+            text_encoder_dir=self.text.folder,
             scored=scored,
             licence=licence,
             overwrite=overwrite,
         )
 
     def _pooled(self, texts: list[str]) -> Tensor:
-        return self.bank.pooled[[self.bank.row[t] for t in texts]]
+        return self.bank.vectors(self.bank.rows(texts))
+
+
+class SRDRun(Run[SRDModel]):
+    """Stage 1 by a recipe. Its folder is what stage 2 starts from (``AlignRun(..., init=out)``).
+
+    Args:
+        data: the folder that the recipe's paths start from.
+
+    Raises:
+        InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had (a band, a teacher, a file);
+            known before the first step.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, out: Path) -> None:
+        require_lightning()
+        if recipe.srd is None:
+            raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
+        self.recipe, config = recipe, recipe.srd
+        with _alone(out):
+            teacher = start_teacher(recipe, data)
+            self.sets = _opened([open_pairs(entry, data, "train") for entry in recipe.pairs])
+            self.validation = _validation(recipe.pairs, data, open_pairs)
+        tower = load_vision(recipe, data, seed=config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
+        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image))
+        super().__init__(self.distiller, model, out)
+
+    def _figures(self, model: SRDModel) -> dict[str, float]:
+        figures = {}
+        for tiles in self.validation:
+            values = self.distiller.validate(model, tiles)
+            figures.update({f"{tiles.name}_{key}": round(value, 4) for key, value in values.items()})
+        return figures
+
+
+def _alone(out: Path) -> FileLock:
+    """Ranks that start together prepare the folder one after the other; the first one does the work."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / ".lock")
+
+
+def _opened(sets: list[Opened]) -> list[Opened]:
+    for line in describe(sets):
+        log.info("train: %s", line)
+    return sets
+
+
+def _validation(
+    entries: Sequence[Mapping[str, Any]], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Opened]
+) -> list[Opened]:
+    """The validation splits there are; a set without one is told of and left out."""
+    found = []
+    for entry in entries:
+        try:
+            found.append(opener(entry, data, "val"))
+        except InputError as error:
+            log.warning("%s has no validation split (%s)", entry["name"], error)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.training.data import TileSet
 
+log = logging.getLogger(__name__)
+
 #: EuroSAT's own stretch: reflectance x 10,000 from 0 to 2750 becomes 0 to 255 (Helber et al. 2019).
 STRETCH = 0.2750
 
@@ -20,21 +23,41 @@ def read_s2_tiles(path: Path, split: str, *, name: str = "s2") -> TileSet:
     """Two-page Sentinel-2 TIFFs in a zip as RGB tiles with captions derived from their spectral indices.
 
     Page 0 holds B02 B03 B04 B08 at 10 m, page 1 B05 B06 B07 B8A B11 B12 at 20 m, uint8, reflectance = (v / 255)^2.
+    Tiles that cannot be read are skipped and counted.
+
+    Raises:
+        InputError: the archive is missing, or no tile in it can be read.
+        MissingExtraError: rasterio is not installed.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such archive")
-    images, captions, keys = [], [], []
+    images: list[np.ndarray] = []
+    captions, keys = [], []
+    skipped: list[tuple[str, str]] = []
     with zipfile.ZipFile(path) as archive:
         for key in sorted(k for k in archive.namelist() if k.startswith(f"{split}/") and k.endswith(".tif")):
-            ten, twenty = read_two_pages(archive.read(key))
-            rgb = np.clip(ten[..., [2, 1, 0]] / STRETCH, 0, 1) * 255
+            try:
+                ten, twenty = read_two_pages(archive.read(key))
+                rgb = np.clip(ten[..., [2, 1, 0]] / STRETCH, 0, 1) * 255
+                if images and rgb.shape[:2] != images[0].shape[1:]:
+                    raise ValueError(f"is {rgb.shape[:2]} pixels instead of {images[0].shape[1:]}")
+                written = index_captions(ten, twenty)
+            except MissingExtraError:
+                raise
+            except Exception as error:  # rasterio's errors have no common base below Exception
+                skipped.append((key, (str(error).strip().splitlines() or [type(error).__name__])[0]))
+                continue
             images.append(rgb.round().astype(np.uint8).transpose(2, 0, 1))
-            captions.append(index_captions(ten, twenty))
+            captions.append(written)
             keys.append(key)
     if not images:
-        raise InputError(f"{path}: no tile lies under {split}/")
+        why = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise InputError(f"{path}: no tile can be read under {split}/{why}")
+    if skipped:
+        counts = len(skipped), len(skipped) + len(keys)
+        log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", path, *counts, *skipped[0])
     stacked = torch.from_numpy(np.stack(images))
-    return TileSet(name, stacked, torch.full((len(keys),), -1), (), captions, keys)
+    return TileSet(name, stacked, torch.full((len(keys),), -1), (), captions, keys, skipped)
 
 
 def read_two_pages(blob: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +106,9 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
         "sparse vegetation or grass": (land & (ndvi > 0.3) & (ndvi <= 0.6)).mean(),
         "bare soil or built-up ground": (land & (ndvi <= 0.3)).mean(),
     }
+    coarse = brightness.reshape(brightness.shape[0] // 4, 4, brightness.shape[1] // 4, 4).mean(axis=(1, 3))
+    rough = np.abs(brightness - coarse.repeat(4, 0).repeat(4, 1)).mean()
+    texture = rough / (brightness.mean() + 1e-3)
     forest = (land & (ndvi > 0.6) & (brightness < 0.055) & (nir < 0.35)).mean()
     built = (land & (ndvi < 0.35) & (index(swir, nir) > 0) & (brightness > 0.12)).mean()
     ranked = sorted(cover.items(), key=lambda item: -item[1])
@@ -98,6 +124,18 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
         texts.append("bright bare or sealed ground such as fields after harvest, rock or buildings")
     if 0.05 < cover["open water"] < 0.6:
         texts.append("land beside a body of water such as a river, lake or coast")
+    grass = (land & (ndvi > 0.6) & (nir > 0.3)).mean()
+    middle = (land & (ndvi > 0.1) & (ndvi < 0.5)).mean()
+    if forest > 0.6:
+        texts += ["forest seen by a satellite", "dense trees covering the land"]
+    if grass > 0.6 and texture < 0.14:
+        texts += ["a green meadow or pasture", "evenly green grassland seen from space"]
+    if middle > 0.5 and texture > 0.17 and np.median(index(swir, nir)) > -0.15:
+        texts += ["houses and streets of a town", "a built-up area with many buildings"]
+    if cover["sparse vegetation or grass"] > 0.5 and texture < 0.16:
+        texts += ["shrubs and natural grassland", "low wild vegetation on open ground"]
+    if cover["open water"] > 0.9:
+        texts += ["a large lake or the sea from above", "nothing but water"]
     if np.std(ndvi) > 0.2 and cover["open water"] < 0.05:
         texts.append("a patchwork of green and bare fields in farmland")
     return texts

@@ -7,6 +7,7 @@ from typing import Literal
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
+from sattxt.training.precision import Precision, check_precision
 from sattxt.training.srd_loss import check_temperatures
 
 
@@ -14,7 +15,8 @@ from sattxt.training.srd_loss import check_temperatures
 class SRDConfig:
     """Hyper-parameters of a distillation run.
 
-    counts: tiles a batch from each data set, in their order. global_*, local_*: student views, their number, side in
+    counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
+    losses are averaged. global_*, local_*: student views, their number, side in
     pixels and smallest and largest share of the tile. ms_views: teacher views, full resolution, with the geometry of
     the first global ones. centre_start: mu before the first step, the teacher's mean over the first batch, or 0.
     srd_weight, patch_weight: of the published loss and of the patch-wise regression; 0 leaves one out. patch_centred:
@@ -24,6 +26,7 @@ class SRDConfig:
 
     steps: int
     counts: tuple[int, ...]
+    accumulate: int = 1
     global_views: int = 2
     global_size: int = 96
     global_area: tuple[float, float] = (0.5, 1.0)
@@ -46,18 +49,22 @@ class SRDConfig:
     warmup: int = 100
     clip_norm: float = 3.0
     ema: float = 0.998
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "auto"
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         check_temperatures(self.student_temperature, self.teacher_temperature)
         if not 1 <= self.ms_views <= self.global_views:
             raise InputError(
                 f"ms_views={self.ms_views}: pass 1 to global_views={self.global_views}, whose geometry they share"
             )
-        if self.local_views < 0 or self.steps < 0:
-            raise InputError(f"local_views={self.local_views}, steps={self.steps}: pass 0 or more")
+        if self.local_views < 0 or self.steps < 0 or self.accumulate < 1:
+            raise InputError(
+                f"local_views={self.local_views}, steps={self.steps}: pass 0 or more; accumulate={self.accumulate}: "
+                "pass 1 or more"
+            )
         for name, (low, high) in (("global_area", self.global_area), ("local_area", self.local_area)):
             if not 0 < low <= high <= 1:
                 raise InputError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
@@ -65,7 +72,6 @@ class SRDConfig:
             raise InputError("srd_weight and patch_weight: pass 0 or more, at least one above 0")
         for key, known in (
             ("patch_loss", ("cosine", "smooth_l1")),
-            ("precision", ("bfloat16", "float32")),
             ("centre_start", ("first_batch", "zero")),
         ):
             if getattr(self, key) not in known:

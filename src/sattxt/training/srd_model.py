@@ -17,14 +17,15 @@ class SRDModel(nn.Module):
     """
 
     def __init__(
-        self, vision: VisionConfig, teacher_width: int, *, patches: bool = False, momentum: float = 0.9
+        self, vision: VisionConfig | VisionTower, teacher_width: int, *, patches: bool = False, momentum: float = 0.9
     ) -> None:
         super().__init__()
-        self.vision = VisionTower(vision)
-        self.to_teacher = nn.Linear(2 * vision.head.dim, teacher_width)
+        self.vision = vision if isinstance(vision, VisionTower) else VisionTower(vision)
+        dim = self.vision.config.head.dim
+        self.to_teacher = nn.Linear(2 * dim, teacher_width)
         nn.init.zeros_(self.to_teacher.weight)  # the first answer is the uniform distribution: at a temperature of 0.1,
         nn.init.zeros_(self.to_teacher.bias)  # the usual start would be sure of nonsense and take long to unlearn it
-        self.patch_to_teacher = nn.Linear(vision.head.dim, teacher_width) if patches else None
+        self.patch_to_teacher = nn.Linear(dim, teacher_width) if patches else None
         self.centre = Centre(teacher_width, momentum)
         self.patch_centre = Centre(teacher_width, momentum)
 

@@ -57,6 +57,7 @@ def command(
         overlap=overlap,
         progress=runtime.show_progress(quiet=setup.quiet),
         keep=4 if setup.report is not None else 0,
+        on_error=setup.on_error.value,
     )
     if setup.report is not None:
         from sattxt.evaluation.plots import segmentation_picture

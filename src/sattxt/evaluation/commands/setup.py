@@ -94,6 +94,7 @@ class Setup:
     json: Path | None
     report: Path | None
     no_cache: bool
+    on_error: options.OnError
     quiet: bool
 
     def check(self) -> None:
@@ -176,7 +177,13 @@ class Setup:
     def embedder_of(self, encoder: Encoder) -> Embedder:
         """Image embeddings by another model, with the same cache."""
         progress = runtime.show_progress(quiet=self.quiet)
-        return Embedder(encoder, cache=not self.no_cache, workers=self.workers, progress=progress)
+        return Embedder(
+            encoder,
+            cache=not self.no_cache,
+            workers=self.workers,
+            progress=progress,
+            on_error=self.on_error.value,
+        )
 
     def templates(self, given: Sequence[str] | None) -> tuple[str, ...]:
         """Checked templates: those of ``--templates``, else the model's own."""
@@ -244,6 +251,12 @@ def put_result(document: dict[str, Any], figures: Sequence[str], rows: str | Non
         output.put_rows([[cell(row.get(c)) for c in columns] for row in table], columns)
     for note in document["notes"]:
         output.put(f"\n{note}\n")
+    skipped = document["skipped"]
+    if skipped["count"]:
+        output.put(f"\n{skipped['count']} images left out, they cannot be read:\n")
+        output.put("".join(f"  {row['error']}\n" for row in skipped["first"]))
+        if skipped["count"] > len(skipped["first"]):
+            output.put(f"  and {skipped['count'] - len(skipped['first'])} more\n")
 
 
 def cell(value: Any) -> str:
@@ -305,6 +318,7 @@ def _common(
     json: Out = None,
     report: Report = None,
     no_cache: NoCache = False,
+    on_error: options.Errors = options.OnError.stop,
     quiet: options.Quiet = False,
 ) -> None:
     """The signature that :func:`measuring` adds to every sub-command."""

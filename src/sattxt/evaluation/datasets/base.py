@@ -14,22 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import InputError
-from sattxt.evaluation.datasets.store import Store
+from sattxt.errors import ImageError, InputError
+from sattxt.file_store import Store
 from sattxt.images import ImageOptions, to_rgb
 from sattxt.loading import default_workers
-
-#: How splits are called in folders, files and columns.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+from sattxt.sample_files import SPLITS
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,25 @@ class EvalData:
         return np.stack([self._decode(file, single)[..., 0] for file in files], axis=-1)
 
     def _decode(self, name: str, options: ImageOptions) -> NDArray[Any]:
-        return to_rgb(io.BytesIO(self.store.read(name)), options, name=f"{self.store.path}/{name}")
+        return to_rgb(io.BytesIO(self.read(name)), options, name=f"{self.store.path}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            ImageError: it cannot be read, or not be unpacked.
+        """
+        try:
+            return self.store.read(name)
+        except InputError as error:
+            raise ImageError(str(error)) from error
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of a file's content; -1 where it cannot be read."""
+        try:
+            return self.store.checksum(name)
+        except InputError:
+            return -1
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -104,7 +111,7 @@ class EvalData:
         """sha256 over the files' content and how they are read; the same in a folder and in an archive."""
         names = [file for sample in self.samples for file in sample.files]
         with ThreadPoolExecutor(default_workers()) as pool:
-            sums = list(pool.map(self.store.checksum, names))
+            sums = list(pool.map(self.checksum, names))
         lines = [*(f"{s:08x}" for s in sums), json.dumps(asdict(self.options), default=str)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

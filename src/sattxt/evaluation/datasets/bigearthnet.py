@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.evaluation.datasets.base import SPLITS, Collection, Sample, by_split
-from sattxt.evaluation.datasets.store import Store
+from sattxt.evaluation.datasets.base import Collection, Sample, by_split
+from sattxt.file_store import Store
 from sattxt.images import ImageOptions
 from sattxt.label_sets import label_set
+from sattxt.sample_files import SPLITS
 
 _RGB = ("B04", "B03", "B02")
 _METADATA = "_labels_metadata.json"
@@ -42,12 +44,16 @@ def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions |
 
     Version 1: ``PATCH/PATCH_B04.tif`` and ``PATCH/PATCH_labels_metadata.json``; the published splits where
     ``train.csv``, ``val.csv``, ``test.csv`` (one patch a line) lie among the files. Version 2: ``metadata.parquet``
-    with ``patch_id``, ``labels``, ``split``. Reflectance is stretched from 0-2750 unless ``options`` say otherwise.
+    with ``patch_id``, ``labels``, ``split``, and ``TILE/PATCH/PATCH_B04.tif``. Reflectance is stretched from 0-2750
+    unless ``options`` say otherwise. No offset is taken off unless they name one: both versions hold reflectance x
+    10,000 itself, although the patches of version 2 are named ``_N9999_``, as if of a late processing baseline.
 
     Raises:
         InputError: neither layout is found, or 43 classes are asked of version 2, which has 19.
     """
     reading = options or ImageOptions(stretch="sentinel2")
+    if reading.offset == "auto":
+        reading = replace(reading, offset=None)
     names = store.names()
     bands = {PurePosixPath(n).name: n for n in names if n.endswith(tuple(f"_{band}.tif" for band in _RGB))}
     if not bands:

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import SPLITS, Collection, Sample, by_split, data_name
-from sattxt.evaluation.datasets.store import FolderStore, Store, is_image
+from sattxt.evaluation.datasets.base import Collection, Sample, by_split, data_name
+from sattxt.file_store import FolderStore, Store, is_image
 from sattxt.images import ImageOptions
 from sattxt.label_sets import LabelSet, label_set
+from sattxt.sample_files import SPLITS, class_folder
 
 _SPLIT_LIST = re.compile(r"(?:^|[-_./])(train|training|val|valid|validation|test)\.(?:txt|csv)$", re.IGNORECASE)
 
@@ -54,13 +55,13 @@ def read_folders(
 
 def _place(file: str, store: Store) -> tuple[str, str]:
     """Split ("" if none) and class folder of a file."""
-    *parents, name = file.split("/")
-    if not parents or (parents[-1].lower() in SPLITS and len(parents) == 1):
+    placed = class_folder(file)
+    if placed is None:
+        name = file.rsplit("/", 1)[-1]
         raise InputError(
             f"{store.path}: {file} lies in no class folder; expected CLASS/{name} (or train/CLASS/..., val/CLASS/...)"
         )
-    split = next((SPLITS[part.lower()] for part in reversed(parents[:-1]) if part.lower() in SPLITS), "")
-    return split, parents[-1]
+    return placed
 
 
 def _classes(folders: list[str], named: LabelSet | None, store: Store) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split
-from sattxt.evaluation.datasets.store import Store
+from sattxt.file_store import Store
 from sattxt.images import ImageOptions
 from sattxt.label_sets import label_set
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError, MissingExtraError
-from sattxt.evaluation.datasets.base import SPLITS, Collection, Sample, by_split
-from sattxt.evaluation.datasets.store import open_store
+from sattxt.errors import InputError
+from sattxt.evaluation.datasets.base import Collection, Sample, by_split
+from sattxt.file_store import open_store
 from sattxt.images import ImageOptions
+from sattxt.sample_files import PATH_COLUMNS, TABLE_SUFFIXES, listed, split_name, table_columns, table_rows
 
-MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
-PATH_COLUMNS = ("path", "image", "file", "filename", "filepath")
+MANIFEST_SUFFIXES = TABLE_SUFFIXES
 
 
 def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptions | None = None) -> Collection:
@@ -31,10 +29,10 @@ def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptio
         InputError: a column is missing, or an image.
         MissingExtraError: parquet without pyarrow.
     """
-    rows = _rows(path)
+    rows = table_rows(path)
     if not rows:
         raise InputError(f"{path}: has no rows")
-    columns = list(rows[0])
+    columns = table_columns(rows)
     column = next((c for c in PATH_COLUMNS if c in columns), None)
     if column is None:
         raise InputError(f"{path}: no column {', '.join(PATH_COLUMNS)}; it has {', '.join(columns)}")
@@ -44,57 +42,23 @@ def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptio
     store = open_store(images or path.parent)
     present = set(store.names())
     multi = "labels" in kinds
-    labels = [_listed(row.get("labels")) if multi else _one(row.get("label")) for row in rows]
+    labels = [listed(row.get("labels")) if multi else _one(row.get("label")) for row in rows]
     classes = tuple(sorted({label for group in labels for label in group}))
     position = {name: i for i, name in enumerate(classes)}
     samples = []
     for number, (row, group) in enumerate(zip(rows, labels, strict=True), 1):
-        file = str(row[column] or "").replace("\\", "/")
+        file = str(row.get(column) or "").replace("\\", "/")
         if file not in present:
             raise InputError(f"{path}: row {number}: {file!r} is not in {store.path}")
-        texts = tuple(_listed(row.get("captions"), None) or _one(row.get("caption")))
+        texts = tuple(listed(row.get("captions"), None) or _one(row.get("caption")))
         split = str(row.get("split") or "")
         found = Sample((file,), tuple(position[name] for name in group), texts)
-        samples.append((SPLITS.get(split.lower(), split), found))
+        samples.append((split_name(split), found))
     if "label" in kinds and not multi and any(len(s.labels) != 1 for _, s in samples):
         raise InputError(f"{path}: some rows have no label")
     return Collection(
         path.stem, store, by_split(samples), classes, multi_label=multi, options=options or ImageOptions()
     )
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            try:
-                from pyarrow import parquet
-            except ImportError as error:
-                raise MissingExtraError("geo", "pyarrow", f"{path}: reading parquet") from error
-            return list(parquet.read_table(path).to_pylist())
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise InputError(f"{path}: every line must be an object")
-            return rows
-        return list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError | MissingExtraError):
-            raise
-        raise InputError(f"{path}: cannot be read as a table ({error})") from error
-
-
-def _listed(value: Any, separator: str | None = ";") -> Sequence[str]:
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            try:
-                return [str(item) for item in json.loads(value)]
-            except ValueError:
-                pass
-        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value.strip()]
-    return [str(item).strip() for item in value]
 
 
 def _one(value: Any) -> Sequence[str]:

@@ -16,7 +16,7 @@ from sattxt.evaluation.datasets.captions import read_captions
 from sattxt.evaluation.datasets.folders import read_folders
 from sattxt.evaluation.datasets.forestnet import read_forestnet
 from sattxt.evaluation.datasets.manifest import MANIFEST_SUFFIXES, read_manifest
-from sattxt.evaluation.datasets.store import is_image, open_store
+from sattxt.file_store import is_image, open_store
 from sattxt.images import ImageOptions
 from sattxt.label_sets import near
 

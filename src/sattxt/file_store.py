@@ -48,9 +48,13 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         return FolderStore(found)
     if not found.is_file():
         raise InputError(f"{found}: no such folder or archive")
-    if zipfile.is_zipfile(found):
-        return ZipStore(found)
     try:
+        with found.open("rb") as file:
+            head = file.read(512)
+        if head[257:262] == b"ustar":  # before zip, which is looked for at the end: a tar's last member may be one
+            return TarStore(found)
+        if zipfile.is_zipfile(found):
+            return ZipStore(found)
         if tarfile.is_tarfile(found):
             return TarStore(found)
     except OSError as error:

@@ -1,0 +1,182 @@
+"""Training by Lightning: one trainer for both stages, its checkpoints, and the options that it takes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sattxt.errors import InputError, MissingExtraError, WeightsError
+from sattxt.training.objective import Objective
+
+CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a run is carried out; none of it changes what is learnt, except the number of ranks.
+
+    devices: how many on each of ``nodes`` machines (``"auto"``: all there are), one rank each. accelerator: ``auto``,
+    ``cpu``, ``gpu``. strategy: Lightning's name of one: ``auto``, ``ddp``, ``fsdp``, ... workers: processes a rank that
+    draw batches ahead. checkpoint_every, validate_every, log_every: in steps. tensorboard: write its logs too.
+    """
+
+    devices: int | str = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    workers: int = 0
+    checkpoint_every: int = 200
+    validate_every: int = 500
+    log_every: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "checkpoint_every", "validate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: pass 1 or more")
+        if self.workers < 0:
+            raise InputError(f"workers={self.workers}: pass 0 or more")
+
+
+def fit(
+    objective: Objective,
+    model: nn.Module,
+    average: nn.Module,
+    out: Path,
+    options: EngineOptions,
+    *,
+    resume: bool = False,
+    validate: Callable[[Any], Mapping[str, float]] | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> int:
+    """Train ``model`` to the objective's last step; its moving average goes to ``average``.
+
+    Args:
+        average: a copy of ``model``, from :func:`sattxt.training.callbacks.shared_copy`.
+        out: folder for ``last.ckpt``, ``losses.csv``, ``validation.csv`` and ``tensorboard/``.
+        resume: go on from ``last.ckpt``.
+        validate: figures of the averaged model, called on the first rank.
+        progress: called on the first rank with a step and the means of its losses.
+
+    Returns:
+        the steps done: fewer than the objective's where the run was told to stop (SIGTERM, Ctrl-C).
+
+    Raises:
+        MissingExtraError: Lightning is not installed.
+        InputError: options that do not go together, or ``last.ckpt`` is there (or not there) against ``resume``.
+        WeightsError: ``last.ckpt`` is damaged, or of another run.
+        SatTxtError: the loss became NaN or infinite.
+        DiskFullError: no space is left; the previous checkpoint is kept.
+    """
+    require_lightning()
+    import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from sattxt.training.batches import StepData
+    from sattxt.training.callbacks import AverageWeights, Checkpoints, LossLog, Validation
+    from sattxt.training.logs import TensorBoardLog
+    from sattxt.training.module import TrainingModule
+
+    path, steps = out / CHECKPOINT, objective.step_config.steps
+    module = TrainingModule(objective, model)
+    if resume:
+        check_checkpoint(read_checkpoint(path), module.identity, path)
+    elif path.exists():
+        raise InputError(f"{path}: a run is here already; go on with --resume, or pass another folder")
+    board = TensorBoardLog(out / "tensorboard") if options.tensorboard else None
+    callbacks: list[L.Callback] = [
+        AverageWeights(objective, average),
+        LossLog(out / "losses.csv", options.log_every, board, progress),
+    ]
+    if validate is not None:
+        callbacks.append(Validation(out / "validation.csv", options.validate_every, average, validate, board))
+    callbacks.append(Checkpoints(path, options.checkpoint_every))
+    with _quiet():
+        try:
+            trainer = L.Trainer(
+                accelerator=options.accelerator,
+                devices=int(options.devices) if str(options.devices).lstrip("-").isdigit() else options.devices,
+                num_nodes=options.nodes,
+                strategy=options.strategy,
+                max_steps=steps,
+                max_epochs=-1,
+                accumulate_grad_batches=objective.step_config.accumulate,
+                callbacks=callbacks,
+                default_root_dir=str(out),
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(f"devices, nodes, accelerator or strategy: {' '.join(str(error).split())}") from error
+        safe = (
+            {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+        )  # from 2.6 on
+        data = StepData(objective, options.workers)
+        trainer.fit(module, datamodule=data, ckpt_path=str(path) if resume else None, **safe)
+        return trainer.global_step
+
+
+def require_lightning() -> None:
+    """Raise MissingExtraError unless Lightning can be imported."""
+    try:
+        import lightning  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("train", "lightning", "training") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A run's checkpoint, on the CPU. Nothing in it is executed.
+
+    Raises:
+        InputError: there is none. WeightsError: it is damaged, or another program's.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no checkpoint to resume from; start without --resume")
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        if not {"sattxt", "state_dict", "callbacks", "global_step"} <= set(state):
+            raise ValueError("keys are missing")
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path}: not a checkpoint of a run ({line}); start without --resume") from error
+    return state
+
+
+def check_checkpoint(state: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
+    """Raise WeightsError unless ``state`` is of the run whose ``TrainingModule.identity`` is ``here``."""
+    written = state["sattxt"]
+    for key in [*here, *written]:
+        if written.get(key) != here.get(key):
+            raise WeightsError(
+                f"{path}: was written with {key}={written.get(key)!r}, this run has {here.get(key)!r}; pass what it "
+                "was written with, or another run folder"
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes and advice; warnings and errors of this library are its own."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings(
+                "ignore", message=r".*(isinstance\(treespec, LeafSpec\)|does not have many workers).*"
+            )
+            yield
+    finally:
+        log.setLevel(level)

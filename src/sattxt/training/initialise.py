@@ -1,0 +1,58 @@
+"""What stage 2 starts from instead of the recipe's own weights: a model directory, or another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sattxt.errors import WeightsError
+from sattxt.training.align import AlignModel
+from sattxt.training.engine import CHECKPOINT, read_checkpoint
+
+
+def initialise(model: AlignModel, source: str | Path) -> None:
+    """Copy weights into ``model``.
+
+    Args:
+        source: a run's folder: the averaged vision tower of stage 1, or tower and text head of stage 2 (what was frozen
+            there stays the recipe's). Else what ``from_pretrained`` opens: vision tower and text head.
+
+    Raises:
+        UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
+    """
+    checkpoint = Path(source) / CHECKPOINT
+    if checkpoint.is_file():
+        state = read_checkpoint(checkpoint)
+        average = state["callbacks"]["average"]
+        frozen = bool(state["sattxt"]["freeze_backbone"])
+        _load(model.vision, _below(average, "vision."), f"{source}: vision tower", "backbone." if frozen else "-")
+        text = _below(average, "text.")
+        if text:
+            _load(model.text, text, f"{source}: text head")
+        return
+    from sattxt.weights.resolver import resolve
+    from sattxt.weights.store import read_model
+
+    stored = read_model(resolve(source))
+    _load(model.vision, stored.vision, f"{source}: vision tower")
+    _load(model.text, stored.text_head, f"{source}: text head")
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
+    own = module.state_dict()
+    wrong = [name for name in state if name not in own or own[name].shape != state[name].shape]
+    wrong += [name for name in own if name not in state and not name.startswith(may_lack)]
+    wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
+    if wrong:
+        there, here = (tuple(s[wrong[0]].shape) if wrong[0] in s else "none" for s in (state, own))
+        raise WeightsError(
+            f"{where}: {wrong[0]} is {there} there, {here} in this recipe ({len(wrong)} such); start from a model with "
+            "the recipe's vision, head and text encoder"
+        )
+    module.load_state_dict(state, strict=False)

@@ -1,0 +1,154 @@
+"""What a stage is, apart from the engine that drives it: which batch a step draws, and the losses on it.
+
+Everything here is a pure function of (seed, step, micro-batch, rank, number of ranks): a run that was killed draws on
+what it would have drawn, and the batches of several ranks are those that one process would walk through in turn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sattxt.errors import InputError
+from sattxt.training.data import Sampler
+
+#: (n, ...) of this rank to (ranks * n, ...) of all of them, in rank order; with gradient where there is one.
+Gather: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def alone(own: Tensor) -> Tensor:
+    """The :data:`Gather` of a run on one device."""
+    return own
+
+
+class NamedTiles(Protocol):
+    """The part of a tile set that every stage needs."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def keys(self) -> list[str]: ...  # noqa: D102
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> Tensor:
+        """(n, 3, S, S) uint8."""
+
+
+class StepConfig(Protocol):
+    """The part of a stage's hyper-parameters that the engine reads."""
+
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def counts(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def accumulate(self) -> int: ...  # noqa: D102
+    @property
+    def warmup(self) -> int: ...  # noqa: D102
+    @property
+    def clip_norm(self) -> float: ...  # noqa: D102
+    @property
+    def ema(self) -> float: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+
+BatchT = TypeVar("BatchT", bound="Batch")
+
+
+@dataclass
+class Batch:
+    """A micro-batch of one rank. parts: for each data set, the (n,) indices of its tiles."""
+
+    step: int
+    parts: list[Tensor]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def to(self: BatchT, device: torch.device | str) -> BatchT:
+        """The same with every tensor on ``device``."""
+        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+
+
+class StepLosses(NamedTuple):
+    """total: scalar that is minimised. terms: scalars by name, for the log. statistics: means that the model keeps,
+    each (width,), over this micro-batch and without gradient; see :meth:`Objective.after_step`.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+class Objective(ABC):
+    """A stage: batches and losses.
+
+    Args:
+        config: ``counts`` are tiles a step, rank and data set; ``accumulate`` cuts them into that many micro-batches.
+        sets: the training tiles.
+        normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
+
+    Raises:
+        InputError: counts, data sets and ``accumulate`` do not fit together.
+    """
+
+    stage: str
+
+    def __init__(self, config: StepConfig, sets: Sequence[NamedTiles], normalise: Callable[[Tensor], Tensor]) -> None:
+        if len(config.counts) != len(sets):
+            raise InputError(f"counts has {len(config.counts)} values for {len(sets)} data sets; pass one each")
+        if min(config.counts, default=1) < config.accumulate:
+            raise InputError(
+                f"accumulate={config.accumulate} cuts each set's count ({min(config.counts)} at the least) into "
+                "micro-batches; pass no more than that"
+            )
+        self.step_config, self.tiles, self.normalise = config, sets, normalise
+        self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
+
+    @abstractmethod
+    def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> Batch:
+        """Micro-batch ``micro`` of step ``step`` (both from 0) on rank ``rank`` of ``ranks``."""
+
+    @abstractmethod
+    def losses(self, model: Any, batch: Any, gather: Gather = alone) -> StepLosses:
+        """The losses on ``batch``, which is on the model's device."""
+
+    @abstractmethod
+    def frozen(self, model: Any) -> list[nn.Module]:
+        """The modules of ``model`` that never change, norms included."""
+
+    @abstractmethod
+    def groups(self, model: Any) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups: everything that is trained, with learning rate and weight decay."""
+
+    def after_step(self, model: Any, statistics: dict[str, Tensor]) -> None:  # noqa: B027
+        """Called after each optimiser step with the statistics' means over micro-batches and ranks."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
+        config = {key: value for key, value in asdict(self.step_config).items() if key != "steps"}  # type: ignore[call-overload]
+        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}}
+
+    def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
+        """Each data set's tile indices of a micro-batch."""
+        whole = self.sampler.batch(step * ranks + rank)
+        return [torch.tensor_split(part, self.step_config.accumulate)[micro] for part in whole]
+
+    def describe(self, parts: list[Tensor]) -> str:
+        """The first tiles of a batch by name, for messages."""
+        named = zip(self.tiles, parts, strict=True)
+        return ", ".join(f"{s.name} ({', '.join(s.keys[i] for i in index[:3].tolist())}, …)" for s, index in named)
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value

@@ -1,0 +1,268 @@
+"""What stage 2 reads: phrases in templates, captions, and the instructions put before either (SATtxt, section 3.2).
+
+A prompt is an instruction and a text, drawn independently of each other. Which instructions a text is embedded with is
+a function of the text alone, so a run's vectors can be computed once, before it. What a step uses is drawn by
+:meth:`PromptBook.draw`, from the generator it is given and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from sattxt.errors import InputError
+from sattxt.label_sets import humanise, near
+from sattxt.prompts import parse_templates
+
+#: Where a class's phrase goes into a prompt.
+TEMPLATES: tuple[str, ...] = (
+    "{}",
+    "a satellite image of {}",
+    "a satellite photo of {}",
+    "an aerial image of {}",
+    "an aerial view of {}",
+    "{} seen from above",
+    "a remote sensing image of {}",
+    "a Sentinel-2 image showing {}",
+    "overhead imagery of {}",
+    "this tile shows {}",
+    "a bird's-eye view of {}",
+    "land cover: {}",
+    "a scene dominated by {}",
+    "high-resolution imagery with {} in it",
+    "a small patch of the Earth with {}",
+    "{} as a sensor in orbit records it",
+)
+
+#: Put before a text; which of them says nothing about the text.
+INSTRUCTIONS: tuple[str, ...] = (
+    "Describe the land cover in this satellite image:",
+    "Name the kind of scene seen from above:",
+    "Summarise the land use visible in this aerial picture:",
+    "Represent what a sensor in orbit sees on the ground:",
+    "Retrieve satellite images that match this description:",
+    "Match this text to the Earth observation image it describes:",
+    "Identify the objects and surfaces in this overhead view:",
+    "Consider colour, texture and shape as they appear from space:",
+    "Consider what near-infrared and short-wave infrared bands would show, vegetation, moisture, soil and buildings:",
+    "Tell natural surfaces from built ones in this remote sensing image:",
+    "Give the dominant land cover, leaving shadows and clouds aside:",
+    "Classify this tile by its vegetation, water, soil and buildings:",
+)
+
+
+class Prompt(NamedTuple):
+    """A text with an instruction before it."""
+
+    instruction: str
+    text: str
+
+
+#: A plain text is a prompt without an instruction.
+AnyPrompt: TypeAlias = str | Prompt
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How texts become prompts.
+
+    templates: for class phrases, each with ``{}`` once. instructions: none leaves every text plain.
+    instruction_variants: how many prompts each text is embedded as. plain_share: of texts, those one of whose variants
+    is the text without an instruction. caption_share: of tiles with a class, those whose text is a human caption (where
+    they have one) rather than a class phrase in a template; 1: captions alone.
+
+    Raises:
+        InputError: a value is out of range, a template lacks its ``{}``, a list repeats itself.
+    """
+
+    templates: tuple[str, ...] = TEMPLATES
+    instructions: tuple[str, ...] = ()
+    instruction_variants: int = 1
+    plain_share: float = 0.5
+    caption_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        parse_templates(self.templates)
+        for name in ("plain_share", "caption_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}: pass 0 to 1")
+        if self.instruction_variants < 1:
+            raise InputError(f"instruction_variants={self.instruction_variants}: pass 1 or more")
+        if len(set(self.instructions)) != len(self.instructions) or not all(i.strip() for i in self.instructions):
+            raise InputError("instructions: pass each once, none of them empty (an empty list leaves them all out)")
+
+    def variants(self, text: str) -> list[AnyPrompt]:
+        """The prompts that ``text`` is embedded as; always the same for the same text."""
+        if not self.instructions:
+            return [text]
+        draw = random.Random(text)
+        plain = draw.random() < self.plain_share
+        count = min(self.instruction_variants - plain, len(self.instructions))
+        instructed = [Prompt(instruction, text) for instruction in draw.sample(self.instructions, count)]
+        return [text, *instructed] if plain else list(instructed)
+
+
+@dataclass
+class SetTexts:
+    """The texts of one data set and its tiles.
+
+    name: for messages. phrases: for each class, what stands for it, without templates; empty where there are no
+    classes. captions: for each tile, its texts, possibly none. labels: (N,) int64 into ``phrases``, or -1.
+
+    Raises:
+        InputError: captions and labels are of different numbers, or a label has no phrases.
+    """
+
+    name: str
+    phrases: Sequence[Sequence[str]]
+    captions: Sequence[Sequence[str]]
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.captions) != len(self.labels):
+            raise InputError(f"{self.name}: {len(self.captions)} lists of captions for {len(self.labels)} tiles")
+        if len(self.labels) and int(self.labels.max()) >= len(self.phrases):
+            raise InputError(f"{self.name}: label {int(self.labels.max())} has no phrases ({len(self.phrases)} have)")
+
+
+class StepPrompts(NamedTuple):
+    """What one step uses; rows are into :attr:`PromptBook.prompts`, and so into the text bank made of them.
+
+    classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
+    positions: (P,) places in the batch that have a text. texts: (P,) its rows. image_group, text_group: (P,) the class
+    (numbered across all sets) of the tile, and of the text where it is a class phrase; -1 for none. See
+    :func:`sattxt.training.losses.positive_pairs`.
+    """
+
+    classes: list[Tensor | None]
+    positions: Tensor
+    texts: Tensor
+    image_group: Tensor
+    text_group: Tensor
+
+
+class PromptBook:
+    """All prompts of a run, and the drawing of them.
+
+    Args:
+        sets: in the order of the batch's parts.
+        extras: further texts to embed, as they are: names for validation, backgrounds.
+    """
+
+    def __init__(self, config: PromptConfig, sets: Sequence[SetTexts], extras: Iterable[str] = ()) -> None:
+        self.config = config
+        self.row: dict[AnyPrompt, int] = {}
+        self._sets: list[_Rows] = []
+        first = 0
+        for part in sets:
+            classes = _Ragged([self._rows(_in_templates(phrases, config.templates)) for phrases in part.phrases])
+            captions = _Ragged([self._rows(texts) for texts in part.captions])
+            self._sets.append(_Rows(classes, captions, part.labels, first))
+            first += len(classes)
+        for text in extras:
+            self._add(text)
+
+    @property
+    def prompts(self) -> list[AnyPrompt]:
+        """Every prompt once; a prompt's place in it is its row."""
+        return list(self.row)
+
+    def caption_rows(self) -> Tensor:
+        """Rows of all captions, sorted: what further negatives are drawn from."""
+        return torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]))
+
+    def draw(self, parts: Sequence[Tensor], generator: torch.Generator) -> StepPrompts:
+        """The prompts of a batch.
+
+        Args:
+            parts: for each data set, the (n,) int64 indices of its tiles in the batch, in the batch's order.
+
+        Raises:
+            InputError: not one part a data set.
+        """
+        if len(parts) != len(self._sets):
+            raise InputError(f"parts: {len(parts)} for {len(self._sets)} data sets; pass one each")
+        classes: list[Tensor | None] = []
+        positions, texts, image_group, text_group = [], [], [], []
+        start = 0
+        for rows, index in zip(self._sets, parts, strict=True):
+            whole = torch.arange(len(rows.classes))
+            classes.append(rows.classes.pick(whole, generator) if len(whole) else None)
+            label = rows.labels[index]
+            classed, captioned = label >= 0, rows.captions.counts[index] > 0
+            wants_caption = torch.rand(len(index), generator=generator) < self.config.caption_share
+            by_caption = captioned & (wants_caption | ~classed)
+            by_class = classed & ~by_caption & ~wants_caption
+            drawn = torch.full_like(index, -1)
+            drawn[by_caption] = rows.captions.pick(index[by_caption], generator)
+            drawn[by_class] = rows.classes.pick(label[by_class], generator)
+            group = torch.where(classed, label + rows.first, -1)
+            chosen = by_caption | by_class
+            positions.append(chosen.nonzero()[:, 0] + start)
+            texts.append(drawn[chosen])
+            image_group.append(group[chosen])
+            text_group.append(torch.where(by_class, group, -1)[chosen])
+            start += len(index)
+        return StepPrompts(
+            classes, torch.cat(positions), torch.cat(texts), torch.cat(image_group), torch.cat(text_group)
+        )
+
+    def _rows(self, texts: Iterable[str]) -> list[int]:
+        return [self._add(prompt) for text in texts for prompt in self.config.variants(text)]
+
+    def _add(self, prompt: AnyPrompt) -> int:
+        return self.row.setdefault(prompt, len(self.row))
+
+
+class _Rows(NamedTuple):
+    """One data set's rows; ``first`` is the number of its first class across all sets."""
+
+    classes: _Ragged
+    captions: _Ragged
+    labels: Tensor
+    first: int
+
+
+class _Ragged:
+    """Lists of rows of different lengths, end to end: a million captions are two tensors, not a million."""
+
+    def __init__(self, lists: Sequence[Sequence[int]]) -> None:
+        self.counts = torch.tensor([len(rows) for rows in lists], dtype=torch.int64)
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.flat = torch.tensor([row for rows in lists for row in rows], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def pick(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One row of each list in ``index``, none of them empty."""
+        counts = self.counts[index]
+        # float64: in float32, a number just below 1 times a large count rounds up to the count
+        offsets = (torch.rand(len(index), generator=generator, dtype=torch.float64) * counts).long()
+        return self.flat[self.starts[index] + offsets]
+
+
+def phrases_of(
+    classes: Sequence[str], vocabulary: Mapping[str, Sequence[str]] | None, where: str
+) -> list[tuple[str, ...]]:
+    """What stands for each class: its vocabulary's phrases or, without a vocabulary, its name in plain words.
+
+    Raises:
+        InputError: the vocabulary lacks a class; the message names ``where`` and near matches.
+    """
+    if vocabulary is None:
+        return [(humanise(name),) for name in classes]
+    for name in classes:
+        if not vocabulary.get(name):
+            hint = near(name, list(vocabulary)) or f"; it has {', '.join(list(vocabulary)[:8])}"
+            raise InputError(f"{where}: the vocabulary has no phrases for class {name!r}{hint}")
+    return [tuple(vocabulary[name]) for name in classes]
+
+
+def _in_templates(phrases: Sequence[str], templates: Sequence[str]) -> list[str]:
+    return [template.replace("{}", phrase) for phrase in phrases for template in templates]

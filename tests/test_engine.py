@@ -1,0 +1,308 @@
+"""The engine: exact resumption, checkpoints that survive, several ranks as one, options and the command line."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import Toy
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, WeightsError
+from sattxt.training.align import AlignBatch, AlignModel, AlignObjective
+from sattxt.training.engine import EngineOptions
+from sattxt.training.initialise import initialise
+from sattxt.training.logs import CsvLog
+from sattxt.training.run import Run
+
+pytest.importorskip("lightning")
+
+EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+
+
+class Killed(Exception):
+    """The machine is gone."""
+
+
+def rows(run: Run, name: str = "losses.csv", leave_out: tuple[str, ...] = ("seconds", "tiles_per_s")) -> list[dict]:
+    with (run.out / name).open() as handle:
+        return [{k: v for k, v in row.items() if k not in leave_out} for row in csv.DictReader(handle)]
+
+
+def assert_same_weights(ours: Run, theirs: Run) -> None:
+    for one, other in ((ours.model, theirs.model), (ours.average, theirs.average)):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate": 3}, {"freeze_backbone": True, "text_noise": 0.1, "loss": "sigmoid"}]
+)
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, options: dict, log_every: int) -> None:
+    engine = EngineOptions(accelerator="cpu", log_every=log_every, checkpoint_every=3, validate_every=2)
+    whole = Toy(tmp_path / "whole", steps=6, **options)
+    assert whole.train(engine) == 6
+    killed = Toy(tmp_path / "killed", steps=6, **options)
+    kill_at = 4  # after rows that the checkpoint of step 3 does not know of
+
+    def die(step: int, means: dict[str, float]) -> None:
+        if step >= kill_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        killed.train(engine, progress=die)
+    resumed = Toy(tmp_path / "killed", steps=6, **options)
+    for parameter in resumed.model.parameters():  # whatever it started from is replaced
+        if parameter.requires_grad:
+            parameter.data.zero_()
+    assert resumed.resume() == 3
+    assert resumed.train(engine) == 6
+    assert rows(resumed) == rows(whole)
+    assert [row["step"] for row in rows(whole)] == (["4", "6"] if log_every == 4 else list("123456"))
+    assert rows(resumed, "validation.csv") == rows(whole, "validation.csv")
+    assert_same_weights(resumed, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, number: int, capfd) -> None:
+    before = signal.getsignal(number)
+    whole = Toy(tmp_path / "whole", steps=5)
+    whole.train(EVERY_STEP)
+    run = Toy(tmp_path / "run", steps=5)
+
+    def ask(step: int, means: dict[str, float]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    assert run.train(EVERY_STEP, progress=ask) in (2, 3)
+    assert "stopping after this step" in capfd.readouterr().err
+    assert signal.getsignal(number) == before
+    again = Toy(tmp_path / "run", steps=5)
+    assert again.resume() == run.step
+    assert again.train(EVERY_STEP) == 5
+    assert rows(again) == rows(whole)
+    assert_same_weights(again, whole)
+
+
+def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path) -> None:
+    Toy(tmp_path, steps=2).train(EVERY_STEP)
+    longer = Toy(tmp_path, steps=4)
+    longer.resume()
+    assert longer.train(EVERY_STEP) == 4
+    learning_rates = [float(row["lr"]) for row in rows(longer)]
+    assert learning_rates[2] == pytest.approx(1.2e-3)  # the last of three warm-up steps
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = Toy(tmp_path, steps=1)
+    run.train(EVERY_STEP)
+    with pytest.raises(WeightsError, match=r"last.ckpt: was written with smoothing=0.05, this run has 0.2"):
+        Toy(tmp_path, steps=1, smoothing=0.2).resume()
+    with pytest.raises(InputError, match=r"a run is here already; go on with --resume"):
+        Toy(tmp_path, steps=1).train(EVERY_STEP)
+    path = run.checkpoint
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(WeightsError, match=r"last.ckpt: not a checkpoint of a run"):
+        Toy(tmp_path, steps=1).resume()
+    with pytest.raises(InputError, match=r"no checkpoint to resume from; start without --resume"):
+        Toy(tmp_path / "empty").resume()
+
+
+def test_frozen_weights_must_be_those_the_run_was_started_with(tmp_path: Path) -> None:
+    Toy(tmp_path, steps=1, freeze_backbone=True).train(EVERY_STEP)
+    other = Toy(tmp_path, steps=1, freeze_backbone=True)
+    next(other.model.vision.backbone.parameters()).data.add_(1)
+    with pytest.raises(WeightsError, match="frozen_weights"):
+        other.resume()
+
+
+# -- what can go wrong on the way --------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, save, written = Toy(tmp_path, steps=3), torch.save, []
+
+    def full(state: object, target: object, *args: object, **kwargs: object) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(save(state, target, *args, **kwargs))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskFullError, match=r"last\.ckpt: no space left"):
+        run.train(EngineOptions(accelerator="cpu", checkpoint_every=1))
+    assert Toy(tmp_path, steps=3).resume() == 1
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path: Path) -> None:
+    run = Toy(tmp_path)
+    run.aligner.normalise = lambda x: x * math.nan
+    before = {k: v.clone() for k, v in run.model.named_parameters()}
+    with pytest.raises(SatTxtError, match=r"step 0: the loss is nan on toy \(\d, \d, \d, …\)"):
+        run.train(EVERY_STEP)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())
+
+
+def test_without_lightning_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Toy(tmp_path)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'sattxt\[train\]'"):
+        run.train(EVERY_STEP)
+
+
+def test_options_that_lightning_refuses_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="strategy"):
+        Toy(tmp_path).train(EngineOptions(accelerator="cpu", strategy="telepathy"))
+    with pytest.raises(InputError, match="log_every=0"):
+        EngineOptions(log_every=0)
+
+
+def test_tensorboard_is_asked_for_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sattxt.training.logs.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        Toy(tmp_path).train(EngineOptions(accelerator="cpu", tensorboard=True))
+    assert not list(tmp_path.glob("*.csv"))
+
+
+# -- logs ------------------------------------------------------------------------------------------------------------
+
+
+def test_logs_have_means_rates_and_figures(tmp_path: Path) -> None:
+    run = Toy(tmp_path, steps=5)
+    run.train(EngineOptions(accelerator="cpu", log_every=2, validate_every=4))
+    logged = rows(run, leave_out=())
+    assert list(logged[0]) == ["seconds", "step", "class", "caption", "scale", "lr", "tiles_per_s"]
+    assert [row["step"] for row in logged] == ["2", "4", "5"]
+    assert all(float(row["tiles_per_s"]) > 0 for row in logged)
+    assert [row["step"] for row in rows(run, "validation.csv")] == ["4", "5"]
+
+
+def test_rows_after_the_step_of_a_checkpoint_are_dropped(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "losses.csv")
+    for step in (2, 4, 6):
+        log.write(step=step, loss=step / 10)
+    log.rewind(4)
+    log.write(step=5, loss=1, surprise=2)
+    assert log.path.read_text().splitlines() == ["step,loss", "2,0.2", "4,0.4", "5,1"]
+
+
+# -- batches and ranks -----------------------------------------------------------------------------------------------
+
+
+def test_loader_processes_change_nothing(tmp_path: Path) -> None:
+    here, elsewhere = Toy(tmp_path / "here", steps=3, accumulate=2), Toy(tmp_path / "there", steps=3, accumulate=2)
+    here.train(EVERY_STEP)
+    elsewhere.train(EngineOptions(accelerator="cpu", log_every=1, workers=2))
+    assert rows(here) == rows(elsewhere)
+
+
+def test_accumulated_micro_batches_have_the_gradient_of_their_mean(tmp_path: Path) -> None:
+    run = Toy(tmp_path, accumulate=2, steps=1, freeze_backbone=True, clip_norm=1e9)
+    run.model.vision.backbone.eval()
+    means = [run.aligner.losses(run.model, run.aligner.draw(0, micro)).total for micro in range(2)]
+    (sum(means) / 2).backward()
+    wanted = {n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None}
+    run.model.zero_grad()
+    seen: dict[str, torch.Tensor] = {}
+
+    def look(*_: object) -> None:
+        seen.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
+
+    hook = register_optimizer_step_post_hook(look)
+    try:
+        run.train(EVERY_STEP)
+    finally:
+        hook.remove()
+    assert seen.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(seen[name], value, rtol=1e-4, atol=1e-6)
+
+
+class Joined(AlignObjective):
+    """One process that sees what two ranks see."""
+
+    def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> AlignBatch:
+        return AlignBatch.joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
+
+
+def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path) -> None:
+    """Each rank's loss through a gather that hands it the other's tensors, against one process with all tiles."""
+    run = Toy(tmp_path, freeze_backbone=True, class_weight=0)
+    model = run.model.eval()
+    batches = [run.aligner.draw(2, 0, rank, 2) for rank in range(2)]
+    theirs: list[list[torch.Tensor]] = []
+    for batch in batches:
+        theirs.append([])
+        run.aligner.losses(model, batch, lambda own: theirs[-1].append(own) or own)
+    got = []
+    for batch in batches:
+        turn = iter(zip(*theirs, strict=True))
+        got.append(float(run.aligner.losses(model, batch, lambda _, turn=turn: torch.cat(next(turn))).total.detach()))
+    joint = float(run.aligner.losses(model, AlignBatch.joined(batches)).total.detach())
+    alone = float(run.aligner.losses(model, batches[0]).total.detach())
+    assert got == pytest.approx([joint, joint], abs=1e-5)
+    assert abs(alone - joint) > 0.1
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_joint_batch(tmp_path: Path) -> None:
+    options = {"steps": 4, "freeze_backbone": True, "warmup": 1, "clip_norm": 1e9}
+    one = Toy(tmp_path / "one", **options)
+    one.aligner.__class__ = Joined
+    one.train(EVERY_STEP)
+    two = Toy(tmp_path / "two", **options)
+    ranks = EngineOptions(accelerator="cpu", devices=2, strategy="ddp_spawn", log_every=1)
+    assert two.train(ranks) == 4
+    for column in ("caption", "scale"):
+        wanted = [float(row[column]) for row in rows(one)]
+        assert [float(row[column]) for row in rows(two)] == pytest.approx(wanted, abs=2e-3)
+    for name, value in two.average.state_dict().items():
+        torch.testing.assert_close(value, one.average.state_dict()[name], atol=3e-4, rtol=0, msg=name)
+
+
+# -- starting from elsewhere -----------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
+    first = Toy(tmp_path / "first", steps=2)
+    first.train(EVERY_STEP)
+    model = Toy(tmp_path / "second", seed=5).model
+    initialise(model, first.out)
+    for name, value in first.average.vision.state_dict().items():
+        assert torch.equal(value, model.vision.state_dict()[name]), name
+    assert torch.equal(first.average.text.proj.weight, model.text.proj.weight)
+    other = AlignModel(model.vision.config, 30, 10.0)
+    with pytest.raises(WeightsError, match=r"text head: ln.weight is \(24,\) there, \(30,\) in this recipe"):
+        initialise(other, first.out)
+
+
+def test_a_model_of_other_sizes_is_no_start(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"vision tower: .* in this recipe"):
+        initialise(Toy(tmp_path).model, "sattxt-mini")
+
+
+def test_books_and_objectives_go_through_a_process_boundary(tmp_path: Path) -> None:
+    import pickle
+
+    run = Toy(tmp_path)
+    copied = pickle.loads(pickle.dumps(run.aligner))
+    assert torch.equal(copied.draw(3).pixels, run.aligner.draw(3).pixels)
+
+
+def test_importing_the_package_loads_no_lightning() -> None:
+    import subprocess
+
+    code = "import sys, sattxt.training as t; t.AlignRun, t.SRDRun, t.read_recipe; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
