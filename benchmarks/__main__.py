@@ -54,11 +54,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_report(made: dict[str, Any], out: Path) -> None:
-    """``OUT.md``, ``OUT/results.json`` and ``OUT/chart.png``."""
+    """``OUT.md`` (with ``findings.md``, which is written by hand), ``OUT/results.json`` and ``OUT/chart.png``."""
     report.write_json(made, out / "results.json")
     report.draw(made, out / "chart.png")
     page = out.with_name(out.name + ".md")
-    page.write_text(report.markdown(made, picture=f"{out.name}/chart.png"), encoding="utf-8")
+    text = report.markdown(made, picture=f"{out.name}/chart.png")
+    page.write_text(f"{text}\n{report.FINDINGS.read_text(encoding='utf-8')}", encoding="utf-8")
     _say(f"wrote {page}, {out / 'results.json'} and {out / 'chart.png'}")
 
 

@@ -138,5 +138,4 @@ def _drain(paths: list[str], preprocessor: Preprocessor | None = None) -> None:
 @torch.inference_mode()
 def _model_only(model: SatTxt, ready: list[torch.Tensor]) -> None:
     for pixel_values in ready:
-        embedding = models.tower(model)(pixel_values.to(model.device)).embedding.float()
-        F.normalize(embedding, dim=-1).cpu().numpy()
+        F.normalize(models.image_pass(model, pixel_values), dim=-1).cpu().numpy()

@@ -292,7 +292,7 @@ def _preprocess(model: SatTxt, arrays: list[np.ndarray]) -> Callable[[], object]
 def _tower(model: SatTxt, ready: torch.Tensor) -> Callable[[], object]:
     def run() -> None:
         with torch.inference_mode():
-            models.tower(model)(ready).embedding.float()
+            models.image_pass(model, ready)
 
     return run
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+FINDINGS = Path(__file__).with_name("findings.md")
 #: Facts that are shown above the tables, in this order.
 _SHOWN = (
     *("date", "machine_class", "cpu", "cpu_family", "cores", "torch_threads", "instructions", "bfloat16"),

@@ -170,6 +170,7 @@ def test_the_report_has_goals_tables_and_a_chart(tmp_path: Path) -> None:
     assert "| ours | 1,234 |" in page
     assert "not idle" in page
     assert "(benchmarks/chart.png)" in page
+    assert "## What was found on the way" in page, "what is written by hand outlives a new measurement"
     assert (tmp_path / "docs" / "benchmarks" / "chart.png").stat().st_size > 5000
     assert json.loads((tmp_path / "docs" / "benchmarks" / "results.json").read_text(encoding="utf-8")) == made
 

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, WeightsError
 from sattxt.training.align import AlignBatch, AlignModel, AlignObjective
 from sattxt.training.engine import EngineOptions
-from sattxt.training.initialise import initialise
+from sattxt.training.initialise import initialise, text_head
 from sattxt.training.logs import CsvLog
 from sattxt.training.run import Run
 
@@ -285,6 +285,19 @@ def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
     other = AlignModel(model.vision.config, 30, 10.0)
     with pytest.raises(WeightsError, match=r"text head: ln.weight is \(24,\) there, \(30,\) in this recipe"):
         initialise(other, first.out)
+
+
+def test_a_text_head_can_be_taken_from_a_run_or_a_model_and_not_from_stage_one(tmp_path: Path) -> None:
+    first = Toy(tmp_path / "first", steps=2)
+    first.train(EVERY_STEP)
+    assert torch.equal(text_head(first.out).proj.weight, first.average.text.proj.weight)
+    assert text_head("sattxt-mini").proj.weight.shape == (640, 384)
+    state = torch.load(first.checkpoint, weights_only=True)
+    average = state["callbacks"]["average"]
+    state["callbacks"]["average"] = {k: v for k, v in average.items() if not k.startswith("text.")}
+    torch.save(state, first.checkpoint)
+    with pytest.raises(InputError, match="a run of stage 1 has no text head"):
+        text_head(first.out)
 
 
 def test_a_model_of_other_sizes_is_no_start(tmp_path: Path) -> None:

@@ -289,6 +289,32 @@ def test_the_centre_starts_at_the_teachers_mean_over_the_first_batch(tmp_path):
     assert float(first.detach()) == pytest.approx(math.log(4), abs=1e-5)  # the untrained student says nothing
 
 
+def test_a_cached_teacher_is_asked_once_a_tile_and_says_the_same_of_whole_views(tmp_path):
+    asked = []
+
+    class Counting(CallableTeacher):
+        def encode(self, bands, names=None):
+            asked.append(len(bands))
+            return super().encode(bands, names)
+
+    seen = teacher()
+    seen.__class__ = Counting
+    whole = {"global_area": (1.0, 1.0), "augment": AugmentConfig(aspect=1.0)}
+    options = {**whole, "local_views": 0, "ms_views": 1, "patch_weight": 1.0, "steps": 4}
+    live, cached = (
+        Distilling(tmp_path / str(cache), seen=seen, teacher_cache=cache, **options) for cache in (False, True)
+    )
+    wanted, found = (run.distiller.losses(run.model, run.distiller.draw(0)).terms for run in (live, cached))
+    for name, value in wanted.items():  # turned and flipped whole tiles: a 2 x 2 map moves as its tile does
+        assert float(found[name].detach()) == pytest.approx(float(value.detach()), abs=2e-3), name
+    asked.clear()
+    cached.train(ENGINE)
+    assert not asked or sum(asked) <= len(pair_set())  # validation alone
+    blind = CallableTeacher(lambda x: x.mean((2, 3)) @ torch.ones(2, 4), ("B04", "B08"), 4)
+    with pytest.raises(InputError, match="no patch tokens to keep; set teacher_cache to false"):
+        Distilling(tmp_path / "blind", seen=blind, teacher_cache=True)
+
+
 def test_sets_with_different_bands_share_a_batch(tmp_path):
     torch.manual_seed(0)
     galileo = GalileoTeacher(width=16, depth=1, heads=2, hidden=32)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
+from sattxt.text_head import TextHead
 from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
-from sattxt.training.augment import AugmentConfig, augment, random_geometry, resample
+from sattxt.training.augment import AugmentConfig, augment, random_geometry, resample, restyle
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.engine import EngineOptions
@@ -29,6 +30,7 @@ from sattxt.training.recipe import read_recipe
 from sattxt.training.run import Run
 from sattxt.training.spectral import index_captions, read_s2_tiles
 from sattxt.training.text_bank import TextBank
+from sattxt.training.text_isometry import make_isometric
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 
 
@@ -271,6 +273,7 @@ def losses(run: Run, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(handle)]
 
 
+RESTYLE: dict[str, object] = {"restyle": 1.0, "restyle_from": "toy"}
 EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 
 
@@ -297,6 +300,69 @@ def test_a_frozen_backbone_does_not_move(tmp_path: Path) -> None:
     assert not torch.equal(head, run.model.vision.head.ln_final.weight)
     saved = torch.load(run.checkpoint, weights_only=True)
     assert not any("backbone" in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+
+
+def test_early_layers_that_are_frozen_do_not_move_and_the_others_do(tmp_path: Path) -> None:
+    run = Toy(tmp_path, frozen_layers=4, steps=3)
+    backbone = run.model.vision.backbone
+    still = {k: v.clone() for k, v in backbone.state_dict().items()}
+    run.train(EVERY_STEP)
+    moved = {k for k, v in backbone.state_dict().items() if not torch.equal(v, still[k])}
+    early = ("conv_stem.", *(f"layer.{i}." for i in range(4)))
+    assert not any(name.startswith(early) for name in moved)  # BatchNorm statistics included
+    assert "layer.4.convolution.weight" in moved
+    norms = run.aligner.calibrate_norms(run.average, (32,), batches=3).vision.backbone.state_dict()
+    assert torch.equal(norms["layer.3.normalization.running_mean"], still["layer.3.normalization.running_mean"])
+    with pytest.raises(InputError, match="frozen_layers=99: the backbone has 26 layers"):
+        Toy(tmp_path / "more", frozen_layers=99)
+
+
+def test_restyled_tiles_take_on_the_source_sets_colours() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = 0.3 + 0.05 * torch.rand(64, 3, 16, 16, generator=random)
+    source = torch.tensor([0.7, 0.5, 0.2]).view(1, 3, 1, 1) + 0.2 * torch.rand(64, 3, 16, 16, generator=random)
+    assert torch.equal(restyle(images, source, 0.0, random), images)
+    moved = restyle(images, source, 1.0, random)
+    share = (moved.mean((0, 2, 3)) - images.mean((0, 2, 3))) / (source.mean((0, 2, 3)) - images.mean((0, 2, 3)))
+    assert share.min() > 0.6  # 40 % to all of the way, 70 % in the mean
+    assert share.max() < 0.8
+
+
+def test_a_run_restyles_from_a_set_it_has(tmp_path: Path) -> None:
+    plain, styled = (Toy(tmp_path / n, **o).aligner.draw(0) for n, o in (("a", {}), ("b", RESTYLE)))
+    assert not torch.equal(plain.pixels, styled.pixels)
+    assert plain.pixels.shape == styled.pixels.shape
+    with pytest.raises(InputError, match="restyle_from='s2': no such data set; pass one of toy"):
+        Toy(tmp_path / "c", restyle=0.5, restyle_from="s2")
+
+
+# -- the text head -------------------------------------------------------------------------------------------------
+
+
+def test_an_isometric_text_head_keeps_what_the_frozen_encoder_holds_alike() -> None:
+    torch.manual_seed(0)
+    pooled, head = torch.randn(200, 24) + 2 * torch.randn(24), TextHead(24, 32)
+    make_isometric(head, pooled)
+    centred = torch.nn.functional.layer_norm(pooled, (24,))
+    centred = centred - centred.mean(0)
+    ours, wanted = (torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") for x in (head(pooled), centred))
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match="the shared space has 16 dimensions, 24 are due"):
+        make_isometric(TextHead(24, 16), pooled)
+
+
+def test_an_isometric_text_head_turns_towards_the_one_it_is_to_stay_near() -> None:
+    torch.manual_seed(0)
+    pooled, near = torch.randn(200, 24), TextHead(24, 32)
+    make_isometric(near, pooled)
+    with torch.no_grad():
+        near.proj.weight += 0.05 * torch.randn(32, 24)
+    head = TextHead(24, 32)
+    make_isometric(head, pooled, near)
+    alike = torch.cosine_similarity(head(pooled), near(pooled)).mean()
+    assert alike > 0.9  # a random turn: 0
+    with pytest.raises(InputError, match="pass a model with the recipe's head"):
+        make_isometric(head, pooled, TextHead(24, 40))
 
 
 # -- objective -----------------------------------------------------------------------------------------------------

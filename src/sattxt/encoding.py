@@ -24,9 +24,9 @@ from sattxt.vision import ImageTokens, VisionTower
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
 _PLAIN = ImageOptions()
-#: What the widest layer's input and output may take together on a CPU: about a last-level cache. Beyond it every layer
-#: reads from main memory what the one before it wrote there, into pages that the allocator has just been given.
-_CACHE_BYTES = 2**25
+#: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
+#: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
+_CACHE_BYTES = 2**24
 _FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
 
 
@@ -80,11 +80,15 @@ class ImageEncoder:
     @torch.inference_mode()
     def tokens(self, pixel_values: Tensor) -> ImageTokens:
         """Backbone and head tokens as float32, on the tower's device."""
-        step = self.step or max(1, len(pixel_values))
-        starts = range(0, max(1, len(pixel_values)), step)
-        parts = [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
+        parts = self._passes(pixel_values)
         backbone, cls, patches = (torch.cat(tensors).float() for tensors in list(zip(*parts, strict=True))[:3])
         return ImageTokens(backbone, cls, patches, parts[0].grid)
+
+    def _passes(self, pixel_values: Tensor) -> list[ImageTokens]:
+        count = len(pixel_values)
+        step = self.step or max(1, count)
+        starts = range(0, max(1, count), step)
+        return [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
 
     @torch.inference_mode()
     def embed(
@@ -126,18 +130,15 @@ class ImageEncoder:
         )
         parts: list[FloatArray] = []
         indices: list[int] = []
-        step = self.step
         try:
             with loader, _progress_bar(progress, sources) as bar:
                 for batch in loader:
-                    for start in range(0, len(batch), step or len(batch)):
-                        chosen = slice(start, start + (step or len(batch)))
-                        pixel_values = self._preprocessor.batch(batch.images[chosen])
-                        embedding = self.tower(pixel_values.to(self.device)).embedding.float()
-                        if normalize:
-                            embedding = F.normalize(embedding, dim=-1)
-                        parts.append(embedding.cpu().numpy())
-                        indices.extend(batch.indices[chosen])
+                    tokens = self._passes(self._preprocessor.batch(batch.images))
+                    embedding = torch.cat([part.embedding for part in tokens]).float()
+                    if normalize:
+                        embedding = F.normalize(embedding, dim=-1)
+                    parts.append(embedding.cpu().numpy())
+                    indices.extend(batch.indices)
                     bar.update(len(batch.indices))
         except ImageError as error:
             error.completed = Embeddings(_stack(parts, self.width), indices, loader.failures)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sattxt.config import VisionConfig
 from sattxt.errors import InputError
 from sattxt.text_head import TextHead
-from sattxt.training.augment import AugmentConfig, augment, resized
+from sattxt.training.augment import AugmentConfig, augment, resized, restyle
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
 from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
@@ -29,6 +29,7 @@ from sattxt.training.precision import Precision, autocast, check_precision
 from sattxt.training.prompting import PromptBook
 from sattxt.training.seeds import generator
 from sattxt.training.text_bank import TextBank
+from sattxt.training.vision_start import early_layers
 from sattxt.vision import VisionTower
 
 #: Where the sigmoid loss's bias starts (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
@@ -48,7 +49,11 @@ class AlignConfig:
     same_text: frozen cosine similarity above which two captions count as the same.
     text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
-    named by a random convex combination of two of its phrases' vectors. initial_scale, max_scale: 1 / temperature.
+    named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
+    initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
+    probability that a tile takes on the colours of a random tile of the set ``restyle_from`` (see ``augment.restyle``).
+    frozen_layers: the backbone's first layers that stay as they are, norms included. initial_scale, max_scale:
+    1 / temperature.
     """
 
     steps: int
@@ -70,10 +75,14 @@ class AlignConfig:
     same_text: float = 0.95
     text_noise: float = 0.0
     text_mix: float = 0.0
+    text_start: Literal["random", "isometric"] = "random"
+    restyle: float = 0.0
+    restyle_from: str | None = None
     ema: float = 0.998
     initial_scale: float = 1 / 0.07
     max_scale: float = 100.0
     freeze_backbone: bool = False
+    frozen_layers: int = 0
     freeze_text_head: bool = False
     precision: Precision = "auto"
     seed: int = 0
@@ -89,6 +98,15 @@ class AlignConfig:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
         if self.accumulate < 1 or self.steps < 0:
             raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
+        if self.text_start not in ("random", "isometric"):
+            raise InputError(f"text_start={self.text_start!r}: pass 'random' or 'isometric'")
+        if not 0 <= self.restyle <= 1 or (self.restyle > 0) != (self.restyle_from is not None):
+            raise InputError(
+                f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
+                "or neither"
+            )
+        if self.frozen_layers < 0:
+            raise InputError(f"frozen_layers={self.frozen_layers}: pass 0 or more")
         if not 0 <= self.text_mix <= 1 or self.text_noise < 0:
             raise InputError(
                 f"text_mix={self.text_mix}, text_noise={self.text_noise}: pass a probability, and 0 or more"
@@ -195,6 +213,7 @@ class AlignObjective(Objective):
     ) -> None:
         super().__init__(config, sets, normalise)
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
+        self._style = self._style_set()
         self._pool = book.caption_rows()
         self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
         classes = book.draw(self._nobody, generator(config.seed)).classes
@@ -222,6 +241,7 @@ class AlignObjective(Objective):
         tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
         parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
         drawn = self.book.draw(parts, own)
+        images = self._restyled(torch.cat(tiles), own)
         count = sum(len(part) for part in parts)
         texts = torch.zeros(count, self.bank.hidden_size)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
@@ -233,7 +253,7 @@ class AlignObjective(Objective):
         return AlignBatch(
             step=step,
             parts=parts,
-            pixels=self.normalise(torch.cat(tiles)).contiguous(memory_format=torch.channels_last),
+            pixels=self.normalise(images).contiguous(memory_format=torch.channels_last),
             labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
             classes=classes,
             texts=texts,
@@ -243,6 +263,20 @@ class AlignObjective(Objective):
             extra=extra,
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
+
+    def _style_set(self) -> TileSet | LazyTiles | None:
+        wanted, names = self.config.restyle_from, [s.name for s in self.sets]
+        if wanted is None:
+            return None
+        if wanted not in names:
+            raise InputError(f"restyle_from={wanted!r}: no such data set; pass one of {', '.join(names)}")
+        return self.sets[names.index(wanted)]
+
+    def _restyled(self, images: Tensor, random: torch.Generator) -> Tensor:
+        if self._style is None:
+            return images
+        index = torch.randint(len(self._style), (len(images),), generator=random)
+        return restyle(images, self._style.take(index).float().div_(255), self.config.restyle, random)
 
     def _classes(self, random: torch.Generator) -> list[Tensor | None]:
         """For each data set, (K, hidden): one text vector a class."""
@@ -335,9 +369,13 @@ class AlignObjective(Objective):
     # -- the model -------------------------------------------------------------------------------------------------
 
     def frozen(self, model: AlignModel) -> list[nn.Module]:
-        """The backbone with ``freeze_backbone``, the text head with ``freeze_text_head``."""
+        """The backbone with ``freeze_backbone`` or its ``frozen_layers``, the text head with ``freeze_text_head``."""
         config = self.config
-        chosen = ((model.vision.backbone, config.freeze_backbone), (model.text, config.freeze_text_head))
+        chosen = (
+            *((layer, True) for layer in early_layers(model.vision.backbone, config.frozen_layers)),
+            (model.vision.backbone, config.freeze_backbone),
+            (model.text, config.freeze_text_head),
+        )
         return [module for module, still in chosen if still]
 
     def groups(self, model: AlignModel) -> list[dict[str, Any]]:
@@ -362,7 +400,8 @@ class AlignObjective(Objective):
         if self.config.freeze_backbone or not batches:
             return model.eval()
         model = copy.deepcopy(model).eval()
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        still = {n for layer in early_layers(model.vision.backbone, self.config.frozen_layers) for n in layer.modules()}
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m not in still]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average

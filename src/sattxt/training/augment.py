@@ -101,3 +101,21 @@ def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.G
     floats = images.to(torch.float32).div_(255)
     moved = resample(floats, random_geometry(len(images), config, generator), size)
     return coarsen(radiometry(moved, config, generator), config, generator)
+
+
+def restyle(images: Tensor, source: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Some tiles with the colours of another sensor: each band's mean and deviation moved towards a source tile's.
+
+    Args:
+        images: (N, 3, H, W) and source: (N, 3, H', W'), floats in [0, 1]; tile n of one goes with tile n of the other.
+        probability: that a tile is changed; how far is drawn between 40 % and all of the way.
+    """
+    there, wanted = _statistics(images), _statistics(source)
+    moved = ((images - there[0]) / (there[1] + 0.01) * wanted[1].clamp(min=0.015) + wanted[0]).clamp_(0, 1)
+    share = 0.4 + 0.6 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < probability
+    return torch.where(chosen, torch.lerp(images, moved, share), images)
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)

@@ -43,9 +43,12 @@ Init = Annotated[
     str | None,
     typer.Option(
         "--init",
-        help="Start from this model (a directory, a name, a hub id) or run folder (of stage 1) instead of the recipe's "
-        "weights.",
+        help="Start from this model (a directory, a name, a hub id) or run folder instead of the recipe's weights.",
     ),
+]
+InitText = Annotated[
+    str | None,
+    typer.Option("--init-text", help="Start the text head from that of this model or run folder of stage 2."),
 ]
 
 
@@ -54,6 +57,7 @@ def srd(
     data: Data,
     config: Config,
     run: RunDir,
+    init: Init = None,
     resume: Resume = False,
     values: Set = None,
     steps: Steps = None,
@@ -78,7 +82,7 @@ def srd(
 
     recipe = _recipe(config, values, {"srd.steps": steps, "srd.seed": seed})
     _train(
-        SRDRun(recipe, data, run),
+        SRDRun(recipe, data, run, init=init),
         resume=resume,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
@@ -98,6 +102,7 @@ def align(
     config: Config = "mini",
     run: RunDir = Path("runs/mini"),
     init: Init = None,
+    init_text: InitText = None,
     resume: Resume = False,
     values: Set = None,
     steps: Steps = None,
@@ -123,7 +128,7 @@ def align(
 
     recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
     _train(
-        AlignRun(recipe, data, run, init=init),
+        AlignRun(recipe, data, run, init=init, init_text=init_text),
         resume=resume,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,

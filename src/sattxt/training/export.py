@@ -57,9 +57,15 @@ def export_model(
     licence: str,
     overwrite: bool = False,
 ) -> Path:
-    """Write the model directory, calibrated on ``scored`` (validation tiles)."""
-    logit_scale = fit_logit_scale(scored)
-    scale, bias = fit_multi_label(scored, logit_scale)
+    """Write the model directory, calibrated on ``scored`` (validation tiles).
+
+    Without any, the trained temperature stands, and multi-label probabilities are not calibrated.
+    """
+    if scored:
+        logit_scale, source = fit_logit_scale(scored), "fitted on the validation splits"
+        scale, bias = fit_multi_label(scored, logit_scale)
+    else:
+        logit_scale, source, scale, bias = round(float(model.log_scale.detach().exp()), 2), "trained", None, None
     config = ModelConfig(
         name=name,
         embed_dim=2 * vision.head.dim,
@@ -67,7 +73,7 @@ def export_model(
         vision=vision,
         text=text,
         logit_scale=logit_scale,
-        logit_scale_source="fitted on the validation splits",
+        logit_scale_source=source,
         backgrounds=BACKGROUNDS,
         multi_label_scale=scale,
         multi_label_bias=bias,

@@ -1,4 +1,4 @@
-"""What stage 2 starts from instead of the recipe's own weights: a model directory, or another run."""
+"""What a stage starts from instead of the recipe's own weights: a model directory, or another run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sattxt.errors import WeightsError
+from sattxt.errors import InputError, WeightsError
+from sattxt.text_head import TextHead
 from sattxt.training.align import AlignModel
 from sattxt.training.engine import CHECKPOINT, read_checkpoint
+from sattxt.vision import VisionTower
 
 
-def initialise(model: AlignModel, source: str | Path) -> None:
-    """Copy weights into ``model``.
+def initialise(model: AlignModel, source: str | Path) -> bool:
+    """Copy weights into ``model``; returns whether the text head was among them.
 
     Args:
         source: a run's folder: the averaged vision tower of stage 1, or tower and text head of stage 2 (what was frozen
@@ -22,22 +24,43 @@ def initialise(model: AlignModel, source: str | Path) -> None:
     Raises:
         UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
     """
+    initialise_vision(model.vision, source)
+    text = _read(source)[1]
+    if text:
+        _load(model.text, text, f"{source}: text head")
+    return bool(text)
+
+
+def initialise_vision(tower: VisionTower, source: str | Path) -> None:
+    """The vision tower of :func:`initialise` alone."""
+    vision, _, frozen = _read(source)
+    _load(tower, vision, f"{source}: vision tower", "backbone." if frozen else "-")
+
+
+def text_head(source: str | Path) -> TextHead:
+    """The text head of a run of stage 2, or of what ``from_pretrained`` opens.
+
+    Raises:
+        InputError: a run of stage 1 has none.
+    """
+    state = _read(source)[1]
+    if not state:
+        raise InputError(f"{source}: a run of stage 1 has no text head; pass a run of stage 2 or a model")
+    return TextHead.from_state(state)
+
+
+def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], bool]:
+    """Vision tower, text head (may be empty), and whether the backbone was frozen and so left out."""
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
         average = state["callbacks"]["average"]
-        frozen = bool(state["sattxt"]["freeze_backbone"])
-        _load(model.vision, _below(average, "vision."), f"{source}: vision tower", "backbone." if frozen else "-")
-        text = _below(average, "text.")
-        if text:
-            _load(model.text, text, f"{source}: text head")
-        return
+        return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])
     from sattxt.weights.resolver import resolve
     from sattxt.weights.store import read_model
 
     stored = read_model(resolve(source))
-    _load(model.vision, stored.vision, f"{source}: vision tower")
-    _load(model.text, stored.text_head, f"{source}: text head")
+    return stored.vision, stored.text_head, False
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

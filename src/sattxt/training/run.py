@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from sattxt.training.align import AlignModel, AlignObjective
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
-from sattxt.training.initialise import initialise
+from sattxt.training.initialise import initialise, initialise_vision, text_head
 from sattxt.training.objective import Objective
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.prompting import PromptBook, SetTexts
@@ -29,7 +30,8 @@ from sattxt.training.recipe import Recipe
 from sattxt.training.sources.registry import describe, open_pairs, open_set
 from sattxt.training.srd import SRDModel, SRDObjective
 from sattxt.training.teacher_start import start_teacher
-from sattxt.training.text_bank import TextBank, build_bank
+from sattxt.training.text_bank import TextBank, bank_size, build_bank
+from sattxt.training.text_isometry import make_isometric
 from sattxt.training.text_start import start_text
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 from sattxt.training.vision_start import load_vision
@@ -137,13 +139,23 @@ class AlignRun(Run[AlignModel]):
         data: the folder that the recipe's paths start from.
         init: a model or a run to start from instead of the recipe's weights, see
             :func:`sattxt.training.initialise.initialise`.
+        init_text: a model or a run of stage 2 whose text head to take. With ``text_start="isometric"`` the nearest
+            isometry to it, so that images aligned with it need not turn.
 
     Raises:
         InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had; known before the first
             step.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, *, init: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        out: Path,
+        *,
+        init: str | Path | None = None,
+        init_text: str | Path | None = None,
+    ) -> None:
         require_lightning()
         self.recipe = recipe
         with _alone(out):
@@ -151,7 +163,9 @@ class AlignRun(Run[AlignModel]):
             validation = _validation(recipe.sets, data, open_set)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
             self._plain = {
-                tiles.name: [PLAIN_TEMPLATE.format(names[0]) for names in recipe.phrases(tiles.name, tiles.classes)]
+                tiles.name: [
+                    PLAIN_TEMPLATE.replace("{}", names[0]) for names in recipe.phrases(tiles.name, tiles.classes)
+                ]
                 for tiles in self.validation
             }
             read = [text for texts in self._plain.values() for text in texts]
@@ -163,21 +177,32 @@ class AlignRun(Run[AlignModel]):
             )
             self.text = start_text(recipe, data, out)
             encoder = self.text.open(resolve_device(None))
-            self.bank: TextBank = build_bank(
-                book.prompts, encoder, TextCache(out / "texts.sqlite3"), folder=out, progress=True
-            )
+            mapped = bank_size(len(book.prompts), self.text.config.hidden_size).mapped
+            cache = TextCache(out / "texts.sqlite3", precision="float16" if mapped else "float32")
+            self.bank: TextBank = build_bank(book.prompts, encoder, cache, folder=out, progress=True)
             del encoder
         tower = load_vision(recipe, data)
         config = recipe.align
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = AlignModel(tower, self.bank.hidden_size, config.initial_scale, loss=config.loss)
-        if init is not None:
-            initialise(model, init)
+        found = init is not None and initialise(model, init)
+        if config.text_start == "isometric" and (init_text is not None or not found):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                near = None if init_text is None else text_head(init_text)
+                make_isometric(model.text, self._sample(), near)
+        elif init_text is not None:
+            model.text.load_state_dict(text_head(init_text).state_dict())
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normaliser(recipe.image)
         self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise)
         super().__init__(self.aligner, model, out)
+
+    def _sample(self, limit: int = 50_000) -> Tensor:
+        """Frozen vectors of up to ``limit`` of the texts, evenly spaced."""
+        count = len(self.bank)
+        return self.bank.vectors(torch.arange(0, count, max(1, math.ceil(count / limit))))
 
     def _figures(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
         """On up to ``limit`` tiles a set: zero-shot top-1, one template, under the set's name; and caption recall."""
@@ -201,12 +226,12 @@ class AlignRun(Run[AlignModel]):
             norm_batches: batches that BatchNorm statistics are measured over; 0 keeps those of training.
 
         Raises:
-            InputError: no validation split has classes to calibrate on, or something is at ``out`` already.
+            InputError: something is at ``out`` already.
         """
         image = self.recipe.image
         labelled = [tiles for tiles in self.validation if tiles.classes]
         if not labelled:
-            raise InputError("no validation split has classes, and calibration needs one; add a set with classes")
+            log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
         model = self.aligner.calibrate_norms(self.average, (image.size,), batches=norm_batches)
         texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
         scored = score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, image.size)
@@ -232,13 +257,14 @@ class SRDRun(Run[SRDModel]):
 
     Args:
         data: the folder that the recipe's paths start from.
+        init: a model or a run whose vision tower to start from instead of the recipe's backbone and a random head.
 
     Raises:
         InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had (a band, a teacher, a file);
             known before the first step.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, out: Path, *, init: str | Path | None = None) -> None:
         require_lightning()
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
@@ -248,6 +274,8 @@ class SRDRun(Run[SRDModel]):
             self.sets = _opened([open_pairs(entry, data, "train") for entry in recipe.pairs])
             self.validation = _validation(recipe.pairs, data, open_pairs)
         tower = load_vision(recipe, data, seed=config.seed)
+        if init is not None:
+            initialise_vision(tower, init)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
@@ -261,6 +289,10 @@ class SRDRun(Run[SRDModel]):
             values = self.distiller.validate(model, tiles)
             figures.update({f"{tiles.name}_{key}": round(value, 4) for key, value in values.items()})
         return figures
+
+
+def _plain(name: str) -> str:
+    return PLAIN_TEMPLATE.replace("{}", name)
 
 
 def _alone(out: Path) -> FileLock:

@@ -8,6 +8,7 @@ For the teacher, full-resolution views of all bands; for the student, global vie
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from sattxt.training.srd_model import SRDModel
 from sattxt.training.srd_views import ms_view, rgb_view, view_geometry
 from sattxt.training.teachers.base import Teacher
 
+log = logging.getLogger(__name__)
+
 __all__ = ["SRDBatch", "SRDConfig", "SRDModel", "SRDObjective"]
 
 
@@ -44,7 +47,8 @@ class SRDBatch(Batch):
     """A micro-batch of stage 1; N tiles, set after set, V views after one another.
 
     wide: (V N, 3, S, S) and narrow: (V' N, 3, S', S') pixel values of global and local views. spectral: for each
-    teacher view and data set (n, bands, T, T) reflectance x 10,000, with the geometry of the first global views.
+    teacher view and data set (n, bands, T, T) reflectance x 10,000, with the geometry of the first global views; with
+    ``teacher_cache`` (n, width, rows, cols), the teacher's own maps so moved.
     """
 
     wide: Tensor
@@ -86,6 +90,7 @@ class SRDObjective(Objective):
             teacher.check(tiles.bands, tiles.name)
         self.config, self.teacher, self.sets = config, teacher, sets
         self._look_ahead(model)
+        self._whole = [self._whole_maps(tiles) for tiles in sets] if config.teacher_cache else None
 
     def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> SRDBatch:
         """See :class:`SRDBatch`."""
@@ -94,7 +99,10 @@ class SRDObjective(Objective):
         wide = [view_geometry(parts, config.global_area, config.augment, random) for _ in range(config.global_views)]
         narrow = [view_geometry(parts, config.local_area, config.augment, random) for _ in range(config.local_views)]
         tiles = [s.take(index) for s, index in zip(self.sets, parts, strict=True)]
-        values = [s.spectral(index) for s, index in zip(self.sets, parts, strict=True)]
+        if self._whole is None:
+            values = [s.spectral(index) for s, index in zip(self.sets, parts, strict=True)]
+        else:
+            values = [maps[s.actual(i)].float() for maps, s, i in zip(self._whole, self.sets, parts, strict=True)]
         return SRDBatch(
             step=step,
             parts=parts,
@@ -173,6 +181,8 @@ class SRDObjective(Objective):
     @torch.no_grad()
     def _teach(self, views: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(N, width) pooled outputs, and each data set's patch map where there are any, of one multispectral view."""
+        if self._whole is not None:
+            return torch.cat([view.mean(dim=(2, 3)) for view in views]), views
         device, pooled, maps = views[0].device, [], []
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(device)
@@ -193,6 +203,18 @@ class SRDObjective(Objective):
                 loss = patch_regression(view[start:stop], target, self.config.patch_loss, self._patch_centre(model))
                 total, count, start = total + loss * len(target), count + len(target), stop
         return total / count
+
+    @torch.no_grad()
+    def _whole_maps(self, tiles: PairSet | LazyPairs, batch: int = 64) -> Tensor:
+        """(N, width, rows, cols) float16: the teacher's patch map of every whole tile."""
+        log.info("%s: the teacher %s sees %d tiles once", tiles.name, self.teacher.name, len(tiles))
+        parts = []
+        for index in torch.split(torch.arange(len(tiles)), batch):
+            patches = self.teacher.encode(tiles.spectral(index), tiles.bands).patches
+            if patches is None:
+                raise InputError(f"{self.teacher.name} gives no patch tokens to keep; set teacher_cache to false")
+            parts.append(patches.half().cpu())
+        return torch.cat(parts)
 
     def _look_ahead(self, model: SRDModel) -> None:
         """The first batch, whole tiles, through the teacher: where centres start, and what it cannot do, known now."""

@@ -20,7 +20,9 @@ class SRDConfig:
     pixels and smallest and largest share of the tile. ms_views: teacher views, full resolution, with the geometry of
     the first global ones. centre_start: mu before the first step, the teacher's mean over the first batch, or 0.
     srd_weight, patch_weight: of the published loss and of the patch-wise regression; 0 leaves one out. patch_centred:
-    take the mean token off the regression's targets; without it, most of a high cosine is that mean. freeze_backbone:
+    take the mean token off the regression's targets; without it, most of a high cosine is that mean. teacher_cache: run
+    the teacher once over every whole tile and move its patch map by a view's geometry, instead of running it on the
+    view: far cheaper with few tiles and many steps, and an approximation. freeze_backbone:
     train only the head and the linear maps, as in the paper.
     """
 
@@ -42,6 +44,7 @@ class SRDConfig:
     patch_weight: float = 0.0
     patch_loss: Literal["cosine", "smooth_l1"] = "cosine"
     patch_centred: bool = False
+    teacher_cache: bool = False
     freeze_backbone: bool = True
     backbone_lr: float = 3e-4
     head_lr: float = 1e-3
