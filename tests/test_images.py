@@ -298,6 +298,8 @@ def test_offset_is_subtracted_before_the_stretch() -> None:
         ({}, "S2A_MSIL1C_20200101T101010_N0208_R022_T32TQM.tif", 0.0),
         ({}, "S2A_MSIL2A_20220301T101010_N0400_R022_T32TQM.SAFE/B04.tif", 1000.0),
         ({}, "data/S2B_MSIL2A_20240301T101010_N0510_R022_T32TQM.tif", 1000.0),
+        ({}, "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57/B04.tif", None),  # BigEarthNet v2
+        ({}, "S2A_MSIL2A_20220301T101010_N0400_R022_T32TQM.SAFE/x_N9999_y.tif", 1000.0),
         ({"PROCESSING_BASELINE": "03.01"}, "x_N0400_.tif", 0.0),
         ({"processing_baseline": "05.09"}, None, 1000.0),
         ({"PRODUCT_URI": "S2B_MSIL2A_20240301T101010_N0510_R022_T32TQM.SAFE"}, None, 1000.0),

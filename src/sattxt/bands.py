@@ -20,7 +20,7 @@ _COMMON_NAMES = {
     "swir1": "B11", "swir16": "B11", "swir2": "B12", "swir22": "B12",
 }  # fmt: skip
 _BAND = re.compile(r"b0*(\d{1,2}|8a)(?=$|[\s,:;_(-])", re.IGNORECASE)
-_BASELINE = re.compile(r"(?:^|[_/\\])N(\d{2})(\d{2})(?=[_./\\]|$)")
+_BASELINE = re.compile(r"(?:^|[_/\\])N(?!9999)(\d{2})(\d{2})(?=[_./\\]|$)")  # N9999: no baseline, in BigEarthNet v2
 _ADDED_SINCE_0400 = 1000.0
 
 
@@ -114,7 +114,8 @@ def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | Non
     """What a Sentinel-2 product adds to reflectance x 10,000, from its metadata or its name; ``None`` if neither says.
 
     Processing baselines from 04.00 on add 1000. Looked at in this order: ``*ADD_OFFSET`` tags, a processing baseline
-    tag, a product name in a tag, and ``_N0400_`` (or later) in the path.
+    tag, a product name in a tag, and ``_N0400_`` (or later) in the path. ``_N9999_`` says nothing: BigEarthNet v2 names
+    its patches so, and they hold reflectance x 10,000 itself.
     """
     for key, value in tags.items():
         if "ADD_OFFSET" in key.upper() and (number := _number(value)) is not None:

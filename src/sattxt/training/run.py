@@ -150,13 +150,14 @@ class AlignRun(Run[AlignModel]):
     def __init__(
         self,
         recipe: Recipe,
-        data: Path,
-        out: Path,
+        data: str | Path,
+        out: str | Path,
         *,
         init: str | Path | None = None,
         init_text: str | Path | None = None,
     ) -> None:
         require_lightning()
+        data, out = Path(data), Path(out)
         self.recipe = recipe
         with _alone(out):
             self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
@@ -264,8 +265,9 @@ class SRDRun(Run[SRDModel]):
             known before the first step.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, *, init: str | Path | None = None) -> None:
+    def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
         require_lightning()
+        data, out = Path(data), Path(out)
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
         self.recipe, config = recipe, recipe.srd

@@ -134,6 +134,11 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
         texts += ["houses and streets of a town", "a built-up area with many buildings"]
     if cover["sparse vegetation or grass"] > 0.5 and texture < 0.16:
         texts += ["shrubs and natural grassland", "low wild vegetation on open ground"]
+    bare = cover["bare soil or built-up ground"]
+    if bare > 0.4 and texture < 0.17:
+        texts += ["crop fields with bare soil", "farmland after the harvest seen by a satellite"]
+    if np.std(ndvi) > 0.15 and cover["open water"] < 0.05 and texture < 0.17 and forest < 0.4:
+        texts += ["agricultural fields of different crops", "cropland divided into parcels"]
     if cover["open water"] > 0.9:
         texts += ["a large lake or the sea from above", "nothing but water"]
     if np.std(ndvi) > 0.2 and cover["open water"] < 0.05:

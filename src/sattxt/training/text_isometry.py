@@ -30,7 +30,7 @@ def make_isometric(head: TextHead, pooled: Tensor, near: TextHead | None = None)
     out, hidden = head.proj.weight.shape
     if out < hidden:
         raise InputError(
-            f"text_start='isometric' needs a shared space of at least {hidden}, it has {out}; widen the head"
+            f"text_start='isometric': the shared space has {out} dimensions, {hidden} are due; widen the head"
         )
     plain = F.layer_norm(pooled, (hidden,), eps=head.ln.eps)
     mean = plain.mean(dim=0)
