@@ -24,7 +24,7 @@ from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import degrade, scale
 from sattxt.evaluation.segment import open_masked, segment
 from sattxt.evaluation.spectral import spectral
-from sattxt.evaluation.zero_shot import zero_shot
+from sattxt.evaluation.zero_shot import centred, zero_shot
 
 TEMPLATE = ("a picture of {}",)
 
@@ -62,6 +62,57 @@ def test_zero_shot_counts_what_names_get_wrong(tmp_path, embed):
     assert document["top1"] == pytest.approx(100 / 3, abs=1e-3)
     assert document["confusion"] == [[4, 0, 0], [0, 0, 4], [0, 4, 0]]
     assert [row["accuracy"] for row in document["per_class"]] == [100, 0, 0]
+
+
+def test_centred_scores_by_hand():
+    scores = np.array([[0.9, 0.2], [0.8, 0.3], [0.7, 0.4]], dtype=np.float32)
+    expected = np.array([[0.1, -0.1], [0.0, 0.0], [-0.1, 0.1]])
+    np.testing.assert_allclose(centred(scores), expected, atol=1e-6)
+    assert centred(scores).dtype == np.float32
+    np.testing.assert_allclose(scores[0], [0.9, 0.2], atol=1e-6)
+    with pytest.raises(InputError, match="1 tiles for 2 classes"):
+        centred(scores[:1])
+
+
+def test_centring_scores_mends_a_label_that_is_near_to_everything(tmp_path, embed):
+    for folder, colour in (("Green", (120, 110, 100)), ("Red", (140, 100, 100))):
+        (tmp_path / "x" / folder).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (8, 8), (colour[0] + i, *colour[1:])).save(tmp_path / "x" / folder / f"{i}.png")
+    data = open_data(tmp_path / "x").split()
+    classes = prompts(data)
+    plain = zero_shot(embed, data, classes).to_dict()
+    assert plain["confusion"] == [[0, 3], [0, 3]], "reddish all of them"
+    assert "transductive" not in plain["settings"]
+    document = zero_shot(embed, data, classes, centre_scores=True).to_dict()
+    assert document["confusion"] == [[3, 0], [0, 3]]
+    assert document["top1"] == 100
+    assert document["settings"]["transductive"] is True
+    assert any("unlabelled" in note and "equally frequent" in note for note in document["notes"])
+
+
+def test_centred_scores_are_for_one_label_a_tile(tmp_path, embed):
+    Image.fromarray(tile("red", 0)).save(tmp_path / "0.png")
+    Image.fromarray(tile("blue", 1)).save(tmp_path / "1.png")
+    (tmp_path / "m.csv").write_text("path,labels\n0.png,red;blue\n1.png,blue")
+    data = open_data(tmp_path / "m.csv").split()
+    with pytest.raises(InputError, match="one label a tile"):
+        zero_shot(embed, data, prompts(data), centre_scores=True)
+
+
+def test_the_command_centres_scores_and_says_so(tmp_path, monkeypatch):
+    from sattxt.cli import app
+    from sattxt.evaluation.commands.setup import Setup
+
+    monkeypatch.setattr(Setup, "open_encoder", lambda self, image_size=None: ColourEncoder())
+    data, out = write_folders(tmp_path / "x", 4), tmp_path / "out.json"
+    command = ["eval", "zero-shot", "--data", str(data), "--centre-scores"]
+    assert app.run([*command, "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert document["settings"]["transductive"] is True
+    assert document["command"].endswith("--centre-scores")
+    (tmp_path / "p.json").write_text("{}")
+    assert app.run([*command, "--prompts", str(tmp_path / "p.json")]) == 2
 
 
 def test_multi_label_figures_and_a_threshold_from_other_samples(tmp_path, embed):

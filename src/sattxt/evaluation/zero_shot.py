@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sattxt.errors import InputError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.labels import ClassPrompts
@@ -28,8 +29,20 @@ from sattxt.results import FloatArray
 
 TOP = 5
 
+CENTRED = (
+    "transductive: each label's scores had their mean over all evaluated tiles subtracted, which uses these tiles, "
+    "unlabelled, and assumes that the classes are about equally frequent among them"
+)
 
-def zero_shot(embedder: Embedder, data: EvalData, classes: ClassPrompts, tuning: EvalData | None = None) -> Result:
+
+def zero_shot(
+    embedder: Embedder,
+    data: EvalData,
+    classes: ClassPrompts,
+    tuning: EvalData | None = None,
+    *,
+    centre_scores: bool = False,
+) -> Result:
     """Score every image against every class.
 
     Single-label data: top-1, top-5, balanced accuracy, expected calibration error (of the softmax over the scaled
@@ -38,20 +51,46 @@ def zero_shot(embedder: Embedder, data: EvalData, classes: ClassPrompts, tuning:
     Args:
         tuning: of multi-label data, the split on which the threshold is chosen; without one it is chosen on one half
             of the samples and applied to the other, both ways.
+        centre_scores: see :func:`centred`; the result says ``"transductive": true`` among its settings.
+
+    Raises:
+        InputError: ``centre_scores`` with multi-label data, or with fewer tiles than classes.
     """
+    if centre_scores and data.multi_label:
+        raise InputError(f"{data.store.path}: centred scores are for data with one label a tile; leave it out")
     encoder = embedder.encoder
     data = embedder.readable(data)
     tuning = None if tuning is None else embedder.readable(tuning)
     weights = classes.vectors(encoder)
     scores = embedder(data) @ weights.T
+    if centre_scores:
+        scores = centred(scores)
     result = Result("zero-shot", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
     result.ids = [sample.id for sample in data.samples]
+    if centre_scores:
+        result.settings |= {"centre_scores": True, "transductive": True}
+        result.notes.append(CENTRED)
     if data.multi_label:
         tuned = None if tuning is None else (embedder(tuning) @ weights.T, tuning.indicators)
         multi_label_figures(result, scores, data, classes, tuned)
     else:
         single_label_figures(result, scores, data, classes, encoder.logit_scale)
     return result
+
+
+def centred(scores: FloatArray) -> FloatArray:
+    """(N, K) scores less each label's mean over the N tiles.
+
+    A label that is near to everything (or to nothing) in a data set no longer wins (or loses) everywhere. That is right
+    where classes are about equally frequent among the tiles, and wrong where they are not.
+
+    Raises:
+        InputError: there are fewer tiles than labels, whose means would say nothing.
+    """
+    count, labels = scores.shape
+    if count < labels:
+        raise InputError(f"centred scores: {count} tiles for {labels} classes; pass at least as many tiles as classes")
+    return scores - scores.mean(axis=0, dtype=np.float64).astype(scores.dtype)
 
 
 def single_label_figures(

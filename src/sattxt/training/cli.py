@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sattxt.cli import exits
+from sattxt.cli import exits, options
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
@@ -171,6 +171,60 @@ def export(
     step = trained.resume()
     path = trained.export(out, norm_batches=norm_batches, licence=licence, overwrite=overwrite)
     typer.echo(f"{path} (step {step})")
+
+
+@app.command()
+def adapt(
+    images: Annotated[Path, typer.Option("--images", help="Folder, zip or tar of tiles; no labels are needed.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model directory to write.")],
+    model: options.Model = "sattxt-mini",
+    limit: Annotated[int, typer.Option("--limit", help="At most N tiles, evenly spaced.")] = 2000,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Only images below a folder of this name: train, val, ...")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="images, or s2: two-page Sentinel-2 TIFFs in a zip (split train).")
+    ] = "images",
+    size: Annotated[
+        int | None, typer.Option("--size", help="Input side to measure at, and of the new model. Default: the model's.")
+    ] = None,
+    stretch: options.Stretch = None,
+    bands: options.Bands = None,
+    band_names: options.BandNames = None,
+    value_range: options.ValueRange = None,
+    offset: options.Offset = None,
+    device: options.Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
+) -> None:
+    """Fit a model to a sensor: measure its BatchNorm statistics anew over unlabelled tiles (adaptive batch
+    normalisation). No weight changes, nothing is learnt from labels.
+
+    \b
+    sattxt train adapt --images my-tiles/ --out my-model
+    sattxt train adapt --model my-model --images EuroSAT.zip --split train --limit 2000 --out my-eurosat-model
+
+    It is for tiles unlike those of training; on tiles like them it can do harm, so measure before and after. Tiles that
+    cannot be read are left out and counted. Tiles that will be measured on must not be among them, or the
+    figures are transductive: say so, or pass another split.
+    """
+    from sattxt.training.adapt import adapt_norms
+
+    _show_log()
+    given = {"stretch": stretch, "bands": bands, "band_names": band_names, "value_range": value_range, "offset": offset}
+    plain = all(value is None for value in given.values())
+    done = adapt_norms(
+        model,
+        images,
+        out,
+        limit=limit,
+        split=split,
+        kind=kind,
+        size=size,
+        options=None if plain else options.image_options(**given, max_pixels=None),  # type: ignore[arg-type]
+        device=device,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{done.path} (statistics of {done.tiles:,} tiles, {len(done.skipped):,} unreadable)")
 
 
 def _recipe(config: str, values: list[str] | None, named: dict[str, Any]) -> Recipe:

@@ -22,8 +22,8 @@ def initialise(model: AlignModel, source: str | Path) -> bool:
             there stays the recipe's). Else what ``from_pretrained`` opens: vision tower and text head.
 
     Raises:
-        UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes. InputError: a
-            run with ``frozen_layers``, whose checkpoint lacks them.
+        UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
+        InputError: a run with ``frozen_layers``, whose checkpoint lacks them.
     """
     initialise_vision(model.vision, source)
     text = _read(source)[1]
@@ -57,8 +57,8 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
         state = read_checkpoint(checkpoint)
         if state["sattxt"].get("frozen_layers"):
             raise InputError(
-                f"{source}: this run kept {state['sattxt']['frozen_layers']} layers frozen, and a checkpoint leaves out "
-                "what is frozen; write it with `sattxt train export` and start from that model"
+                f"{source}: this run kept {state['sattxt']['frozen_layers']} layers frozen, and a checkpoint leaves "
+                "out what is frozen; write it with `sattxt train export` and start from that model"
             )
         average = state["callbacks"]["average"]
         return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])

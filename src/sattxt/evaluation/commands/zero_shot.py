@@ -17,6 +17,15 @@ Prompts = Annotated[
     typer.Option("--prompts", help="A .json object of class to phrases: measure with one phrase a class at a time."),
 ]
 
+CentreScores = Annotated[
+    bool,
+    typer.Option(
+        "--centre-scores",
+        help="Subtract each label's mean score over the evaluated tiles first. Transductive: it uses the test tiles, "
+        "unlabelled, and assumes that classes are about equally frequent.",
+    ),
+]
+
 
 @measuring
 def command(
@@ -25,6 +34,7 @@ def command(
     label_set: LabelSet = None,
     names: Names = None,
     prompts: Prompts = None,
+    centre_scores: CentreScores = False,
 ) -> None:
     """Classify images by their classes' names: accuracy, calibration, confusion; mAP and F1 where labels are several.
 
@@ -35,9 +45,12 @@ def command(
 
     Class folders are named by their own names in words, unless --names, --label-set or a --dataset of a known name says
     better. With --prompts the figure is the mean over assignments of one phrase to each class: the phrases in turn, and
-    100 random assignments. --report writes the confusion matrix as CSV and picture.
+    100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores the result
+    says "transductive": true among its settings.
     """
     if prompts is not None:
+        if centre_scores:
+            raise InputError("--centre-scores and --prompts exclude each other; pass --names for words of your own")
         if names is not None or label_set is not None:
             raise InputError("--prompts gives the words: it excludes --names and --label-set")
         result = phrasings(setup.embedder, setup.samples, prompts, setup.templates(templates))
@@ -48,7 +61,7 @@ def command(
     tuning = None
     if data.multi_label and data.split == "test" and setup.collection.has("val"):
         tuning = setup.collection.split("val", setup.limit)
-    result = zero_shot(setup.embedder, data, classes, tuning)
+    result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores)
     if setup.report is not None and "confusion" in result.tables:
         from sattxt.evaluation.plots import confusion_picture
 

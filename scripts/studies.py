@@ -1,0 +1,492 @@
+#!/usr/bin/env python3
+"""Two studies of the mini recipe: what carries over to a data set left out of training, and what stage 1 and
+instructions are worth.
+
+    SATTXT_DATA=DATA .venv/bin/python scripts/studies.py leave-out --dataset eurosat --run runs/studies
+    SATTXT_DATA=DATA .venv/bin/python scripts/studies.py ablation --run runs/studies
+
+Each runs `sattxt` commands (--dry-run prints them), then prints a table and writes JSON under docs/studies/. What has
+finished in the run's folder is not run again; a training that was stopped goes on from its checkpoint. Everything is
+measured on val splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sqlite3
+import statistics
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sattxt.training import Recipe, read_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = "mini"
+
+#: Archive and label set of each data set that can be left out or measured on.
+DATASETS = {
+    "eurosat": ("eurosat_rgb.zip", "eurosat"),
+    "resisc45": ("resisc45_128.zip", "resisc45"),
+    "ucm": ("ucm.zip", "ucmerced"),
+}
+S2 = "s2_tiles.zip"
+
+#: Stage 1 of both studies, from the ImageNet backbone: Sentinel-2 tiles alone, so that it is the same whatever is left
+#: out of stage 2.
+STAGE1: dict[str, Any] = {"srd.pairs.eurosat-ms": None, "srd.steps": 400}
+
+#: Stage 2 with a data set left out. There is no warm start from mini-first, which has seen it.
+LEAVE_OUT: dict[str, Any] = {
+    "align.steps": 1500,
+    "align.warmup": 100,
+    "align.frozen_layers": 0,  # stage 1 is short: the early layers have not met aerial tiles yet
+    "align.restyle": 0.5,
+    "align.restyle_from": "s2",
+}
+LEAVE_OUT_SEED = 0
+#: What holds for one data set only: 10 m tiles are to be met through blurred aerial ones.
+LEAVE_OUT_OF: dict[str, dict[str, Any]] = {
+    "eurosat": {"align.augment.coarse_probability": 0.4},
+    "resisc45": {},
+    "ucm": {},
+}
+ADAPT_TILES = 2000
+
+#: Stage 2 of the ablation. The paper freezes the backbone; so is this one but for its last convolution, which the
+#: ImageNet checkpoint lacks (it would stay random). No captions written from bands: spectral knowledge can come from
+#: stage 1 alone. Tiles are read as needed, since each run sees few of them.
+ABLATION: dict[str, Any] = {
+    "image.size": 64,
+    "align.sizes": [64],
+    "align.size_weights": [1.0],
+    "align.frozen_layers": 25,
+    "align.steps": 300,
+    "align.warmup": 30,
+    "align.sets.s2": None,
+    "align.sets.fields": None,
+    "align.sets.eurosat.memory": False,
+    "align.sets.resisc45.memory": False,
+    "align.sets.aid.memory": False,
+    "align.sets.ucm.memory": False,
+}
+SEEDS = (0, 1, 2)
+#: Backbone and instructions. ``s2-statistics`` is the control: stage 1 with learning rates of 0, so that only its
+#: BatchNorm statistics are measured on the Sentinel-2 tiles and nothing is learnt.
+ARMS = (
+    ("imagenet", "none"),
+    ("imagenet", "default"),
+    ("s2-statistics", "none"),
+    ("stage1", "none"),
+    ("stage1", "default"),
+)
+INSTRUCTIONS: dict[str, Any] = {"none": [], "default": "default"}
+NOTHING_LEARNT: dict[str, Any] = {"srd.backbone_lr": 0.0, "srd.head_lr": 0.0, "srd.steps": 100}
+MEASURED = ("eurosat", "resisc45")
+MEASURED_TILES = 1500
+TARGETS = ("NDVI", "NIR B08", "SWIR B11", "SWIR B12")
+NORM_BATCHES = 20
+
+Settings = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """One `sattxt` command. folder: of a training run, which can be resumed."""
+
+    name: str
+    arguments: list[str]
+    folder: Path | None = None
+
+
+class Study:
+    """The commands of a study, run in order, each once."""
+
+    def __init__(self, data: str, run: Path) -> None:
+        self.data, self.run = data, run
+        self.parts: list[Part] = []
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    def file(self, name: str) -> str:
+        """A file of the data folder."""
+        return f"{self.data}/{name}"
+
+    def result(self, name: str) -> Path:
+        """Where an evaluation's JSON goes."""
+        return self.run / "results" / f"{name}.json"
+
+    def add(self, name: str, *arguments: str | Path, folder: Path | None = None) -> None:
+        """A command, unless it is there already."""
+        if name not in [part.name for part in self.parts]:
+            self.parts.append(Part(name, [str(argument) for argument in arguments], folder))
+
+    def stage1(self, seed: int, *, learns: bool = True) -> Path:
+        """Stage 1 from the ImageNet backbone; returns its folder."""
+        name = f"{'stage1' if learns else 's2-statistics'}-{seed}"
+        settings = STAGE1 if learns else {**STAGE1, **NOTHING_LEARNT}
+        read_recipe(RECIPE, settings)
+        folder = self.run / name
+        common = ("--config", RECIPE, "--data", self.data, "--run", folder, "--seed", str(seed))
+        self.add(name, "train", "srd", *common, *_set(settings), folder=folder)
+        return folder
+
+    def align(self, name: str, settings: Settings, seed: int, init: Path | None) -> Path:
+        """Stage 2 and its export; returns the model's folder."""
+        folder, model = self.run / name, self.run / f"{name}-model"
+        start = () if init is None else ("--init", init)
+        common = ("--config", RECIPE, "--data", self.data, "--run", folder, "--seed", str(seed), *start)
+        self.add(name, "train", "align", *common, *_set(settings), "--validate-every", "100000", folder=folder)
+        self.add(
+            f"{name}-export", "train", "export", *common, *_set(settings), "--out", model, "--overwrite",
+            "--norm-batches", str(NORM_BATCHES),
+        )  # fmt: skip
+        return model
+
+    def adapt(self, name: str, model: Path, archive: str, kind: str) -> Path:
+        """A model with its statistics adapted to an archive's train split; returns its folder."""
+        out = self.run / name
+        self.add(
+            name, "train", "adapt", "--model", model, "--images", self.file(archive), "--kind", kind,
+            "--split", "train", "--limit", str(ADAPT_TILES), "--out", out, "--overwrite",
+        )  # fmt: skip
+        return out
+
+    def zero_shot(self, name: str, model: Path, dataset: str, *more: str) -> None:
+        """Zero-shot on a val split with the data set's own class names."""
+        archive, labels = DATASETS[dataset]
+        self.add(
+            name, "eval", "zero-shot", "--data", self.file(archive), "--label-set", labels, "--split", "val",
+            "--model", model, "--dtype", "float32", "--json", self.result(name), *more,
+        )  # fmt: skip
+
+    def spectral(self, name: str, model: Path) -> None:
+        """How well frozen features predict bands, fitted on Sentinel-2 train tiles, measured on val tiles."""
+        self.add(
+            name, "eval", "spectral", "--data", self.file(S2), "--split", "val", "--model", model,
+            "--dtype", "float32", "--json", self.result(name),
+        )  # fmt: skip
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """Print the commands."""
+        for part in self.parts:
+            print(shlex.join(["sattxt", *part.arguments]))
+
+    def execute(self) -> None:
+        """Run what has not finished yet, in order."""
+        (self.run / "results").mkdir(parents=True, exist_ok=True)
+        (self.run / "done").mkdir(exist_ok=True)
+        for number, part in enumerate(self.parts, 1):
+            done = self.run / "done" / f"{part.name}.json"
+            if done.is_file():
+                if json.loads(done.read_text(encoding="utf-8")) != part.arguments:
+                    sys.exit(
+                        f"{done}: {part.name} was run with other settings; pass another --run, or delete that file"
+                    )
+                continue
+            print(f"[{number}/{len(self.parts)}] {shlex.join(['sattxt', *part.arguments])}", flush=True)
+            self._one(part)
+            done.write_text(json.dumps(part.arguments), encoding="utf-8")
+
+    def _one(self, part: Part) -> None:
+        arguments, shared = part.arguments, self.run / "texts.sqlite3"
+        own = None if part.folder is None or "align" not in arguments else part.folder / "texts.sqlite3"
+        if part.folder is not None and (part.folder / "last.ckpt").is_file():
+            arguments = [*arguments, "--resume"]
+        if own is not None and shared.is_file() and not own.exists():
+            _copy_database(shared, own)
+        sattxt = str(Path(sys.executable).parent / "sattxt")
+        code = subprocess.run([sattxt, *arguments], cwd=ROOT).returncode
+        if code:
+            sys.exit(f"{part.name}: exit code {code}; the same command goes on from here")
+        if own is not None:
+            _copy_database(own, shared)  # each text is embedded once for all runs
+
+    def commands(self) -> list[str]:
+        """The commands as they go into the JSON: no folder of this machine."""
+        lines = [shlex.join(["sattxt", *part.arguments]) for part in self.parts]
+        folders = ((str(self.run), "RUN"), (self.data, "$SATTXT_DATA"))
+        for folder, word in folders:
+            lines = [line.replace(folder, word) for line in lines]
+        return lines
+
+    def read(self, name: str) -> dict[str, Any]:
+        """An evaluation's JSON."""
+        found: dict[str, Any] = json.loads(self.result(name).read_text(encoding="utf-8"))
+        return found
+
+
+def _set(settings: Settings) -> list[str]:
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={_yaml(value)}")]
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
+        there.backup(here)
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _write(out: Path, name: str, document: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\nwrote {path}")
+
+
+# -- leave one data set out ------------------------------------------------------------------------------------------
+
+
+def leave_out(dataset: str, data: str, run: Path, out: Path, *, dry_run: bool) -> None:
+    """Zero-shot on a data set of which training has seen no picture, label or caption."""
+    study, seed = Study(data, run), LEAVE_OUT_SEED
+    archive = DATASETS[dataset][0]
+    settings = {"leave_out": dataset, **LEAVE_OUT, **LEAVE_OUT_OF[dataset]}
+    recipe = _without(dataset, settings)
+    exported = study.align(f"without-{dataset}", settings, seed, study.stage1(seed))
+    models = {
+        "as exported": (exported, ""),
+        "of s2_tiles": (study.adapt(f"without-{dataset}-s2", exported, S2, "s2"), "s2_tiles train: statistics"),
+        f"of {dataset}": (
+            study.adapt(f"without-{dataset}-own", exported, archive, "images"),
+            f"{dataset} train, at most {ADAPT_TILES:,} tiles: statistics",
+        ),
+    }
+    plan = []
+    for number, (statistics_, (model, unlabelled)) in enumerate(models.items()):
+        for centred in (False, True):
+            name = f"without-{dataset}-{('exported', 's2', 'own')[number]}{'-centred' if centred else ''}-zero-shot"
+            study.zero_shot(name, model, dataset, *(["--centre-scores"] if centred else []))
+            val = f"{dataset} val, the evaluated tiles: mean scores (transductive)" if centred else ""
+            plan.append((name, statistics_, centred, "; ".join(filter(None, (unlabelled, val))) or "none"))
+    if dry_run:
+        study.show()
+        return
+    study.execute()
+    rows = []
+    for name, statistics_, centred, unlabelled in plan:
+        found = study.read(name)
+        rows.append(
+            {
+                "statistics": statistics_,
+                "centre_scores": centred,
+                "top1": found["top1"],
+                "ci95": found["ci95"]["top1"],
+                "balanced_accuracy": found["balanced_accuracy"],
+                "n": found["n"],
+                "unlabelled_data_seen": unlabelled,
+                "transductive": centred,
+            }
+        )
+    shown = [["statistics", "centred", "top-1 %", "95 %", "unlabelled data seen beside the training data"]]
+    shown += [
+        [
+            row["statistics"],
+            "yes" if row["centre_scores"] else "no",
+            f"{row['top1']:.1f}",
+            "{:.1f} to {:.1f}".format(*row["ci95"]),
+            row["unlabelled_data_seen"],
+        ]
+        for row in rows
+    ]
+    print(f"\nzero-shot on {dataset} val, nothing of {dataset} in training (seed {seed})\n\n{_table(shown)}")
+    document = {
+        "study": "leave-out",
+        "dataset": dataset,
+        "measured_on": f"{archive}, val split, class names of the label set {DATASETS[dataset][1]}",
+        "trained_on": {
+            "stage 1": "s2_tiles train (all bands), from the ImageNet backbone",
+            "stage 2": [entry["name"] for entry in recipe.sets],
+        },
+        "notes": [
+            f"No picture, label, caption or vocabulary of {dataset} is in training. s2_tiles train tiles are in both "
+            "stages, in stage 2 with captions written from their bands.",
+            "Centred scores use the evaluated tiles, unlabelled, and assume about balanced classes.",
+            "One seed: the interval is over tiles (bootstrap), not over runs.",
+        ],
+        "settings": {"stage 1": STAGE1, "stage 2": settings, "seed": seed, "adapt_tiles": ADAPT_TILES},
+        "rows": rows,
+        "commands": study.commands(),
+    }
+    _write(out, f"leave-out-{dataset}", document)
+
+
+def _without(dataset: str, settings: Settings) -> Recipe:
+    """The recipe of stage 2, checked: nothing of the data set is in it."""
+    recipe, archive = read_recipe(RECIPE, settings), DATASETS[dataset][0]
+    told = [entry["name"] for entry in recipe.sets if entry.get("path") == archive or entry["name"] == dataset]
+    if told:
+        sys.exit(f"{dataset} is still in training: {', '.join(told)}")
+    return recipe
+
+
+# -- ablation --------------------------------------------------------------------------------------------------------
+
+
+def ablation(data: str, run: Path, out: Path, *, dry_run: bool) -> None:
+    """What stage 1 and instructions are worth: arms that differ in nothing else, over several seeds."""
+    study = Study(data, run)
+    for seed in SEEDS:
+        starts = {
+            "imagenet": None,
+            "stage1": study.stage1(seed),
+            "s2-statistics": study.stage1(seed, learns=False),
+        }
+        for backbone, instructions in ARMS:
+            settings = {**ABLATION, "align.instructions": INSTRUCTIONS[instructions]}
+            read_recipe(RECIPE, settings)
+            name = _arm(backbone, instructions, seed)
+            model = study.align(name, settings, seed, starts[backbone])
+            for dataset in MEASURED:
+                study.zero_shot(f"{name}-{dataset}", model, dataset, "--limit", str(MEASURED_TILES))
+            if instructions == "none":
+                study.spectral(f"{name}-spectral", model)
+    if dry_run:
+        study.show()
+        return
+    study.execute()
+    values = {arm: _figures(study, *arm) for arm in ARMS}
+    baseline = {
+        row["target"]: row["mean_rgb"]
+        for row in study.read(f"{_arm('imagenet', 'none', SEEDS[0])}-spectral")["per_target"]
+        if row["target"] in TARGETS
+    }
+    columns = [*MEASURED, *TARGETS]
+    header = ["backbone", "instructions", *(f"{c} top-1 %" for c in MEASURED), *(f"{c} R²" for c in TARGETS)]
+    shown = [header, *([*arm, *(_spread(values[arm].get(c)) for c in columns)] for arm in ARMS)]
+    shown.append(["mean colour", "", *("" for _ in MEASURED), *(f"{baseline[c]:.3f}" for c in TARGETS)])
+    print(f"\nmean ± standard deviation over seeds {', '.join(map(str, SEEDS))}\n\n{_table(shown)}")
+    differences = [
+        (("stage1", "none"), ("imagenet", "none")),
+        (("stage1", "none"), ("s2-statistics", "none")),
+        (("s2-statistics", "none"), ("imagenet", "none")),
+        (("stage1", "default"), ("imagenet", "default")),
+        (("imagenet", "default"), ("imagenet", "none")),
+        (("stage1", "default"), ("stage1", "none")),
+    ]
+    apart = [
+        {
+            "what": f"{'/'.join(one)} less {'/'.join(other)}",
+            **{
+                c: _differ(values[one][c], values[other][c]) for c in columns if c in values[one] and c in values[other]
+            },
+        }
+        for one, other in differences
+        if one in values and other in values
+    ]
+    shown = [["difference, seed by seed", *columns]]
+    shown += [[row["what"], *(_spread(row[c]["by_seed"]) if c in row else "" for c in columns)] for row in apart]
+    print(f"\n{_table(shown)}")
+    document = {
+        "study": "ablation",
+        "measured_on": {
+            **{d: f"{DATASETS[d][0]}, val split, {MEASURED_TILES:,} tiles evenly spaced" for d in MEASURED},
+            "spectral": f"{S2}: ridge regressions on frozen embeddings, fitted on train, R² on val; no tile of val is "
+            "in stage 1",
+        },
+        "notes": [
+            "Both data sets' train splits are in stage 2 of every arm: what counts is how arms differ.",
+            "Backbone frozen but for its last convolution, which the ImageNet checkpoint lacks; 64 px; no captions "
+            "written from bands; prompts are plain (no instruction) wherever accuracy is measured.",
+            "s2-statistics is stage 1 with learning rates of 0: its BatchNorm statistics, and nothing learnt.",
+            "Standard deviations are over seeds (n - 1); a seed sets stage 1, heads, batches and augmentation.",
+        ],
+        "settings": {
+            "stage 1": STAGE1,
+            "stage 2": ABLATION,
+            "instructions": INSTRUCTIONS,
+            "s2-statistics": NOTHING_LEARNT,
+            "seeds": list(SEEDS),
+            "norm_batches": NORM_BATCHES,
+        },
+        "arms": [
+            {
+                "backbone": backbone,
+                "instructions": instructions,
+                **{c: _summary(v) for c, v in values[backbone, instructions].items()},
+            }
+            for backbone, instructions in ARMS
+        ],
+        "differences": apart,
+        "r2_of_mean_colour": baseline,
+        "commands": study.commands(),
+    }
+    _write(out, "ablation", document)
+
+
+def _arm(backbone: str, instructions: str, seed: int) -> str:
+    return f"ablation-{backbone}-{instructions}-{seed}"
+
+
+def _figures(study: Study, backbone: str, instructions: str) -> dict[str, list[float]]:
+    """Each figure's values, one a seed."""
+    names = [_arm(backbone, instructions, seed) for seed in SEEDS]
+    found = {d: [float(study.read(f"{name}-{d}")["top1"]) for name in names] for d in MEASURED}
+    if instructions == "none":
+        tables = [study.read(f"{name}-spectral")["per_target"] for name in names]
+        by_target = [{row["target"]: float(row["features"]) for row in rows} for rows in tables]
+        found |= {target: [rows[target] for rows in by_target] for target in TARGETS}
+    return found
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "mean": round(statistics.mean(values), 4),
+        "std": None if spread is None else round(spread, 4),
+        "by_seed": [round(value, 4) for value in values],
+    }
+
+
+def _differ(one: list[float], other: list[float]) -> dict[str, Any]:
+    return _summary([a - b for a, b in zip(one, other, strict=True)])
+
+
+def _spread(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    digits = 3 if max(map(abs, values)) <= 1 else 1
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=("leave-out", "ablation"))
+    parser.add_argument("--dataset", choices=tuple(DATASETS), help="leave-out: the data set that is left out")
+    parser.add_argument("--run", type=Path, required=True, help="folder of runs, models and results")
+    parser.add_argument("--data", default=os.environ.get("SATTXT_DATA"), help="default: $SATTXT_DATA")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies", help="where the JSON goes")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    given = parser.parse_args(arguments)
+    if given.data is None and not given.dry_run:
+        parser.error("pass --data, or set SATTXT_DATA to the folder of data sets")
+    if (given.study == "leave-out") != (given.dataset is not None):
+        parser.error("--dataset goes with leave-out, and leave-out needs it")
+    data, run = (given.data or "$SATTXT_DATA").rstrip("/"), given.run if given.dry_run else given.run.resolve()
+    if not given.dry_run:
+        data = str(Path(data).resolve())
+    if given.study == "leave-out":
+        leave_out(given.dataset, data, run, given.out, dry_run=given.dry_run)
+    else:
+        ablation(data, run, given.out, dry_run=given.dry_run)
+
+
+if __name__ == "__main__":
+    main()

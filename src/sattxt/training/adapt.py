@@ -1,0 +1,241 @@
+"""A model's normalisation statistics measured anew over tiles of one's own, no label needed.
+
+Adaptive batch normalisation (Li et al. 2016, arXiv 1603.04779): what a new sensor changes most is the mean and variance
+of the activations, so each BatchNorm layer takes those of the new tiles; no weight changes. On tiles like those of
+training it can do harm: the weights were fitted to the statistics of all training sets together.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sattxt.config import ModelConfig
+from sattxt.device import resolve_device
+from sattxt.errors import ImageError, InputError
+from sattxt.file_store import is_image, open_store
+from sattxt.image_options import ImageOptions
+from sattxt.images import to_rgb
+from sattxt.loading import Stream, stream
+from sattxt.preprocess import Preprocessor, check_size
+from sattxt.sample_files import split_name, split_of
+from sattxt.training.seeds import generator
+from sattxt.vision import VisionTower, load_tower
+from sattxt.weights.card import model_card
+from sattxt.weights.checksums import read_sums
+from sattxt.weights.resolver import resolve
+from sattxt.weights.store import VISION_FILE, StoredModel, check_target, read_model, write_model
+
+log = logging.getLogger(__name__)
+
+#: Fewer tiles say too little of a data set's mean and variance.
+FEWEST_TILES = 32
+#: Input sides below this leave the last layers nothing but padding to measure.
+SMALLEST_SIZE = 32
+KINDS = ("images", "s2")
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What :func:`adapt_norms` did. path: the new model directory. tiles: how many were measured.
+    skipped: name and reason of each tile that could not be read.
+    """
+
+    path: Path
+    tiles: int
+    skipped: list[tuple[str, str]]
+
+
+class _Tiles(NamedTuple):
+    """Tiles by position: ``load`` gives (H, W, 3) in 0..255. skipped: known to be unreadable already."""
+
+    names: Sequence[str]
+    load: Callable[[int], NDArray[Any]]
+    skipped: list[tuple[str, str]]
+
+
+def adapt_norms(
+    model: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    limit: int = 2000,
+    split: str | None = None,
+    kind: str = "images",
+    size: int | None = None,
+    options: ImageOptions | None = None,
+    device: str | torch.device | None = None,
+    overwrite: bool = False,
+) -> Adapted:
+    """Write a copy of a model whose BatchNorm statistics are those of unlabelled tiles.
+
+    The tiles go through the model's own preprocessing, in a fixed random order, so that each batch is a mixture of
+    them; a layer's statistics are the means over all batches, each counted by its tiles (within-batch variances, as in
+    training). Weights, text side and calibration stay what they are.
+
+    Args:
+        model: what ``from_pretrained`` opens: a name, a model directory, a hub id.
+        images: a folder, zip or tar of image files, with further folders inside or without.
+        out: the model directory to write; the model is called ``{name}-adapted``.
+        limit: at most this many tiles, evenly spaced over their sorted names.
+        split: only the images below a folder of this name (``train``, ``val``, ...); default: all of them.
+        kind: ``images``, or ``s2``: two-page Sentinel-2 TIFFs in a zip, whose split is ``train`` by default.
+        size: input side in pixels to measure at, and of the new model; default: the model's own.
+        options: how to read image files that are not plain 8-bit RGB.
+        device: default: CUDA where there is one.
+        overwrite: replace a model directory that lies at ``out``.
+
+    Raises:
+        InputError: the model has no BatchNorm; fewer than 32 tiles can be read, or all are of one colour; an argument
+            has no meaning; something is at ``out`` already.
+        UnknownModelError, WeightsError: the model cannot be had, or is damaged.
+        MissingExtraError: a package to read the tiles is not installed.
+    """
+    if limit < FEWEST_TILES:
+        raise InputError(f"limit={limit}: pass {FEWEST_TILES} or more; fewer tiles say too little")
+    if size is not None and size < SMALLEST_SIZE:
+        raise InputError(f"size={size}: pass {SMALLEST_SIZE} or more")
+    if kind not in KINDS:
+        raise InputError(f"kind={kind!r}: pass {' or '.join(map(repr, KINDS))}")
+    if kind == "s2" and options is not None:
+        raise InputError("kind='s2': how its tiles are read is fixed; leave the reading options out")
+    check_target(Path(out), overwrite=overwrite)
+    stored = read_model(resolve(model))
+    config = stored.config
+    if size is not None:
+        config = replace(config, image=replace(config.image, size=size))
+    tower = load_tower(config.vision, stored.vision)
+    if not _norms(tower):
+        raise InputError(
+            f"{config.name}: its {config.vision.backbone.model_type} backbone has no BatchNorm, so there are no "
+            "statistics to adapt; only models with a convolutional backbone such as mobilenet_v1 have them"
+        )
+    source = Path(images)
+    tiles = _s2_tiles(source, split or "train") if kind == "s2" else _image_files(source, split, options)
+    count = len(tiles.names)
+    chosen = [count * i // limit for i in range(limit)] if count > limit else list(range(count))
+    order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator(0)).tolist()]
+    loader = stream(order, tiles.load, batch_size=_BATCH, on_error="skip", name_of=lambda i, _: tiles.names[i])
+    measured = _measure(tower, Preprocessor(config.image), loader, resolve_device(device), str(source))
+    skipped = [*tiles.skipped, *((f.source, f.error.removeprefix(f"{f.source}: ")) for f in loader.failures)]
+    if skipped:
+        total = measured + len(skipped)
+        log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", source, len(skipped), total, *skipped[0])
+    if measured < FEWEST_TILES:
+        why = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise InputError(
+            f"{source}: {measured} tiles can be read, {len(skipped)} cannot{why}; pass at least {FEWEST_TILES} tiles"
+        )
+    config = replace(config, name=f"{config.name}-adapted")
+    where = f"`{source.name}`" + (f", {split or 'train'} split" if split or kind == "s2" else "")
+    path = write_model(
+        out,
+        config,
+        {key: _smallest(value.cpu()) for key, value in tower.state_dict().items()},
+        {key: _smallest(value) for key, value in stored.text_head.items()},
+        stored.text_encoder_dir,
+        model_card(config) + _note(stored, config, where, measured, len(skipped)),
+        overwrite=overwrite,
+    )
+    return Adapted(path, measured, skipped)
+
+
+def _norms(tower: VisionTower) -> list[_BatchNorm]:
+    return [module for module in tower.modules() if isinstance(module, _BatchNorm)]
+
+
+def _image_files(source: Path, split: str | None, options: ImageOptions | None) -> _Tiles:
+    store = open_store(source)
+    every = [name for name in store.names() if is_image(name)]
+    if not every:
+        raise InputError(f"{source}: holds no image")
+    names = every if split is None else [name for name in every if split_of(name) == split_name(split)]
+    if not names:
+        there = sorted({split_of(name) for name in every} - {""})
+        raise InputError(f"{source}: no image lies below a folder {split!r}; it has {', '.join(there) or 'no splits'}")
+
+    def load(index: int) -> NDArray[Any]:
+        name = names[index]
+        try:
+            blob = store.read(name)
+        except InputError as error:  # of this one file
+            raise ImageError(f"{name}: {error}") from error
+        rgb = to_rgb(io.BytesIO(blob), options or ImageOptions(), name=name)
+        check_size(rgb, name)
+        return rgb
+
+    return _Tiles(names, load, [])
+
+
+def _s2_tiles(source: Path, split: str) -> _Tiles:
+    from sattxt.training.data import LazyTiles
+    from sattxt.training.sources.registry import open_set
+
+    tiles = open_set({"name": source.name, "kind": "s2", "path": source}, Path(), split)
+    kept = tiles.in_memory() if isinstance(tiles, LazyTiles) else tiles
+    pixels = kept.images.permute(0, 2, 3, 1).numpy()
+    return _Tiles(kept.keys, lambda index: pixels[index], kept.skipped)
+
+
+@torch.no_grad()
+def _measure(tower: VisionTower, preprocess: Preprocessor, loader: Stream, device: torch.device, source: str) -> int:
+    """Run the tiles through the tower, whose BatchNorms take their statistics; returns how many there were."""
+    tower.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    norms = _norms(tower)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen, low, high = 0, float("inf"), -float("inf")
+    with loader:
+        for images in _without_small_rest(loader):
+            pixels = preprocess.batch(images)
+            seen += len(pixels)
+            low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
+            for norm in norms:
+                norm.momentum = len(pixels) / seen  # a mean over tiles, not over batches
+            tower(pixels.to(device).contiguous(memory_format=torch.channels_last))
+    tower.eval()
+    if seen >= FEWEST_TILES and low == high:
+        raise InputError(f"{source}: all {seen} tiles are of one colour; there is no variance to measure")
+    return seen
+
+
+def _without_small_rest(loader: Stream) -> Iterator[list[NDArray[Any]]]:
+    """The batches, the last one joined to the one before: one tile alone may have no variance."""
+    held: list[NDArray[Any]] = []
+    for batch in loader:
+        if held and len(batch) == _BATCH:
+            yield held
+            held = []
+        held = [*held, *batch.images]
+    if len(held) > 1:
+        yield held
+
+
+def _smallest(value: Tensor) -> Tensor:
+    """As float16 where that changes no value, as it does not for what was stored so."""
+    half = value.half()
+    return half if value.ndim >= 2 and value.is_floating_point() and torch.equal(half.float(), value) else value
+
+
+def _note(stored: StoredModel, config: ModelConfig, where: str, tiles: int, skipped: int) -> str:
+    base = stored.config.name
+    digest = read_sums(stored.path).get(VISION_FILE, "")
+    lost = f" ({skipped:,} more could not be read)" if skipped else ""
+    known = f", whose {VISION_FILE} has sha256 `{digest}`" if digest else ""
+    return (
+        f"\n## Adapted statistics\n\n`{base}`{known}, with the BatchNorm statistics measured anew over {tiles:,} "
+        f"unlabelled tiles of {where}{lost}, at {config.image.size} px, by `sattxt train adapt` (adaptive batch "
+        "normalisation, Li et al. 2016, https://arxiv.org/abs/1603.04779). Weights, text side and calibration are "
+        f"those of `{base}`, and so are its licences, training data and limits; the temperature was not fitted again.\n"
+    )

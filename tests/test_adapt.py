@@ -1,0 +1,401 @@
+"""Statistics adapted to unlabelled tiles: what changes, what does not, and what is refused; the studies' commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from sattxt.cli import app
+from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
+from sattxt.errors import InputError
+from sattxt.preprocess import Preprocessor
+from sattxt.training.adapt import adapt_norms
+from sattxt.training.export import half_precision
+from sattxt.training.recipe import parse_override, read_recipe
+from sattxt.vision import VisionTower
+from sattxt.weights import read_model, write_model
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies.py"
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random MobileNet a quarter as wide, stored as `sattxt train export` does."""
+    vision = VisionConfig(
+        BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16),
+        HeadConfig(input_dim=256, dim=16, depth=1, heads=2, ffn_dim=32),
+    )
+    config = ModelConfig(
+        name="tiny",
+        embed_dim=32,
+        image=ImageConfig(size=32, mean=HALF, std=HALF),
+        vision=vision,
+        text=TextEncoderConfig(kind="sentence", hidden_size=8, weights_sha256="0" * 64),
+        logit_scale=17.5,
+        logit_scale_source="fitted on the validation splits",
+        multi_label_scale=1.5,
+        multi_label_bias=-2.0,
+        licence="Apache-2.0",
+    )
+    torch.manual_seed(0)
+    state = half_precision(VisionTower(vision).state_dict())
+    head = {"ln.weight": torch.ones(8), "ln.bias": torch.zeros(8), "proj.weight": torch.randn(32, 8).half()}
+    return write_model(tmp_path_factory.mktemp("tiny") / "model", config, state, head)
+
+
+def picture(level: int, seed: int, side: int = 32) -> Image.Image:
+    random = np.random.default_rng(seed)
+    return Image.fromarray(np.clip(random.normal(level, 20, (side, side, 3)), 0, 255).astype(np.uint8))
+
+
+def tiles(root: Path, count: int = 40, split: str = "") -> Path:
+    """Half of them dark, half bright, in folders whose names sort the dark ones first."""
+    for i in range(count):
+        place = root / split / ("a-dark" if i < count // 2 else "b-bright")
+        place.mkdir(parents=True, exist_ok=True)
+        picture(40 if i < count // 2 else 210, i).save(place / f"{i:03}.png")
+    return root
+
+
+def stem(path: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first norm's running mean and variance, and the (N, C, H, W) values that the tiles give it."""
+    stored = read_model(path)
+    tower = VisionTower(stored.config.vision)
+    tower.load_state_dict(stored.vision)
+    layer = tower.backbone.conv_stem
+    seen: list[torch.Tensor] = []
+    layer.normalization.register_forward_pre_hook(lambda module, values: seen.append(values[0]))
+    images = [np.asarray(Image.open(file)) for file in sorted(folder.rglob("*.png"))]
+    with torch.no_grad():
+        tower.eval()(Preprocessor(stored.config.image).batch(images))
+    return layer.normalization.running_mean, layer.normalization.running_var, torch.cat(seen)
+
+
+def test_statistics_are_those_of_the_tiles(model: Path, tmp_path: Path) -> None:
+    folder = tiles(tmp_path / "tiles", 150)
+    done = adapt_norms(model, folder, tmp_path / "new")
+    assert (done.path, done.tiles, done.skipped) == (tmp_path / "new", 150, [])
+    mean, variance, values = stem(done.path, folder)
+    torch.testing.assert_close(mean, values.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    # Were the dark tiles one batch and the bright ones another, a few percent of it would be left.
+    torch.testing.assert_close(variance, values.var(dim=(0, 2, 3)), rtol=0.1, atol=1e-4)
+
+
+def test_a_sensor_of_lower_contrast_looks_the_same_to_the_network_once_adapted(model: Path, tmp_path: Path) -> None:
+    folder, dim = tiles(tmp_path / "tiles", 60), tmp_path / "dim"
+    dim.mkdir()
+    for file in folder.rglob("*.png"):
+        low = 127.5 + 0.5 * (np.asarray(Image.open(file)) - 127.5)
+        Image.fromarray(low.round().astype(np.uint8)).save(dim / file.name)
+    usual, adapted = (adapt_norms(model, f, tmp_path / f"new-{f.name}").path for f in (folder, dim))
+
+    def normalised(path: Path, files: Path) -> torch.Tensor:
+        mean, variance, values = (each.movedim(1, -1) if each.ndim > 1 else each for each in stem(path, files))
+        return (values - mean) / variance.sqrt()
+
+    expected = normalised(usual, folder)
+    off, mended = (float((normalised(path, dim) - expected).norm() / expected.norm()) for path in (usual, adapted))
+    assert mended < 0.05
+    assert off > 0.3
+
+
+def test_everything_but_the_statistics_stays(model: Path, tmp_path: Path) -> None:
+    out = adapt_norms(model, tiles(tmp_path / "my-tiles"), tmp_path / "new").path
+    before, after = read_model(model), read_model(out)
+    changed = {key for key, value in before.vision.items() if not torch.equal(value, after.vision[key])}
+    assert changed == {key for key in before.vision if key.rsplit(".", 1)[1].startswith(("running_", "num_batches"))}
+    assert all(torch.equal(value, after.text_head[key]) for key, value in before.text_head.items())
+    assert after.config.name == "tiny-adapted"
+    assert {**after.config.to_dict(), "name": "tiny"} == before.config.to_dict()
+    with safe_open(str(out / "vision.safetensors"), "pt") as file:
+        assert file.get_tensor("head.embed.weight").dtype == torch.float16, "stored as before, not twice as large"
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "40 unlabelled tiles of `my-tiles`" in card
+    assert "`tiny`" in card
+    assert str(tmp_path) not in card
+
+
+def test_weights_that_are_no_half_precision_are_not_rounded(model: Path, tmp_path: Path) -> None:
+    stored = read_model(model)
+    vision = {k: v + 1e-5 if k.endswith("convolution.weight") else v for k, v in stored.vision.items()}
+    exact = write_model(tmp_path / "exact", stored.config, vision, stored.text_head)
+    after = read_model(adapt_norms(exact, tiles(tmp_path / "tiles"), tmp_path / "new").path).vision
+    assert all(torch.equal(after[key], value) for key, value in vision.items() if key.endswith("weight"))
+
+
+def test_bad_tiles_are_skipped_and_counted(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiles(tmp_path / "tiles")
+    clean = adapt_norms(model, folder, tmp_path / "clean").path
+    (folder / "a-dark" / "bad.png").write_bytes(b"no picture")
+    done = adapt_norms(model, folder, tmp_path / "new")
+    assert done.tiles == 40
+    assert [name for name, _ in done.skipped] == ["a-dark/bad.png"]
+    assert "1 of 41 tiles cannot be read, first a-dark/bad.png" in caplog.text
+    assert "1 more could not be read" in (done.path / "README.md").read_text(encoding="utf-8")
+    one, other = read_model(clean).vision, read_model(done.path).vision
+    assert all(torch.allclose(one[key].float(), other[key].float(), atol=1e-4) for key in one)
+
+
+def test_a_zip_is_read_as_its_folder_is(model: Path, tmp_path: Path) -> None:
+    folder = tiles(tmp_path / "tiles", 36)
+    with zipfile.ZipFile(tmp_path / "tiles.zip", "w") as archive:
+        for file in folder.rglob("*.png"):
+            archive.write(file, file.relative_to(folder).as_posix())
+    one, other = (
+        read_model(adapt_norms(model, source, tmp_path / f"{i}").path).vision
+        for i, source in enumerate((folder, tmp_path / "tiles.zip"))
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_split_and_a_limit_choose_the_tiles(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiles"
+    tiles(folder, 50, "train")
+    tiles(folder, 34, "val")
+    assert adapt_norms(model, folder, tmp_path / "all").tiles == 84
+    assert adapt_norms(model, folder, tmp_path / "val", split="val").tiles == 34
+    few = adapt_norms(model, folder, tmp_path / "few", split="train", limit=32)
+    assert few.tiles == 32
+    mean, _, values = stem(few.path, folder / "train")
+    torch.testing.assert_close(mean, values.mean(dim=(0, 2, 3)), rtol=0.1, atol=0.02)  # dark and bright alike
+    with pytest.raises(InputError, match=r"no image lies below a folder 'test'; it has train, val"):
+        adapt_norms(model, folder, tmp_path / "new", split="test")
+
+
+def test_another_size_is_the_new_models_own(model: Path, tmp_path: Path) -> None:
+    folder = tiles(tmp_path / "tiles", 40)
+    stored = read_model(adapt_norms(model, folder, tmp_path / "new", size=48).path)
+    assert stored.config.image.size == 48
+    mean, _, values = stem(stored.path, folder)
+    assert values.shape[-1] == 24
+    torch.testing.assert_close(mean, values.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_adapted_is_refused(model: Path, golden_model_dir: Path, tmp_path: Path) -> None:
+    folder, out = tiles(tmp_path / "tiles", 31), tmp_path / "new"
+    (folder / "a-dark" / "bad.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"31 tiles can be read, 1 cannot, first a-dark/bad.png: .*at least 32"):
+        adapt_norms(model, folder, out)
+    with pytest.raises(InputError, match="dinov3_vit backbone has no BatchNorm"):
+        adapt_norms(golden_model_dir, folder, out)
+    with pytest.raises(InputError, match="limit=31: pass 32 or more"):
+        adapt_norms(model, folder, out, limit=31)
+    with pytest.raises(InputError, match="size=16: pass 32 or more"):
+        adapt_norms(model, folder, out, size=16)
+    with pytest.raises(InputError, match="kind='s3': pass 'images' or 's2'"):
+        adapt_norms(model, folder, out, kind="s3")
+    with pytest.raises(InputError, match="no such folder or archive"):
+        adapt_norms(model, tmp_path / "nowhere", out)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        adapt_norms(model, plain, out)
+    for i in range(40):
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(plain / f"{i}.png")
+    with pytest.raises(InputError, match="all 40 tiles are of one colour"):
+        adapt_norms(model, plain, out)
+    assert not out.exists()
+
+
+def test_a_model_that_is_there_is_replaced_only_when_asked(model: Path, tmp_path: Path) -> None:
+    folder, out = tiles(tmp_path / "tiles"), shutil.copytree(model, tmp_path / "there")
+    with pytest.raises(InputError, match="is not empty"):
+        adapt_norms(model, folder, out)
+    assert read_model(out).config.name == "tiny"
+    adapt_norms(model, folder, out, overwrite=True)
+    assert read_model(out).config.name == "tiny-adapted"
+
+
+def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tiles(tmp_path / "tiles"), tmp_path / "new"
+    arguments = ["train", "adapt", "--model", str(model), "--images", str(folder), "--out", str(out)]
+    assert app.run(arguments) == 0
+    assert "statistics of 40 tiles, 0 unreadable" in capsys.readouterr().out
+    assert read_model(out).config.name == "tiny-adapted"
+    assert app.run(arguments) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_deep_pixels_are_read_as_the_options_say(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for i in range(33):
+        values = np.random.default_rng(i).integers(0, 2750, (32, 32)).astype(np.uint16)
+        Image.fromarray(values).save(folder / f"{i}.png")
+    command = ["train", "adapt", "--model", str(model), "--images", str(folder), "--out", str(tmp_path / "new")]
+    assert app.run(command) == 2, "16 bits are not guessed at"
+    assert app.run([*command, "--stretch", "sentinel2"]) == 0
+
+
+def test_real_sentinel2_tiles(model: Path, data_dir: Path, tmp_path: Path) -> None:
+    few = tmp_path / "s2.zip"
+    with zipfile.ZipFile(data_dir / "s2_tiles.zip") as whole, zipfile.ZipFile(few, "w") as archive:
+        names = [name for name in whole.namelist() if name.startswith("train/") and name.endswith(".tif")]
+        for name in names[:34]:
+            archive.writestr(name, whole.read(name))
+        archive.writestr("train/x/broken.tif", b"II*\0")
+    done = adapt_norms(model, few, tmp_path / "new", kind="s2")
+    assert done.tiles == 34
+    assert [name for name, _ in done.skipped] == ["train/x/broken.tif"]
+    assert "`s2.zip`, train split" in (done.path / "README.md").read_text(encoding="utf-8")
+
+
+# -- scripts/studies.py --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def studies() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("studies", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def printed(studies: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    capsys.readouterr()
+    studies.main([*arguments, "--run", "RUN", "--data", "DATA", "--dry-run"])
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def overrides(command: list[str]) -> dict[str, Any]:
+    return dict(parse_override(command[i + 1]) for i, word in enumerate(command) if word == "--set")
+
+
+@pytest.mark.parametrize("dataset", ["eurosat", "resisc45", "ucm"])
+def test_leave_out_trains_on_nothing_of_the_data_set(
+    studies: ModuleType, capsys: pytest.CaptureFixture[str], dataset: str
+) -> None:
+    commands = printed(studies, capsys, "leave-out", "--dataset", dataset)
+    archive = studies.DATASETS[dataset][0]
+    trained = [command for command in commands if command[1] == "train" and command[2] in ("srd", "align", "export")]
+    assert [command[2] for command in trained] == ["srd", "align", "export"]
+    first, *second = (read_recipe(option(command, "--config"), overrides(command)) for command in trained)
+    assert [pair["path"] for pair in first.pairs] == ["s2_tiles.zip"]
+    for recipe in second:
+        assert archive not in [entry["path"] for entry in recipe.sets if "path" in entry]
+        assert (recipe.align.restyle, recipe.align.restyle_from) == (0.5, "s2")
+    assert overrides(trained[1]) == overrides(trained[2]), "an export gets what the run was trained with"
+    assert "--init" not in trained[0]
+    assert {option(command, "--init") for command in trained[1:]} == {option(trained[0], "--run")}
+    adapted = {option(c, "--images"): option(c, "--split") for c in commands if c[2] == "adapt"}
+    assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
+    measured = [command for command in commands if command[1] == "eval"]
+    assert {option(command, "--split") for command in measured} == {"val"}
+    found = [(option(command, "--model"), "--centre-scores" in command) for command in measured]
+    assert len(set(found)) == 6
+    assert not Path("RUN").exists()
+
+
+def test_the_ablations_arms_differ_in_what_they_say_alone(
+    studies: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = printed(studies, capsys, "ablation")
+    aligned = [command for command in commands if command[2] == "align"]
+    assert len(aligned) == len(studies.ARMS) * len(studies.SEEDS)
+    assert {option(command, "--seed") for command in aligned} == {"0", "1", "2"}
+    settings = [{k: v for k, v in overrides(c).items() if k != "align.instructions"} for c in aligned]
+    assert all(each == settings[0] for each in settings)
+    recipes = [read_recipe("mini", overrides(command)) for command in aligned]
+    assert {bool(recipe.instructions) for recipe in recipes} == {True, False}
+    assert all("s2" not in [entry["name"] for entry in recipe.sets] for recipe in recipes)
+    started = {option(command, "--run"): "--init" in command for command in aligned}
+    assert {run: "imagenet" not in run for run in started} == started
+    assert len(commands) == len({shlex.join(command) for command in commands}), "nothing runs twice"
+
+
+class Sattxt:
+    """Stands in for running `sattxt`: keeps what was asked, and writes the results that evaluations would."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.asked: list[list[str]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        arguments = command[1:]
+        self.asked.append(arguments)
+        if self.fail_at and self.fail_at in arguments:
+            return subprocess.CompletedProcess(command, 7)
+        if arguments[1] in ("srd", "align"):
+            folder = Path(option(arguments, "--run"))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "last.ckpt").write_bytes(b"")
+        if arguments[0] == "eval":
+            high = 10 * ("stage1" in option(arguments, "--model")) + int(option(arguments, "--model")[-7:-6] == "1")
+            rows = [{"target": name, "features": 0.5 + high / 100, "mean_rgb": 0.25} for name in ("NDVI", "NIR B08")]
+            rows += [{"target": name, "features": 0.7, "mean_rgb": 0.6} for name in ("SWIR B11", "SWIR B12")]
+            found = {"top1": 60.0 + high, "ci95": {"top1": [59.0, 62.0]}, "balanced_accuracy": 58.0, "n": 1500}
+            Path(option(arguments, "--json")).write_text(json.dumps({**found, "per_target": rows}))
+        return subprocess.CompletedProcess(command, 0)
+
+
+def test_a_study_goes_on_where_it_stopped_and_writes_what_each_figure_saw(
+    studies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "studies"
+    common = ["--run", str(run), "--data", str(tmp_path / "data"), "--out", str(out)]
+    arguments = ["leave-out", "--dataset", "ucm", *common]
+    stopped = Sattxt(fail_at="align")
+    monkeypatch.setattr(studies.subprocess, "run", stopped)
+    with pytest.raises(SystemExit, match="exit code 7"):
+        studies.main(arguments)
+    assert [asked[1] for asked in stopped.asked] == ["srd", "align"]
+    (run / "without-ucm").mkdir()
+    (run / "without-ucm" / "last.ckpt").write_bytes(b"")  # the training was on its way
+    going_on = Sattxt()
+    monkeypatch.setattr(studies.subprocess, "run", going_on)
+    studies.main(arguments)
+    assert going_on.asked[0][1] == "align"
+    assert "--resume" in going_on.asked[0]
+    assert "srd" not in [asked[1] for asked in going_on.asked]
+    document = json.loads((out / "leave-out-ucm.json").read_text(encoding="utf-8"))
+    seen = {(row["statistics"], row["centre_scores"]): row["unlabelled_data_seen"] for row in document["rows"]}
+    assert seen["as exported", False] == "none"
+    assert seen["of s2_tiles", False] == "s2_tiles train: statistics"
+    assert seen["of ucm", True].startswith("ucm train")
+    assert "ucm val" in seen["of ucm", True]
+    assert "ucm" not in document["trained_on"]["stage 2"]
+    assert str(tmp_path) not in json.dumps(document)
+    assert "60.0" in capsys.readouterr().out
+    again = Sattxt()
+    monkeypatch.setattr(studies.subprocess, "run", again)
+    studies.main(arguments)
+    assert again.asked == []
+    monkeypatch.setitem(studies.LEAVE_OUT, "align.steps", 7)
+    with pytest.raises(SystemExit, match="other settings"):
+        studies.main(arguments)
+
+
+def test_the_ablation_reports_differences_seed_by_seed(
+    studies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(studies.subprocess, "run", Sattxt())
+    common = ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "--out", str(tmp_path)]
+    studies.main(["ablation", *common])
+    document = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
+    plain = next(a for a in document["arms"] if (a["backbone"], a["instructions"]) == ("imagenet", "none"))
+    assert plain["eurosat"] == {"mean": 60.3333, "std": 0.5774, "by_seed": [60.0, 61.0, 60.0]}
+    gain = next(d for d in document["differences"] if d["what"] == "stage1/none less imagenet/none")
+    assert gain["resisc45"] == {"mean": 10.0, "std": 0.0, "by_seed": [10.0, 10.0, 10.0]}
+    assert gain["NDVI"]["mean"] == pytest.approx(0.1)
+    assert document["r2_of_mean_colour"]["SWIR B11"] == 0.6
+    assert "stage1/none less imagenet/none" in capsys.readouterr().out
