@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sattxt.model import SatTxt
 
 WINDOW = 64
-STRIDE = 32
+STRIDE = 48
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, pat
     plt.close(figure)
 
 
-def best_places(scores: FloatArray, count: int, apart: int = 12) -> list[tuple[float, float, float]]:
+def best_places(scores: FloatArray, count: int, apart: int = 8) -> list[tuple[float, float, float]]:
     """(latitude, longitude, score) of the best windows, at least ``apart`` windows from each other."""
     left = scores.copy()
     found: list[tuple[float, float, float]] = []
