@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sattxt.errors import MissingExtraError, WeightsError
+from sattxt.json_file import read_json
 from sattxt.memory import require_memory, weights_bytes
-from sattxt.text_encoder import read_json
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth")

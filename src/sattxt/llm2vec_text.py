@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
-from sattxt.text_encoder import pad, read_json
+from sattxt.json_file import read_json
+from sattxt.text_encoder import pad
 
 #: Token ids of a wrapped text, and the index of the first one that is pooled.
 Row = tuple[list[int], int]

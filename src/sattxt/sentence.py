@@ -12,6 +12,7 @@ from torch import Tensor
 from sattxt.bert import Bert, build_bert
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
+from sattxt.json_file import read_json
 from sattxt.quantize import pack_int8, unpack_int8
 from sattxt.text_encoder import (
     FloatArray,
@@ -21,7 +22,6 @@ from sattxt.text_encoder import (
     fingerprint,
     mean_pool,
     pad,
-    read_json,
 )
 from sattxt.weights.digest import digest_files, sha256_file
 

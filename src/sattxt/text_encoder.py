@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sattxt.config import TextEncoderConfig
-from sattxt.errors import InputError, WeightsError
+from sattxt.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 #: Called after each batch with its texts and their (B, hidden) float32 vectors.
@@ -138,14 +137,3 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, L, D) token vectors to their (B, D) float32 mean over the tokens where ``mask`` is 1."""
     weights = mask.to(hidden.device, torch.float32)[..., None]
     return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; :class:`WeightsError` names the file if it is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path}: holds {type(data).__name__}, an object is needed")
-    return data

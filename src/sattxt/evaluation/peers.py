@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sattxt.results import FloatArray
 BATCH = 64
 
 
-class _Peer:
+class _Peer(ABC):
     """What both kinds share: batching, unit length, the facts for a result."""
 
     kind = ""
@@ -67,11 +68,13 @@ class _Peer:
         self._width = found.shape[1]
         return found
 
+    @abstractmethod
     def _images(self, images: Sequence[Image]) -> Any:
-        raise NotImplementedError
+        """(n, D) features of images."""
 
+    @abstractmethod
     def _texts(self, texts: Sequence[str]) -> Any:
-        raise NotImplementedError
+        """(n, D) features of texts."""
 
 
 class TransformersEncoder(_Peer):

@@ -8,136 +8,31 @@ contrasted across all data sets (and all ranks), and class prompts, contrasted w
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sattxt.config import VisionConfig
 from sattxt.errors import InputError
-from sattxt.text_head import TextHead
-from sattxt.training.augment import AugmentConfig, augment, resized, restyle
+from sattxt.training.align_config import AlignConfig
+from sattxt.training.align_model import AlignModel
+from sattxt.training.augment import augment, resized, restyle
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
 from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
 from sattxt.training.optim import parameter_groups
-from sattxt.training.precision import Precision, autocast, check_precision
+from sattxt.training.precision import autocast
 from sattxt.training.prompting import PromptBook
 from sattxt.training.seeds import generator
 from sattxt.training.text_bank import TextBank
 from sattxt.training.vision_start import early_layers
-from sattxt.vision import VisionTower
 
-#: Where the sigmoid loss's bias starts (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
-INITIAL_BIAS = -10.0
+__all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
 _SHARED, _OWN, _NORMS = range(3)
-
-
-@dataclass(frozen=True)
-class AlignConfig:
-    """Hyper-parameters of an alignment run.
-
-    counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
-    losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
-    from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool``. class_weight, caption_weight: of
-    the two terms; 0 leaves one out. smoothing: of class labels. pool: captions drawn as further negatives.
-    same_text: frozen cosine similarity above which two captions count as the same.
-    text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
-    on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
-    named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
-    initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
-    probability that a tile takes on the colours of a random tile of the set ``restyle_from`` (see ``augment.restyle``).
-    frozen_layers: the backbone's first layers that stay as they are, norms included. initial_scale, max_scale:
-    1 / temperature.
-    """
-
-    steps: int
-    counts: tuple[int, ...]
-    sizes: tuple[int, ...] = (64, 96, 128)
-    size_weights: tuple[float, ...] = (0.35, 0.4, 0.25)
-    accumulate: int = 1
-    backbone_lr: float = 6e-4
-    head_lr: float = 1.2e-3
-    text_lr: float | None = None
-    weight_decay: float = 0.05
-    warmup: int = 200
-    clip_norm: float = 5.0
-    loss: Literal["info_nce", "sigmoid"] = "info_nce"
-    class_weight: float = 1.0
-    caption_weight: float = 0.6
-    smoothing: float = 0.05
-    pool: int = 1024
-    same_text: float = 0.95
-    text_noise: float = 0.0
-    text_mix: float = 0.0
-    text_start: Literal["random", "isometric"] = "random"
-    restyle: float = 0.0
-    restyle_from: str | None = None
-    ema: float = 0.998
-    initial_scale: float = 1 / 0.07
-    max_scale: float = 100.0
-    freeze_backbone: bool = False
-    frozen_layers: int = 0
-    freeze_text_head: bool = False
-    precision: Precision = "auto"
-    seed: int = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        if self.loss not in ("info_nce", "sigmoid"):
-            raise InputError(f"loss={self.loss!r}: pass 'info_nce' or 'sigmoid'")
-        if min(self.class_weight, self.caption_weight) < 0 or self.class_weight + self.caption_weight == 0:
-            raise InputError("class_weight and caption_weight: pass 0 or more, at least one above 0")
-        if len(self.sizes) != len(self.size_weights) or not self.sizes:
-            raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
-        if self.accumulate < 1 or self.steps < 0:
-            raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
-        if self.text_start not in ("random", "isometric"):
-            raise InputError(f"text_start={self.text_start!r}: pass 'random' or 'isometric'")
-        if not 0 <= self.restyle <= 1 or (self.restyle > 0) != (self.restyle_from is not None):
-            raise InputError(
-                f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
-                "or neither"
-            )
-        if self.frozen_layers < 0:
-            raise InputError(f"frozen_layers={self.frozen_layers}: pass 0 or more")
-        if not 0 <= self.text_mix <= 1 or self.text_noise < 0:
-            raise InputError(
-                f"text_mix={self.text_mix}, text_noise={self.text_noise}: pass a probability, and 0 or more"
-            )
-
-
-class AlignModel(nn.Module):
-    """Everything that is trained: vision tower, text head, log temperature, and the sigmoid loss's bias if any."""
-
-    def __init__(
-        self,
-        vision: VisionConfig | VisionTower,
-        text_hidden: int,
-        initial_scale: float,
-        *,
-        loss: Literal["info_nce", "sigmoid"] = "info_nce",
-    ) -> None:
-        super().__init__()
-        self.vision = vision if isinstance(vision, VisionTower) else VisionTower(vision)
-        self.text = TextHead(text_hidden, 2 * self.vision.config.head.dim)
-        # One value each, but not 0-d: FSDP takes no scalar parameters.
-        self.log_scale = nn.Parameter(torch.tensor([math.log(initial_scale)]))
-        self.bias = nn.Parameter(torch.tensor([INITIAL_BIAS])) if loss == "sigmoid" else None
-
-    def image(self, pixel_values: Tensor) -> Tensor:
-        """(N, D) float32, L2-normalised."""
-        return F.normalize(self.vision(pixel_values).embedding.float(), dim=-1)
-
-    def texts(self, pooled: Tensor) -> Tensor:
-        """(M, D) float32, L2-normalised."""
-        return F.normalize(self.text(pooled), dim=-1)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
-from sattxt.text_encoder import TextEncoder, read_json
+from sattxt.json_file import read_json
+from sattxt.text_encoder import TextEncoder
 from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
 
 if TYPE_CHECKING:

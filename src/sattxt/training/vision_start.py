@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.json_file import read_json
 from sattxt.label_sets import near
 from sattxt.mobilenet import MobileNetV1
 from sattxt.vision import VisionTower, build_backbone
@@ -180,14 +180,7 @@ def _stated(found: Path) -> dict[str, Any] | None:
     """config.json of a folder; ``None`` for a file."""
     if found.is_file():
         return None
-    path = found / "config.json"
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read; a transformers checkpoint has one ({error})") from error
-    if not isinstance(stated, dict):
-        raise WeightsError(f"{path}: holds {type(stated).__name__}, an object is needed")
-    return stated
+    return read_json(found / "config.json")
 
 
 def _mobilenet(folder: Path, stated: dict[str, Any]) -> tuple[BackboneConfig, dict[str, Tensor]]:

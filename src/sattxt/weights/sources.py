@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import ChecksumError, WeightsError
+from sattxt.errors import ChecksumError
+from sattxt.json_file import read_json
 from sattxt.weights.checksums import hash_of
 from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
 from sattxt.weights.hub import HubAccess
@@ -31,15 +31,7 @@ class Component:
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file's content; None where the component has no such file."""
         path = self._read(name)
-        if path is None:
-            return None
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{path}: cannot be read as JSON ({error})") from error
-        if not isinstance(data, dict):
-            raise WeightsError(f"{path}: holds {type(data).__name__}, an object is needed")
-        return data
+        return None if path is None else read_json(path)
 
 
 def check_encoder(config: TextEncoderConfig, base: Path, adapters: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ understood) and hold reflectance x 10,000, without the +1000 that newer processi
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -63,7 +64,7 @@ class Teacher(Protocol):
         """(N, width)."""
 
 
-class FrozenTeacher(nn.Module):
+class FrozenTeacher(nn.Module, ABC):
     """The part of :class:`Teacher` that network teachers share: never in training mode, never a gradient."""
 
     name: str
@@ -85,13 +86,13 @@ class FrozenTeacher(nn.Module):
                 f"{', '.join(sorted(known)) or 'none'}); pass data that holds them, or another teacher"
             )
 
+    @abstractmethod
     def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
         """(N, C, H, W) float32, as the network expects it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
         """Everything it sees, in one pass and without gradient."""
-        raise NotImplementedError
 
     def tokens(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
         """(N, T, width), in the teacher's own order."""
