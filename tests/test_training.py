@@ -19,7 +19,7 @@ from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
 from sattxt.text_head import TextHead
 from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
-from sattxt.training.augment import AugmentConfig, augment, random_geometry, resample, restyle
+from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample, restyle
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.engine import EngineOptions
@@ -123,6 +123,43 @@ def test_whole_crops_are_flips_and_quarter_turns() -> None:
     assert seen == set(range(8))
 
 
+def test_the_atmosphere_adds_light_and_most_of_it_blue() -> None:
+    images = torch.rand(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[0], images[1] = 0, 1
+    before = images.clone()
+    config = AugmentConfig(atmosphere_probability=1.0, atmosphere=0.3)
+    draws = [atmosphere(images, config, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(images, before), "what is given stays as it is"
+    assert float(draws[0].min()) >= 0
+    assert float(draws[0].max()) <= 1
+    red, green, blue = (draws[0][2:] - images[2:]).mean((2, 3)).unbind(1)
+    assert bool((blue > green).all())
+    assert bool((green > red).all())
+    assert bool((red > 0).all())
+    darkest = atmosphere(torch.zeros(1000, 3, 1, 1), config, torch.Generator().manual_seed(0)).flatten(1)
+    assert 0.29 < float(darkest[:, 2].max()) <= 0.3
+    assert 0.294 < float((darkest[:, 0] / darkest[:, 2]).min()) < 0.31, "clear air: (490 / 665) ** 4 = 0.295"
+
+
+def test_without_a_probability_there_is_no_atmosphere() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(atmosphere(images, AugmentConfig(), generator), images)
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state()), "nothing is drawn"
+    some = atmosphere(torch.zeros(1000, 3, 1, 1), AugmentConfig(atmosphere_probability=0.3), generator)
+    assert 250 < int((some.amax((1, 2, 3)) > 0).sum()) < 350
+
+
+def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
+    config = AugmentConfig(atmosphere_probability=1.0)
+    plain, hazy = (Toy(tmp_path / n, augment=c).aligner.draw(0) for n, c in (("a", AugmentConfig()), ("b", config)))
+    assert torch.equal(plain.texts, hazy.texts)
+    added = (hazy.pixels - plain.pixels).mean((0, 2, 3))
+    assert float(added[2]) > float(added[0]) > 0
+
+
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +228,7 @@ def test_captions_written_from_bands() -> None:
     )
     crop = index_captions(reflectance([0.04, 0.07, 0.04, 0.45], 8), reflectance([0.1, 0.3, 0.4, 0.45, 0.2, 0.1], 4))
     bare = index_captions(reflectance([0.12, 0.16, 0.2, 0.25], 8), reflectance([0.22, 0.24, 0.25, 0.26, 0.33, 0.3], 4))
-    assert "open water" in water[0]
+    assert "water" in water[0]
     assert "vegetation" in crop[0]
     assert "bare soil" in bare[0]
 
@@ -201,7 +238,7 @@ def test_real_sentinel2_tiles(data_dir: Path) -> None:
     tiles = read_s2_tiles(data_dir / "s2_tiles.zip", "val")
     assert tiles.images.shape == (333, 3, 64, 64)
     green = [i for i, c in enumerate(tiles.captions) if "dense green vegetation" in c[0] and "almost entirely" in c[0]]
-    water = [i for i, c in enumerate(tiles.captions) if "open water" in c[0] and "almost entirely" in c[0]]
+    water = [i for i, c in enumerate(tiles.captions) if "by water" in c[0] and "almost entirely" in c[0]]
     assert len(green) > 20
     assert len(water) > 20
     excess = (2 * tiles.images[:, 1].float() - tiles.images[:, 0] - tiles.images[:, 2]).mean((1, 2))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import pickle
 import re
 import sys
 import tarfile
+import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -764,6 +767,76 @@ def test_real_two_page_tiles_and_a_broken_one(data_dir, tmp_path):
         assert len(opened) == 3
         assert [key for key, _ in opened.skipped] == ["val/broken.tif"]
     assert "bands B02 B03 B04 B08" in describe([pairs])[0]
+
+
+# Sentinel-2 tiles with labels
+
+
+def two_pages(value: int) -> bytes:
+    """A TIFF of 4 bands at 16 x 16 and 6 at 8 x 8 pixels."""
+    import rasterio
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        path = Path(folder) / "tile.tif"
+        for bands, side, more in ((4, 16, {}), (6, 8, {"APPEND_SUBDATASET": "YES"})):
+            kind = {"driver": "GTiff", "width": side, "height": side, "count": bands, "dtype": "uint8"}
+            with rasterio.open(path, "w", **kind, **more) as page:
+                page.write(np.full((bands, side, side), value, np.uint8))
+        return path.read_bytes()
+
+
+@pytest.fixture
+def labelled_s2(tmp_path):
+    """An archive of three train tiles and a val tile, and an entry that labels two of the former."""
+    names = ("train/a.tif", "train/b.tif", "train/c.tif", "val/d.tif")
+    pack(tmp_path / "s2.zip", {name: two_pages(80 + 20 * i) for i, name in enumerate(names)})
+    labels = {"forest": ["train/c.tif"], "water": ["train/a.tif"], "snow": []}
+    return {"name": "s2", "kind": "s2", "path": "s2.zip", "labels": labels}
+
+
+def test_s2_tiles_have_the_labels_they_are_given(labelled_s2, tmp_path):
+    tiles = open_set(labelled_s2, tmp_path, "train")
+    assert tiles.keys == ["train/a.tif", "train/b.tif", "train/c.tif"]
+    assert tiles.classes == ("forest", "water", "snow")
+    assert tiles.labels.tolist() == [1, -1, 0]
+    assert all(tiles.captions), "a label takes no caption away"
+    plain = open_set({**labelled_s2, "labels": None}, tmp_path, "train")
+    assert (plain.classes, plain.labels.tolist()) == ((), [-1, -1, -1])
+    assert plain.captions == tiles.captions
+    assert torch.equal(plain.images, tiles.images)
+
+
+def test_a_split_without_a_labelled_tile_has_no_classes(labelled_s2, tmp_path):
+    tiles = open_set(labelled_s2, tmp_path, "val")
+    assert (tiles.keys, tiles.classes, tiles.labels.tolist()) == (["val/d.tif"], (), [-1])
+
+
+def test_a_tile_of_two_classes_is_refused(labelled_s2, tmp_path):
+    labels = {"forest": ["train/c.tif", "train/c.tif"], "water": ["train/c.tif"]}
+    with pytest.raises(InputError, match=r"train/c\.tif: is said to be forest and water; give each tile one class"):
+        open_set({**labelled_s2, "labels": labels}, tmp_path, "train")
+    twice = {"forest": ["train/c.tif", "train/c.tif"]}
+    assert open_set({**labelled_s2, "labels": twice}, tmp_path, "train").labels.tolist() == [-1, -1, 0]
+
+
+def test_the_script_that_labels_s2_tiles_sees_what_training_sees(labelled_s2, tmp_path):
+    path = Path(__file__).resolve().parents[1] / "scripts" / "label_s2.py"
+    spec = importlib.util.spec_from_file_location("label_s2", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    tiles = script.read_tiles(tmp_path / "s2.zip")
+    pairs = open_pairs({"name": "s2", "kind": "s2", "path": "s2.zip"}, tmp_path, "train")
+    assert (tiles.keys, script.BANDS) == (pairs.keys, pairs.bands)
+    assert torch.equal(torch.from_numpy(tiles.stack(0)), pairs.reflectance.float())
+    found = script.statistics(tiles)
+    assert all(values.shape == (3,) and np.isfinite(values).all() for values in found.values())
+    assert found["nir"] == pytest.approx([(v / 255) ** 2 for v in (80, 100, 120)], rel=1e-5)
+    (tmp_path / "told.json").write_text(json.dumps({"train/b.tif": "water", "train/a.tif": None}))
+    assert list(script.by_eye(tmp_path / "told.json", tiles.keys).items()) == [(1, "water"), (0, None)]
+    with pytest.raises(InputError, match=r"train/b\.tif: no such train tile"):
+        script.by_eye(tmp_path / "told.json", ["train/a.tif"])
+    assert script.changed({"water": ["a", "b"], "road": ["c"]}, {"water": ["a"], "road": ["b", "d"]}) == 3
 
 
 def test_drawn_fields_differ_between_splits():

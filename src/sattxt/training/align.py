@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sattxt.errors import InputError
 from sattxt.training.align_config import AlignConfig
 from sattxt.training.align_model import AlignModel
-from sattxt.training.augment import augment, resized, restyle
+from sattxt.training.augment import atmosphere, augment, resized, restyle
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
 from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
@@ -136,7 +136,7 @@ class AlignObjective(Objective):
         tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
         parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
         drawn = self.book.draw(parts, own)
-        images = self._restyled(torch.cat(tiles), own)
+        images = atmosphere(self._restyled(torch.cat(tiles), own), config.augment, own)
         count = sum(len(part) for part in parts)
         texts = torch.zeros(count, self.bank.hidden_size)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)

@@ -2,7 +2,8 @@
 
 Geometry (crop, zoom, the eight symmetries of the square) is one resampling; it is returned so that another
 band stack can be moved the same way. Radiometry changes RGB only: illumination, contrast, haze, saturation, colour
-balance, gamma, and the blur of a coarser sensor, so that 10 m Sentinel-2 and sub-metre aerial tiles grow alike.
+balance, gamma, the atmosphere's own light, and the blur of a coarser sensor, so that 10 m Sentinel-2 and sub-metre
+aerial tiles grow alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges. min_area: smallest crop as a share of the tile. Probabilities are per tile."""
+    """Ranges. min_area: smallest crop as a share of the tile. Probabilities are per tile. atmosphere: most of the light
+    that :func:`atmosphere` adds in blue.
+    """
 
     min_area: float = 0.45
     aspect: float = 1.25
@@ -29,6 +32,8 @@ class AugmentConfig:
     grey_probability: float = 0.05
     coarse_probability: float = 0.25
     noise: float = 0.015
+    atmosphere_probability: float = 0.0
+    atmosphere: float = 0.3
 
 
 def random_geometry(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -86,6 +91,26 @@ def coarsen(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     images = images.clone()
     images[chosen] = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
     return images
+
+
+#: Path radiance of clear air in red, green and blue relative to blue: Rayleigh scattering goes with wavelength to the
+#: power of -4; Sentinel-2's B04, B03, B02 are centred at 665, 560 and 490 nm. Haze is less blue.
+_RAYLEIGH = tuple((490 / wavelength) ** 4 for wavelength in (665, 560, 490))
+
+
+def atmosphere(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """(N, 3, H, W) in [0, 1]: some tiles with the light that the air scatters into the sensor's view.
+
+    Turns surface reflectance (Sentinel-2 L2A, aerial orthophotos) into what the top of the atmosphere shows (L1C), or
+    more haze than there was.
+    """
+    if config.atmosphere_probability == 0:
+        return images
+    draw = torch.rand(3, len(images), 1, 1, 1, generator=generator)
+    blueness = 0.6 + 0.4 * draw[0]
+    colour = blueness * torch.tensor(_RAYLEIGH).view(1, 3, 1, 1) + (1 - blueness)
+    light = config.atmosphere * draw[1] * colour
+    return torch.where(draw[2] < config.atmosphere_probability, images * (1 - 0.5 * light) + light, images).clamp_(0, 1)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

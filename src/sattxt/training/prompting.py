@@ -74,7 +74,8 @@ class PromptConfig:
     templates: for class phrases, each with ``{}`` once. instructions: none leaves every text plain.
     instruction_variants: how many prompts each text is embedded as. plain_share: of texts, those one of whose variants
     is the text without an instruction. caption_share: of tiles with a class, those whose text is a human caption (where
-    they have one) rather than a class phrase in a template; 1: captions alone.
+    they have one) rather than a class phrase in a template; 1: captions alone. name_share: of class prompts, those made
+    of the class's own name (its first phrase) beside what falls to it as one phrase of several.
 
     Raises:
         InputError: a value is out of range, a template lacks its ``{}``, a list repeats itself.
@@ -85,10 +86,11 @@ class PromptConfig:
     instruction_variants: int = 1
     plain_share: float = 0.5
     caption_share: float = 1.0
+    name_share: float = 0.0
 
     def __post_init__(self) -> None:
         parse_templates(self.templates)
-        for name in ("plain_share", "caption_share"):
+        for name in ("plain_share", "caption_share", "name_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: pass 0 to 1")
         if self.instruction_variants < 1:
@@ -161,8 +163,9 @@ class PromptBook:
         first = 0
         for part in sets:
             classes = _Ragged([self._rows(_in_templates(phrases, config.templates)) for phrases in part.phrases])
+            names = _Ragged([self._rows(_in_templates(phrases[:1], config.templates)) for phrases in part.phrases])
             captions = _Ragged([self._rows(texts) for texts in part.captions])
-            self._sets.append(_Rows(classes, captions, part.labels, first))
+            self._sets.append(_Rows(classes, names, captions, part.labels, first))
             first += len(classes)
         for text in extras:
             self._add(text)
@@ -192,7 +195,7 @@ class PromptBook:
         start = 0
         for rows, index in zip(self._sets, parts, strict=True):
             whole = torch.arange(len(rows.classes))
-            classes.append(rows.classes.pick(whole, generator) if len(whole) else None)
+            classes.append(self._class_rows(rows, whole, generator) if len(whole) else None)
             label = rows.labels[index]
             classed, captioned = label >= 0, rows.captions.counts[index] > 0
             wants_caption = torch.rand(len(index), generator=generator) < self.config.caption_share
@@ -200,7 +203,7 @@ class PromptBook:
             by_class = classed & ~by_caption & ~wants_caption
             drawn = torch.full_like(index, -1)
             drawn[by_caption] = rows.captions.pick(index[by_caption], generator)
-            drawn[by_class] = rows.classes.pick(label[by_class], generator)
+            drawn[by_class] = self._class_rows(rows, label[by_class], generator)
             group = torch.where(classed, label + rows.first, -1)
             chosen = by_caption | by_class
             positions.append(chosen.nonzero()[:, 0] + start)
@@ -211,6 +214,14 @@ class PromptBook:
         return StepPrompts(
             classes, torch.cat(positions), torch.cat(texts), torch.cat(image_group), torch.cat(text_group)
         )
+
+    def _class_rows(self, rows: _Rows, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One prompt of each class in ``index``."""
+        drawn = rows.classes.pick(index, generator)
+        if self.config.name_share == 0:
+            return drawn
+        by_name = torch.rand(len(index), generator=generator) < self.config.name_share
+        return torch.where(by_name, rows.names.pick(index, generator), drawn)
 
     def _rows(self, texts: Iterable[str]) -> list[int]:
         return [self._add(prompt) for text in texts for prompt in self.config.variants(text)]
@@ -223,6 +234,7 @@ class _Rows(NamedTuple):
     """One data set's rows; ``first`` is the number of its first class across all sets."""
 
     classes: _Ragged
+    names: _Ragged
     captions: _Ragged
     labels: Tensor
     first: int
@@ -260,7 +272,9 @@ def phrases_of(
     for name in classes:
         if not vocabulary.get(name):
             hint = near(name, list(vocabulary)) or f"; it has {', '.join(list(vocabulary)[:8])}"
-            raise InputError(f"{where}: the vocabulary has no phrases for class {name!r}{hint}")
+            raise InputError(
+                f"{where}: the vocabulary has no phrases for class {name!r}{hint}; add some, or leave it out"
+            )
     return [tuple(vocabulary[name]) for name in classes]
 
 

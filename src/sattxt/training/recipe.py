@@ -157,6 +157,9 @@ def _recipe(tree: dict[str, Any], folder: Path) -> Recipe:
             raise InputError(f"{key}: missing; see the shipped recipes ({', '.join(shipped_recipes())})")
     align = check_keys(tree["align"], _align_keys(), "align")
     align["vocabulary"] = _vocabulary(align.get("vocabulary"), folder)
+    for entry in align["sets"] if isinstance(align.get("sets"), list) else []:
+        if isinstance(entry, dict) and entry.get("labels") is not None:
+            entry["labels"] = _labels(entry["labels"], folder, f"align.sets.{entry.get('name')}.labels")
     tree["align"] = align
     gone = tree.pop("leave_out", [])
     for name in [gone] if isinstance(gone, str) else typed(tuple[str, ...], gone, "leave_out"):
@@ -280,17 +283,7 @@ def _vocabulary(given: Any, folder: Path) -> dict[str, dict[str, list[str]]]:
     if given is None:
         return {}
     where = "align.vocabulary"
-    if isinstance(given, str):
-        path = next((p for p in (folder / given, Path(given).expanduser()) if p.is_file()), None)
-        if path is None:
-            raise InputError(f"{where}: {folder / given}: no such file")
-        if path.suffix == ".json":
-            try:
-                given = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise InputError(f"{where}: {path}: cannot be read as JSON ({error})") from error
-        else:
-            given = read_yaml(path)
+    given = _beside(given, folder, where)
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: {type(given).__name__}; pass a file, or a mapping of data set to class to phrases")
     for name, classes in given.items():
@@ -301,6 +294,32 @@ def _vocabulary(given: Any, folder: Path) -> dict[str, dict[str, list[str]]]:
             if not good or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
                 raise InputError(f"{where}.{name}.{label}: {phrases!r}; pass a list of phrases, none of them empty")
     return {str(name): {str(label): list(phrases) for label, phrases in c.items()} for name, c in given.items()}
+
+
+def _labels(given: Any, folder: Path, where: str) -> dict[str, list[str]]:
+    """Class to the keys of its tiles, from the recipe itself or the JSON or YAML file that it names."""
+    given = _beside(given, folder, where)
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(f"{where}: {given!r}; pass a file, or a mapping of class to the tiles' paths in the archive")
+    for label, keys in given.items():
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise InputError(f"{where}.{label}: pass a list of tiles' paths in the archive")
+    return {str(label): list(keys) for label, keys in given.items()}
+
+
+def _beside(given: Any, folder: Path, where: str) -> Any:
+    """What a JSON or YAML file holds that a recipe names, seen from the recipe's folder; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    path = next((p for p in (folder / given, Path(given).expanduser()) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"{where}: {folder / given}: no such file")
+    if path.suffix != ".json":
+        return read_yaml(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{where}: {path}: cannot be read as JSON ({error})") from error
 
 
 def _image(block: Any) -> ImageConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,20 @@ log = logging.getLogger(__name__)
 STRETCH = 0.2750
 
 
-def read_s2_tiles(path: Path, split: str, *, name: str = "s2") -> TileSet:
+def read_s2_tiles(
+    path: Path, split: str, *, name: str = "s2", labels: Mapping[str, Sequence[str]] | None = None
+) -> TileSet:
     """Two-page Sentinel-2 TIFFs in a zip as RGB tiles with captions derived from their spectral indices.
 
     Page 0 holds B02 B03 B04 B08 at 10 m, page 1 B05 B06 B07 B8A B11 B12 at 20 m, uint8, reflectance = (v / 255)^2.
     Tiles that cannot be read are skipped and counted.
 
+    Args:
+        labels: class to the paths of its tiles in the archive, for those tiles whose class is known. Without them the
+            set has no classes; nor has a split that none of the tiles is in.
+
     Raises:
-        InputError: the archive is missing, or no tile in it can be read.
+        InputError: the archive is missing, no tile in it can be read, or a tile has two classes.
         MissingExtraError: rasterio is not installed.
     """
     if not path.is_file():
@@ -56,8 +63,19 @@ def read_s2_tiles(path: Path, split: str, *, name: str = "s2") -> TileSet:
     if skipped:
         counts = len(skipped), len(skipped) + len(keys)
         log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", path, *counts, *skipped[0])
-    stacked = torch.from_numpy(np.stack(images))
-    return TileSet(name, stacked, torch.full((len(keys),), -1), (), captions, keys, skipped)
+    known = _label_of(labels or {})
+    classes = tuple(labels or ()) if any(key in known for key in keys) else ()
+    numbers = torch.tensor([classes.index(known[key]) if key in known else -1 for key in keys])
+    return TileSet(name, torch.from_numpy(np.stack(images)), numbers, classes, captions, keys, skipped)
+
+
+def _label_of(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for label, keys in labels.items():
+        for key in keys:
+            if known.setdefault(key, label) != label:
+                raise InputError(f"{key}: is said to be {known[key]} and {label}; give each tile one class")
+    return known
 
 
 def read_two_pages(blob: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +118,7 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
     water = (water_index > 0.1) & (nir < 0.15) & ~snow
     land = ~snow & ~water
     cover = {
-        "open water": water.mean(),
+        "water": water.mean(),
         "snow or cloud": snow.mean(),
         "dense green vegetation": (land & (ndvi > 0.6)).mean(),
         "sparse vegetation or grass": (land & (ndvi > 0.3) & (ndvi <= 0.6)).mean(),
@@ -122,7 +140,7 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
         texts.append("dark green tree cover, probably forest, seen by Sentinel-2")
     if built > 0.35:
         texts.append("bright bare or sealed ground such as fields after harvest, rock or buildings")
-    if 0.05 < cover["open water"] < 0.6:
+    if 0.05 < cover["water"] < 0.6:
         texts.append("land beside a body of water such as a river, lake or coast")
     grass = (land & (ndvi > 0.6) & (nir > 0.3)).mean()
     middle = (land & (ndvi > 0.1) & (ndvi < 0.5)).mean()
@@ -137,10 +155,10 @@ def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
     bare = cover["bare soil or built-up ground"]
     if bare > 0.4 and texture < 0.17:
         texts += ["crop fields with bare soil", "farmland after the harvest seen by a satellite"]
-    if np.std(ndvi) > 0.15 and cover["open water"] < 0.05 and texture < 0.17 and forest < 0.4:
+    if np.std(ndvi) > 0.15 and cover["water"] < 0.05 and texture < 0.17 and forest < 0.4:
         texts += ["agricultural fields of different crops", "cropland divided into parcels"]
-    if cover["open water"] > 0.9:
+    if cover["water"] > 0.9:
         texts += ["a large lake or the sea from above", "nothing but water"]
-    if np.std(ndvi) > 0.2 and cover["open water"] < 0.05:
+    if np.std(ndvi) > 0.2 and cover["water"] < 0.05:
         texts.append("a patchwork of green and bare fields in farmland")
     return texts

@@ -31,7 +31,7 @@ class Kind(Generic[Opened]):
 
 
 def _s2_tiles(entry: Entry, split: str) -> TileSet:
-    return read_s2_tiles(entry.path("path"), split, name=entry.name)
+    return read_s2_tiles(entry.path("path"), split, name=entry.name, labels=entry.raw("labels"))
 
 
 def _fields(entry: Entry, split: str) -> TileSet:
@@ -49,7 +49,7 @@ TILE_KINDS: dict[str, Kind[TileSet | LazyTiles]] = {
     "table": Kind(TABLE_KEYS, open_table),
     "captions": Kind(CAPTION_KEYS, open_captions),
     "ssl4eo": Kind(SSL4EO_KEYS, open_ssl4eo),
-    "s2": Kind(frozenset({"path"}), _s2_tiles),
+    "s2": Kind(frozenset({"path", "labels"}), _s2_tiles),
     "fields": Kind(frozenset({"tiles", "size", "seed"}), _fields),
 }
 
