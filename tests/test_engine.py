@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from test_training import Toy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, WeightsError
 from sattxt.training.align import AlignBatch, AlignModel, AlignObjective
+from sattxt.training.cli import app
 from sattxt.training.engine import EngineOptions
 from sattxt.training.initialise import initialise, text_head
 from sattxt.training.logs import CsvLog
@@ -24,6 +26,7 @@ from sattxt.training.run import Run
 
 pytest.importorskip("lightning")
 
+training = typer.main.get_command(app)
 EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 
 
@@ -117,6 +120,24 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
         Toy(tmp_path, steps=1).resume()
     with pytest.raises(InputError, match=r"no checkpoint to resume from; start without --resume"):
         Toy(tmp_path / "empty").resume()
+
+
+def test_a_folder_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
+    for name in ("run", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.ckpt").write_bytes(b"")
+    common = ["--data", str(tmp_path / "nowhere")]
+    for arguments, message in (
+        (["align", "--run", "run"], "a run is here already; go on with --resume"),
+        (["srd", "--config", "mini", "--run", "run"], "a run is here already"),
+        (["align", "--run", "new", "--resume"], "no checkpoint to resume from"),
+        (["export", "--run", "new", "--out", "out"], "no checkpoint to export"),
+        (["export", "--run", "run", "--out", "model"], "is not empty"),
+    ):
+        places = [str(tmp_path / a) if a in ("run", "new", "model", "out") else a for a in arguments]
+        with pytest.raises(InputError, match=message):
+            training(places + common, standalone_mode=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "run"]
 
 
 def test_frozen_weights_must_be_those_the_run_was_started_with(tmp_path: Path) -> None:

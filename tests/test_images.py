@@ -241,7 +241,12 @@ def test_floats_need_their_range(dtype: type) -> None:
     unit = to_rgb(array, ImageOptions(value_range="0-1"))
     assert unit.dtype == np.float32
     np.testing.assert_allclose(unit, array.astype(np.float32) * 255, rtol=1e-6)
-    np.testing.assert_array_equal(to_rgb(array, ImageOptions(value_range="0-255")), array.astype(np.float32))
+    bright = array * 200
+    np.testing.assert_array_equal(to_rgb(bright, ImageOptions(value_range="0-255")), bright.astype(np.float32))
+    with pytest.raises(ImageError, match=r"are black in value_range='0-255'; pass value_range='0-1'"):
+        to_rgb(array, ImageOptions(value_range="0-255"))
+    assert to_rgb(array, ImageOptions(stretch=(0, 255))).max() < 1  # it really is that dark
+    assert to_rgb(np.ones((20, 20, 3), np.float32), ImageOptions(value_range="0-255")).max() == 1  # whole numbers
 
 
 def test_values_outside_the_stated_range_are_an_error() -> None:

@@ -200,6 +200,13 @@ def test_one_bad_file_does_not_end_the_job(model: SatTxt, tiles: list[np.ndarray
     assert batch[2].source == str(paths[3])
 
 
+def test_skipping_the_only_tile_leaves_nothing_to_answer_with(model: SatTxt, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        model.zero_shot(tmp_path / "bad.png", LABELS, on_error="skip")
+    assert [f.index for f in model.zero_shot([tmp_path / "bad.png"], LABELS, on_error="skip").failures] == [0]
+
+
 def test_a_strip_is_a_failure_of_its_own_not_of_its_batch(model: SatTxt, tiles: list[np.ndarray]) -> None:
     strip = np.zeros((2, 200, 3), np.uint8)
     found = model.encode_image([*tiles[:2], strip, tiles[2]], on_error="skip", channels="last")
@@ -301,6 +308,19 @@ def test_preprocess_choices(golden_model_dir: Path, tiles: list[np.ndarray]) -> 
         SatTxt.from_pretrained(golden_model_dir, preprocess="imagenet")
     with pytest.raises(InputError, match="unknown"):
         SatTxt.from_pretrained(golden_model_dir, preprocess={"scale": 1})
+
+
+def test_what_is_no_name_no_text_no_embedding_no_threshold(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    with pytest.raises(InputError, match="named by a text or a path, not int"):
+        SatTxt.from_pretrained(5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="texts is int; pass a string or a list of strings"):
+        model.encode_text(5)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="similarity takes embeddings; encode_image and encode_text make them"):
+        model.similarity("a lake", "a river")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        model.similarity(np.full(4, np.nan), np.ones(4))
+    with pytest.raises(InputError, match=r"threshold=50: pass a probability in \[0, 1\]"):
+        model.zero_shot(tiles[0], LABELS, multi_label=True).above(50)
 
 
 def test_unknown_names_suggest_near_ones() -> None:

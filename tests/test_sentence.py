@@ -114,6 +114,13 @@ def test_text_beyond_max_length_is_cut(encoder):
     np.testing.assert_allclose(encoder.encode([long]), encoder.encode([long + "forest"]), atol=1e-6)
 
 
+def test_a_cut_text_is_warned_of_by_its_beginning(encoder, caplog):
+    encoder.encode(["river lake", "lake " * 30])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "1 of 2 texts are longer than the encoder's 16 tokens" in caplog.text
+    assert "lake lake" in caplog.text
+
+
 def test_tokens_are_padded_on_the_right(encoder):
     tokens = encoder.tokenize(["forest", "the river"])
     assert tokens["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]

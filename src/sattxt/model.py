@@ -99,6 +99,8 @@ class SatTxt:
             WeightsError, ChecksumError: its files are damaged or do not fit its config.
             InputError: an argument is not one of the values above.
         """
+        if not isinstance(name_or_path, (str, os.PathLike)):
+            raise InputError(f"a model is named by a text or a path, not {type(name_or_path).__name__}")
         torch_device = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, torch_device)
         path = resolve(
@@ -271,8 +273,7 @@ class SatTxt:
             NotEnoughMemoryError: the encoder does not fit in this machine's memory.
         """
         single = isinstance(texts, str)
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        embedding = self._text.embed(listed, instruction=instruction, progress=progress)
+        embedding = self._text.embed(texts, instruction=instruction, progress=progress)
         if normalize:
             embedding = F.normalize(embedding, dim=-1)
         vectors: FloatArray = embedding.cpu().numpy()
@@ -285,7 +286,12 @@ class SatTxt:
     @staticmethod
     def similarity(a: Any, b: Any) -> FloatArray:
         """Cosine similarity of embeddings: (N, D) and (M, D) to (N, M) float32; a (D,) side loses its axis."""
-        left, right = (np.asarray(v, dtype=np.float32) for v in (a, b))
+        try:
+            left, right = (np.asarray(v, dtype=np.float32) for v in (a, b))
+        except (TypeError, ValueError) as error:
+            raise InputError("similarity takes embeddings; encode_image and encode_text make them") from error
+        if not (np.isfinite(left).all() and np.isfinite(right).all()):
+            raise InputError("the embeddings hold NaN or infinite values")
         if left.ndim not in (1, 2) or right.ndim not in (1, 2) or left.shape[-1] != right.shape[-1]:
             raise InputError(f"similarity needs (N, D) and (M, D) embeddings, got {left.shape} and {right.shape}")
         unit = [v / np.linalg.norm(v, axis=-1, keepdims=True).clip(1e-12) for v in (left, right)]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.errors import InputError
+
 if TYPE_CHECKING:
     from sattxt.loading import Failure
 
@@ -48,7 +50,13 @@ class ZeroShotResult:
         return [(self.labels[i], float(self.probs[i])) for i in order]
 
     def above(self, threshold: float = 0.5) -> list[str]:
-        """Labels whose probability reaches ``threshold``, best first: the answer in multi-label mode."""
+        """Labels whose probability reaches ``threshold``, best first: the answer in multi-label mode.
+
+        Raises:
+            InputError: the threshold is not in [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold}: pass a probability in [0, 1], such as 0.5")
         return [label for label, prob in self.top(len(self.labels)) if prob >= threshold]
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from sattxt.weights.digest import digest_files, sha256_file
 
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
 _BATCH = 64
+
+log = logging.getLogger(__name__)
 
 
 class SentenceEncoder:
@@ -132,6 +135,12 @@ class SentenceEncoder:
         wrapped = [text if template is None else template.replace("{text}", text) for text in texts]
         start = len(lead) + 1 if lead else 0
         encodings = self._tokenizer.encode_batch([f"{lead} {text}" if lead else text for text in wrapped])
+        cut = [text for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing]
+        if cut:
+            log.warning(
+                "%d of %d texts are longer than the encoder's %d tokens; what comes after is not read, first %r",
+                *(len(cut), len(texts), self.config.max_length, f"{cut[0][:40]}..."),
+            )
         rows = []
         for text, encoding in zip(texts, encodings, strict=True):
             special = encoding.special_tokens_mask

@@ -99,6 +99,11 @@ def _unstretched(pixels: Pixels, seen: Pixels, value_range: ValueRange | None, w
             f"{where}: pixels go from {low:.4g} to {high:.4g}, outside value_range={value_range!r}; pass the range "
             "they are in, or stretch=(low, high)"
         )
+    if is_float and top == 255.0 and 0 < high <= 1 and (seen % 1 != 0).any():
+        raise ImageError(
+            f"{where}: floats from {low:.4g} to {high:.4g} are black in value_range='0-255'; pass "
+            "value_range='0-1', or stretch=(0, 255) if it is that dark"
+        )
     if not is_float:
         return np.clip(pixels, 0, 255).astype(np.uint8)
     values = pixels.astype(np.float32)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sattxt.errors import InputError
+from sattxt.errors import ImageError, InputError
 from sattxt.results import FloatArray, ZeroShotBatch, ZeroShotResult
 
 if TYPE_CHECKING:
@@ -106,6 +106,9 @@ class Classifier:
 
         Returns:
             A :class:`ZeroShotResult` for one image or (D,) vector, else a :class:`ZeroShotBatch`.
+
+        Raises:
+            ImageError: an image cannot be read; with ``on_error="skip"`` only where it is the one image given.
         """
         vectors = self._as_embeddings(images)
         if vectors is not None:
@@ -119,6 +122,8 @@ class Classifier:
             found = self._embed(images, **options)
             matrix, indices, failures = found.vectors, found.indices, found.failures
             sources, single = found.sources, found.single
+        if single and failures:  # one tile, on_error="skip": there is no batch for the failure to stand in
+            raise ImageError(failures[0].error)
         results = self._score(matrix, sources)
         return results[0] if single else ZeroShotBatch(results, indices, failures)
 

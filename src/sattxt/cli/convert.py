@@ -28,7 +28,7 @@ def convert(
     vision_head: Annotated[str, typer.Option("--vision-head", help="The release's sattxt_vision_head.pt.")],
     text_head: Annotated[str, typer.Option("--text-head", help="The release's sattxt_text_head.pt.")],
     llm: Annotated[str, typer.Option("--llm", help="Language model: a local folder or a hub id.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Model directory to write.")],
+    out: Annotated[str, typer.Option("--out", "--output", "-o", help="Model directory to write.")],
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", help="LoRA adapter, in merge order: a local folder or a hub id.")
     ] = None,

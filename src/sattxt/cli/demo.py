@@ -21,7 +21,9 @@ def demo(
         list[str] | None,
         typer.Option("--images", help="Files, globs or folders of your own, classified beside the places."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for the pictures.")] = Path(
+        "demo-output"
+    ),
     model: options.Model = "sattxt-mini",
     device: options.Device = None,
 ) -> None:

@@ -19,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def embed(
     images: options.Images = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write: .npy, .safetensors or .parquet.")
+        Path | None, typer.Option("--output", "--out", "-o", help="File to write: .npy, .safetensors or .parquet.")
     ] = None,
     text: Annotated[
         str | None, typer.Option("--text", help="Embed the texts of this file (one a line, or a .json list) instead.")

@@ -31,7 +31,7 @@ class Stored(str, Enum):
 
 
 BankFile = Annotated[Path, typer.Argument(show_default=False, help="Label bank (.safetensors).")]
-Out = Annotated[Path, typer.Option("--output", "-o", help="Label bank to write (.safetensors).")]
+Out = Annotated[Path, typer.Option("--output", "--out", "-o", help="Label bank to write (.safetensors).")]
 
 
 @app.command(no_args_is_help=True)

@@ -20,7 +20,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(no_args_is_help=True)
 def segment(
     image: Annotated[str, typer.Argument(show_default=False, help="Image of any size.")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Picture with a legend to write (.png).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "--out", "-o", help="Picture with a legend to write (.png).")
+    ] = None,
     label_map: Annotated[
         Path | None, typer.Option("--map", help="Label index of every pixel, as (H, W) array to write (.npy).")
     ] = None,

@@ -78,9 +78,11 @@ def srd(
     sattxt train srd --config my.yaml --data DATA --run runs/stage1
     sattxt train align --config my.yaml --data DATA --run runs/stage2 --init runs/stage1
     """
+    from sattxt.training.engine import check_folder
     from sattxt.training.run import SRDRun
 
     recipe = _recipe(config, values, {"srd.steps": steps, "srd.seed": seed})
+    check_folder(run, resume=resume)
     _train(
         SRDRun(recipe, data, run, init=init),
         resume=resume,
@@ -124,9 +126,11 @@ def align(
     sattxt train align --data DATA --run runs/mini --resume
     sattxt train align --data DATA --run runs/mine --set align.steps=100 --set image.size=96
     """
+    from sattxt.training.engine import check_folder
     from sattxt.training.run import AlignRun
 
     recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
+    check_folder(run, resume=resume)
     _train(
         AlignRun(recipe, data, run, init=init, init_text=init_text),
         resume=resume,
@@ -144,7 +148,7 @@ def align(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model directory to write.")],
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")],
     data: Data,
     config: Config = "mini",
     run: RunDir = Path("runs/mini"),
@@ -165,9 +169,16 @@ def export(
     \b
     sattxt train export --data DATA --run runs/mini --out my-model
     """
+    from sattxt.errors import InputError
+    from sattxt.training.engine import CHECKPOINT
     from sattxt.training.run import AlignRun
+    from sattxt.weights.store import check_target
 
-    trained = AlignRun(_recipe(config, values, {"align.steps": steps, "align.seed": seed}), data, run, init=init)
+    recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
+    check_target(out, overwrite=overwrite)
+    if not (run / CHECKPOINT).is_file():
+        raise InputError(f"{run / CHECKPOINT}: no checkpoint to export; pass the folder of a run of stage 2")
+    trained = AlignRun(recipe, data, run, init=init)
     step = trained.resume()
     path = trained.export(out, norm_batches=norm_batches, licence=licence, overwrite=overwrite)
     typer.echo(f"{path} (step {step})")
@@ -176,9 +187,9 @@ def export(
 @app.command()
 def adapt(
     images: Annotated[Path, typer.Option("--images", help="Folder, zip or tar of tiles; no labels are needed.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model directory to write.")],
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")],
     model: options.Model = "sattxt-mini",
-    limit: Annotated[int, typer.Option("--limit", help="At most N tiles, evenly spaced.")] = 2000,
+    limit: Annotated[int, typer.Option("--limit", min=32, help="At most N tiles, evenly spaced.")] = 2000,
     split: Annotated[
         str | None, typer.Option("--split", help="Only images below a folder of this name: train, val, ...")
     ] = None,
@@ -186,7 +197,8 @@ def adapt(
         str, typer.Option("--kind", help="images, or s2: two-page Sentinel-2 TIFFs in a zip (split train).")
     ] = "images",
     size: Annotated[
-        int | None, typer.Option("--size", help="Input side to measure at, and of the new model. Default: the model's.")
+        int | None,
+        typer.Option("--size", min=32, help="Input side to measure at, and of the new model. Default: the model's."),
     ] = None,
     stretch: options.Stretch = None,
     bands: options.Bands = None,

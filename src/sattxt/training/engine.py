@@ -88,10 +88,9 @@ def fit(
 
     path, steps = out / CHECKPOINT, objective.step_config.steps
     module = TrainingModule(objective, model)
+    check_folder(out, resume=resume)
     if resume:
         check_checkpoint(read_checkpoint(path), module.identity, path)
-    elif path.exists():
-        raise InputError(f"{path}: a run is here already; go on with --resume, or pass another folder")
     board = TensorBoardLog(out / "tensorboard") if options.tensorboard else None
     callbacks: list[L.Callback] = [
         AverageWeights(objective, average),
@@ -134,6 +133,15 @@ def require_lightning() -> None:
         import lightning  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("train", "lightning", "training") from error
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Raise InputError unless a run may start in ``out``, or go on there; cheap, so ask before texts are encoded."""
+    path = out / CHECKPOINT
+    if resume and not path.is_file():
+        raise InputError(f"{path}: no checkpoint to resume from; start without --resume")
+    if not resume and path.exists():
+        raise InputError(f"{path}: a run is here already; go on with --resume, or pass another folder")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -180,7 +181,7 @@ class AlignRun(Run[AlignModel]):
             encoder = self.text.open(resolve_device(None))
             mapped = bank_size(len(book.prompts), self.text.config.hidden_size).mapped
             cache = TextCache(out / "texts.sqlite3", precision="float16" if mapped else "float32")
-            self.bank: TextBank = build_bank(book.prompts, encoder, cache, folder=out, progress=True)
+            self.bank: TextBank = build_bank(book.prompts, encoder, cache, folder=out, progress=sys.stderr.isatty())
             del encoder
         tower = load_vision(recipe, data)
         config = recipe.align
