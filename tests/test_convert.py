@@ -44,7 +44,7 @@ def run(path: Path, golden_dir: Path) -> ImageTokens:
     names = json.loads((folder / "meta.json").read_text())["images"]
     pixels = Preprocessor(stored.config.image).batch([to_rgb(Image.open(folder / "images" / name)) for name in names])
     with torch.inference_mode():
-        return tower.for_inference()(pixels)
+        return tower.for_inference(torch.float32)(pixels)
 
 
 @pytest.mark.parametrize("scaling", ["official", "unit"])

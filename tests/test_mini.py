@@ -163,9 +163,7 @@ def test_bfloat16_agrees_with_float32(mini: SatTxt, data_dir: Path) -> None:
     tiles, _ = read_tiles(data_dir / "eurosat_rgb.zip", "val", every=40)
     half = SatTxt.from_pretrained(dtype="bfloat16", text_cache=False)
     exact, rounded = mini.encode_image(tiles), half.encode_image(tiles)
-    cosines = (exact * rounded).sum(axis=1)  # both are unit vectors
-    assert np.quantile(cosines, 0.05) > 0.99
-    assert cosines.min() > 0.95  # a dark, even tile: little but rounding is left of it
+    assert (exact * rounded).sum(axis=1).min() > 0.99  # cosines; both are unit vectors
     labels = mini.zero_shot(tiles, label_set="eurosat").labels, half.zero_shot(tiles, label_set="eurosat").labels
     assert np.mean([a == b for a, b in zip(*labels, strict=True)]) > 0.97
 

@@ -56,7 +56,7 @@ def test_folding_batch_norm_changes_nothing() -> None:
     x = torch.randn(3, 3, 64, 80)
     with torch.no_grad():
         before = model(x).embedding
-        after = model.for_inference()(x).embedding
+        after = model.for_inference(torch.float32)(x).embedding
     assert torch.allclose(before, after, atol=1e-5)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 

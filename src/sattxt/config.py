@@ -6,12 +6,12 @@ naming the key, so that a config written by a newer version never loads half-und
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from sattxt.errors import InputError, WeightsError
+from sattxt.json_file import read_json
 
 FORMAT_VERSION = 1
 
@@ -164,13 +164,7 @@ class ModelConfig:
     def read(cls, path: str | Path) -> ModelConfig:
         """Read a ``config.json`` file."""
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{path}: cannot be read as a model's config.json ({error})") from error
-        if not isinstance(data, dict):
-            raise WeightsError(f"{path}: holds {type(data).__name__}, a sattxt config.json holds an object")
-        return cls.from_dict(data, name=str(path))
+        return cls.from_dict(read_json(path), name=str(path))
 
 
 def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConfig) -> ImageConfig:

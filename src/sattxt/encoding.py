@@ -49,7 +49,7 @@ class ImageEncoder:
     """A vision tower with everything before it."""
 
     def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.tower = tower.for_inference().to(device=device, dtype=dtype)
+        self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim

@@ -8,6 +8,7 @@ its checkpoints load as they are.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -15,6 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 _WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 _STEM_WIDTH = 32
+#: Layers after the stem that stay in float32 where the rest is narrower: on dark, even tiles bfloat16 rounds away there
+#: what the tile has of contrast, and no later layer brings it back.
+_EXACT_LAYERS = 2
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.05
 
@@ -68,13 +72,20 @@ class MobileNetV1(nn.Module):
             channels = outputs
         self.width = channels
         self.stride = reached
+        self._narrow: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixel values to the last feature map."""
-        x = self.conv_stem(x)
-        for layer in self.layer:
-            x = layer(x)
+        x = self.conv_stem(x if self._narrow is None else x.float())
+        for number, layer in enumerate(self.layer):
+            x = layer(x if self._narrow is None or number != _EXACT_LAYERS else x.to(self._narrow))
         return x
+
+    def narrow(self, dtype: torch.dtype) -> MobileNetV1:
+        """Compute in ``dtype``, for inference, but for the first layers, which stay in float32; returns self."""
+        self._narrow = None if dtype == torch.float32 else dtype
+        self.layer[_EXACT_LAYERS:].to(dtype)
+        return self
 
     def widest(self, size: int) -> int:
         """Values that the layer with the largest input and output holds for one (3, size, size) image."""

@@ -149,11 +149,17 @@ class VisionTower(nn.Module):
         hidden = self.head(torch.cat([first, patches], dim=1))
         return ImageTokens(patches, hidden[:, 0], hidden[:, first.shape[1] :], grid)
 
-    def for_inference(self) -> VisionTower:
-        """This tower in eval mode, without gradients, laid out for speed; BatchNorm is folded into convolutions."""
+    def for_inference(self, dtype: torch.dtype) -> VisionTower:
+        """This tower in eval mode, in ``dtype``, without gradients, laid out for speed.
+
+        A MobileNet's BatchNorm is folded into its convolutions, and its first layers stay in float32.
+        """
         self.eval().requires_grad_(False)
+        self.head.to(dtype)
         if isinstance(self.backbone, MobileNetV1):
-            self.backbone.fuse().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.backbone.float().fuse().narrow(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            self.backbone.to(dtype)
         return self
 
 
