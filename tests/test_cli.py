@@ -71,7 +71,8 @@ class BrightnessModel:
         background = np.array([[0.7, 0.7]], dtype=np.float32) if multi_label else None
         return Classifier(tuple(labels), weights, Calibration(10), self._embed, background)
 
-    def segment(self, image: Any, labels: Any, **_: Any) -> Segmentation:
+    def segment(self, image: Any, labels: Any, **options: Any) -> Segmentation:
+        self.label_options = options
         label_map = np.array([[0, 0], [0, 1]], dtype=np.int16)
         scores = np.zeros((2, 2, 2), dtype=np.float32)
         return Segmentation(tuple(labels), label_map, scores, 10.0, np.zeros((2, 2, 3), dtype=np.uint8))
@@ -351,6 +352,11 @@ def test_segment_writes_picture_map_and_scores_and_prints_shares(model, tiles, t
     answer = json.loads(capsys.readouterr().out)
     assert (answer["height"], answer["width"]) == (2, 2)
     assert answer["shares"] == {"dark": 0.75, "bright": 0.25}
+
+
+def test_segment_averages_over_the_built_in_templates_when_asked(model, tiles, tmp_path):
+    assert sattxt("segment", tiles / "night.png", "-l", "dark,bright", "--ensemble", "-o", tmp_path / "map.png") == 0
+    assert model.label_options["templates"] == "ensemble"
 
 
 @pytest.mark.parametrize("flags", [[], ["-o", "map.jpg"], ["--map", "nowhere/map.npy"]])

@@ -150,6 +150,7 @@ def test_phrasings_average_over_assignments_and_tell_phrases_apart(tmp_path, emb
     assert table["blue"] == 100
     assert table["all blue"] == 0
     assert document["top1_max"] == 100
+    assert document["top1_first"] == 100
     assert document["top1_min"] == pytest.approx(200 / 3, abs=1e-3)
     assert document["top1_min"] < document["top1"] < 100
     assert document["settings"]["assignments"] == 52

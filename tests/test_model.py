@@ -218,6 +218,19 @@ def test_a_strip_is_a_failure_of_its_own_not_of_its_batch(model: SatTxt, tiles: 
         model.encode_image([*tiles[:2], strip], channels="last")
 
 
+def test_tiles_without_data_are_told_of_by_name(
+    model: SatTxt, tiles: list[np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = np.zeros_like(tiles[0])
+    assert len(model.encode_image([tiles[0], empty, tiles[1], empty + 255])) == 4
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("image 1, image 3: all black or all white")
+    caplog.clear()
+    empty[3, 5, 1] = 1
+    model.encode_image([tiles[0], empty])
+    assert not caplog.records
+
+
 def test_unknown_options_are_named(model: SatTxt, tiles: list[np.ndarray]) -> None:
     with pytest.raises(InputError, match="strech"):
         model.encode_image(tiles[0], strech="sentinel2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from sattxt.loading import Failure, source_name, stream
 from sattxt.preprocess import Preprocessor, check_size
 from sattxt.results import Embeddings, FloatArray
 from sattxt.vision import ImageTokens, VisionTower
+
+log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
@@ -111,6 +114,7 @@ class ImageEncoder:
         if single and workers is None:
             workers = 0  # a pool of threads costs more than it brings
         names: dict[int, str | None] = {}
+        blank: list[tuple[int, str]] = []
 
         def load(item: tuple[int, Any]) -> np.ndarray:
             index, source = item
@@ -118,6 +122,8 @@ class ImageEncoder:
             name = source_name(source, index)
             rgb = to_rgb(source, options, name=name)
             check_size(rgb, name)  # here, where it is a failure of this one image
+            if _is_blank(rgb):
+                blank.append((index, name))
             return rgb
 
         loader = stream(
@@ -143,8 +149,28 @@ class ImageEncoder:
         except ImageError as error:
             error.completed = Embeddings(_stack(parts, self.width), indices, loader.failures)
             raise
+        finally:
+            _tell_of(blank)
         sources_kept = [names[i] for i in indices]
         return Encoded(_stack(parts, self.width), indices, sources_kept, loader.failures, single)
+
+
+def _is_blank(rgb: np.ndarray) -> bool:
+    """Whether an (H, W, 3) image is all black or all white."""
+    first = int(rgb[0, 0, 0])
+    return first in (0, 255) and bool((rgb[::16, ::16] == first).all() and (rgb == first).all())
+
+
+def _tell_of(blank: list[tuple[int, str]]) -> None:
+    if blank:
+        names = [name for _, name in sorted(blank)]
+        log.warning(
+            "%s: all black or all white, as where there is no data; %d such image%s embedded like any other, but no "
+            "label of it means anything",
+            ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
+            len(names),
+            " was" if len(names) == 1 else "s were",
+        )
 
 
 def _stack(parts: list[FloatArray], width: int) -> FloatArray:

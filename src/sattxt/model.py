@@ -201,7 +201,7 @@ class SatTxt:
         options: ImageOptions | None = None,
         **image_options: Any,
     ) -> FloatArray | Embeddings:
-        """Embed RGB tiles.
+        """Embed RGB tiles. Tiles that are all black or all white, as where there is no data, are logged.
 
         Args:
             images: one tile (path, open file, PIL image, grey/HWC/CHW array or tensor), or a list, iterable or 4-D

@@ -37,7 +37,7 @@ def classify(
         ),
     ] = None,
     template: options.Templates = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over the built-in prompt templates.")] = False,
+    ensemble: options.Ensemble = False,
     instruction: options.Instruction = None,
     bank: options.Bank = None,
     model: options.Model = "sattxt-mini",

@@ -40,7 +40,7 @@ def build(
     labels: options.Labels = None,
     label_set: options.LabelSet = None,
     template: options.Templates = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over the built-in prompt templates.")] = False,
+    ensemble: options.Ensemble = False,
     instruction: options.Instruction = None,
     precision: Annotated[Stored, typer.Option("--precision", help="Of the stored vectors.")] = Stored.float32,
     as_json: options.Json = False,

@@ -73,6 +73,7 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="Prompt template with {} for the label; several are averaged."),
 ]
+Ensemble = Annotated[bool, typer.Option("--ensemble", help="Average over the built-in prompt templates.")]
 Instruction = Annotated[str | None, typer.Option("--instruction", help="Instruction put before every prompt.")]
 Bank = Annotated[
     list[str] | None,

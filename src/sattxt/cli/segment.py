@@ -38,6 +38,7 @@ def segment(
     overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
     as_json: options.Json = False,
     template: options.Templates = None,
+    ensemble: options.Ensemble = False,
     instruction: options.Instruction = None,
     bank: options.Bank = None,
     model: options.Model = "sattxt-mini",
@@ -70,7 +71,7 @@ def segment(
         if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
             raise InputError(f"{option} {path}: the name must end in {suffix}, in a folder that exists")
     banks = bank or []
-    templates = inputs.templates(template)
+    templates = inputs.templates(template, ensemble=ensemble)
     from_bank = inputs.brings_labels(banks, labels, label_set, template=templates, instruction=instruction)
     wanted = None if from_bank else inputs.labels(labels, label_set)
     reading = options.image_options(

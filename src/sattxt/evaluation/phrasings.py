@@ -26,9 +26,9 @@ def phrasings(
 
     An assignment takes one phrase for every class. Measured are, for P phrases in the shortest list, the P assignments
     of the first phrases, the second ones and so on, and ``draws`` random ones (fixed seed). ``top1`` is the mean over
-    all of them; ``top1_std``, ``top1_min`` and ``top1_max`` say how far they lie apart, ``top1_averaged`` is the
-    accuracy with each class's phrases averaged into one vector. The table gives every phrase the accuracy on its
-    class, averaged over the assignments that use it.
+    all of them; ``top1_std``, ``top1_min`` and ``top1_max`` say how far they lie apart, ``top1_first`` is the accuracy
+    with the first phrase of every class, ``top1_averaged`` with each class's phrases averaged into one vector. The
+    table gives every phrase the accuracy on its class, averaged over the assignments that use it.
 
     Args:
         file: ``.json`` object of class to list of phrases. templates: each phrase is put into these and averaged.
@@ -55,7 +55,7 @@ def phrasings(
     images, targets = embedder(data), data.targets
     scores = images @ vectors.T
     choices = _assignments([len(group) for group in phrases], draws)
-    hits = np.zeros(len(targets))
+    hits, first = np.zeros(len(targets)), np.zeros(0)
     tops = []
     used, right = np.zeros(len(vectors)), np.zeros(len(vectors))
     of_class = np.bincount(targets, minlength=len(phrases))
@@ -65,6 +65,7 @@ def phrasings(
         predicted = scores[:, columns].argmax(axis=1)
         correct = predicted == targets
         hits += correct
+        first = first if len(first) else correct  # the first assignment is that of the first phrases
         tops.append(percent(correct))
         matrix += confusion_matrix(targets, predicted, len(phrases))
         used[columns] += 1
@@ -79,6 +80,7 @@ def phrasings(
         "top1_std": float(np.std(tops)),
         "top1_min": float(np.min(tops)),
         "top1_max": float(np.max(tops)),
+        "top1_first": percent(first),
         "top1_averaged": percent(averaged),
         "balanced_accuracy": 100 * balanced_accuracy(matrix),
     }
@@ -90,6 +92,7 @@ def phrasings(
         for i, phrase in enumerate(group, start)
     ]
     result.samples["top1"] = Figure.mean(hits / len(choices))
+    result.samples["top1_first"] = Figure.mean(first)
     result.samples["top1_averaged"] = Figure.mean(averaged)
     result.notes.append(
         "top1 is a mean over assignments of one phrase to each class; per-class counts add up all of them"
