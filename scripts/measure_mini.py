@@ -202,7 +202,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {row['class']} | {row['name']} | {row['n']} | {row['accuracy']:.1f} | {row['precision']:.1f} |"
         )
-    lines += ["", "## Paraphrases", "", "Accuracy of each phrase when the other classes keep theirs:", ""]
+    lines += ["", "## Paraphrases", "", "Accuracy of each phrase on its class, over all draws that use it:", ""]
     lines += ["| class | phrases (accuracy %) |", "|---|---|"]
     by_class: dict[str, list[str]] = {}
     for row in results["phrases"]["per_phrase"]:

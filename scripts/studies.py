@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from sattxt.training import Recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = "mini"
+RECIPE = "mini-third"
 
 #: Archive and label set of each data set that can be left out or measured on.
 DATASETS = {
@@ -59,7 +59,9 @@ LEAVE_OUT_OF: dict[str, dict[str, Any]] = {
         "image.size": 64,
         "align.sizes": [64],
         "align.size_weights": [1.0],
+        "align.steps": 700,
         "align.sets.s2.count": 44,
+        "align.class_prior": 1.0,
         "align.restyle": 0.4,
         "align.restyle_from": "s2",
         "align.augment.coarse_probability": 0.4,
@@ -69,16 +71,22 @@ LEAVE_OUT_OF: dict[str, dict[str, Any]] = {
         "image.size": 96,
         "align.sizes": [64, 96],
         "align.size_weights": [0.5, 0.5],
-        "align.sets.eurosat.count": 24,
-        "align.sets.aid.count": 60,
-        "align.steps": 350,
+        "align.sets.eurosat.count": 12,
+        "align.sets.aid.count": 56,
+        "align.sets.ucm.count": 16,
+        "align.sets.s2.count": 8,
+        "align.sets.fields.count": 2,
+        "align.steps": 700,
     },
     "ucm": {
         "image.size": 96,
         "align.sizes": [64, 96],
         "align.size_weights": [0.5, 0.5],
+        "align.sets.eurosat.count": 12,
         "align.sets.resisc45.count": 56,
-        "align.steps": 350,
+        "align.sets.s2.count": 8,
+        "align.sets.fields.count": 2,
+        "align.steps": 900,
     },
 }
 ADAPT_TILES = 2000

@@ -69,6 +69,7 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "align.seed": st.integers(0, 2**40),
     "align.head_lr": FLOATS,
     "align.smoothing": FLOATS,
+    "align.class_prior": FLOATS,
     "align.freeze_backbone": st.booleans(),
     "align.loss": st.sampled_from(["info_nce", "sigmoid"]),
     "align.caption_share": FLOATS,

@@ -87,6 +87,24 @@ def test_class_contrast_falls_when_the_right_class_is_nearer() -> None:
     assert right < 0.1 < wrong
 
 
+def test_a_log_prior_takes_the_classes_frequencies_out_of_what_is_learnt() -> None:
+    """One image nine times with class 0 and once with class 1: the fitted logits are the frequencies, or are alike."""
+
+    def learnt(prior: torch.Tensor | None) -> float:
+        image = torch.zeros(10, 2, requires_grad=True)
+        shared = torch.zeros(2, requires_grad=True)
+        labels = torch.tensor([0] * 9 + [1])
+        optimiser = torch.optim.SGD([shared], lr=1.0)
+        for _ in range(300):
+            optimiser.zero_grad()
+            class_contrast(image + shared, torch.eye(2), labels, torch.tensor(1.0), log_prior=prior).backward()
+            optimiser.step()
+        return float((shared[0] - shared[1]).detach())
+
+    assert learnt(None) == pytest.approx(math.log(9), abs=1e-2)
+    assert learnt(torch.tensor([0.9, 0.1]).log()) == pytest.approx(0, abs=1e-2)
+
+
 # -- augmentation --------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from sattxt.training.vision_start import early_layers
 __all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
 _SHARED, _OWN, _NORMS = range(3)
+_RAREST = 0.01  # a class below that share of its data set counts as one of it: a handful of tiles says little
 
 
 @dataclass
@@ -112,6 +113,10 @@ class AlignObjective(Objective):
         self._pool = book.caption_rows()
         self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
         classes = book.draw(self._nobody, generator(config.seed)).classes
+        self._log_priors = [
+            None if rows is None or not config.class_prior else config.class_prior * _log_frequency(s.labels, len(rows))
+            for s, rows in zip(sets, classes, strict=True)
+        ]
         by_class = config.class_weight > 0 and any(rows is not None for rows in classes)
         by_caption = config.caption_weight > 0 and (
             len(self._pool) > 1 or (any(rows is not None for rows in classes) and book.config.caption_share < 1)
@@ -221,13 +226,15 @@ class AlignObjective(Objective):
         self, model: AlignModel, image: Tensor, batch: AlignBatch, scale: Tensor, noise: torch.Generator
     ) -> Tensor:
         total, count, start = image.new_zeros(()), 0, 0
-        for part, labels, classes in zip(batch.parts, batch.labels, batch.classes, strict=True):
+        described = zip(batch.parts, batch.labels, batch.classes, self._log_priors, strict=True)
+        for part, labels, classes, log_prior in described:
             stop = start + len(part)
             if labels is not None and classes is not None:
                 texts, known = model.texts(self._noised(classes, noise)), labels >= 0
                 own = labels[known]
                 if len(own):
-                    loss = class_contrast(image[start:stop][known], texts, own, scale, smoothing=self.config.smoothing)
+                    prior = None if log_prior is None else log_prior.to(image.device)
+                    loss = class_contrast(image[start:stop][known], texts, own, scale, self.config.smoothing, prior)
                     total, count = total + loss * len(own), count + len(own)
             start = stop
         return total / count if count else _nothing(model, image, batch)
@@ -312,6 +319,12 @@ class AlignObjective(Objective):
             with autocast(self.config.precision, device):
                 model.image(pixels.contiguous(memory_format=torch.channels_last))
         return model.eval()
+
+
+def _log_frequency(labels: Tensor, count: int) -> Tensor:
+    """(count,) logarithm of each class's share of the labelled tiles, none below ``_RAREST``."""
+    found = torch.bincount(labels[labels >= 0], minlength=count).float()
+    return (found / found.sum().clamp(min=1)).clamp(min=_RAREST).log()
 
 
 def _nothing(model: AlignModel, image: Tensor, batch: AlignBatch) -> Tensor:

@@ -17,7 +17,9 @@ class AlignConfig:
     counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
     losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
     from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool``. class_weight, caption_weight: of
-    the two terms; 0 leaves one out. smoothing: of class labels. pool: captions drawn as further negatives.
+    the two terms; 0 leaves one out. smoothing: of class labels. class_prior: how far the
+    loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; the exponent tau
+    of Menon et al. 2021), where a class below a hundredth counts as one. pool: captions drawn as further negatives.
     same_text: frozen cosine similarity above which two captions count as the same.
     text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
@@ -43,6 +45,7 @@ class AlignConfig:
     class_weight: float = 1.0
     caption_weight: float = 0.6
     smoothing: float = 0.05
+    class_prior: float = 0.0
     pool: int = 1024
     same_text: float = 0.95
     text_noise: float = 0.0
@@ -68,6 +71,8 @@ class AlignConfig:
             raise InputError("class_weight and caption_weight: pass 0 or more, at least one above 0")
         if len(self.sizes) != len(self.size_weights) or not self.sizes:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
+        if not 0 <= self.class_prior <= 1:
+            raise InputError(f"class_prior={self.class_prior}: pass 0 to 1")
         if self.accumulate < 1 or self.steps < 0:
             raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
         if self.text_start not in ("random", "isometric"):

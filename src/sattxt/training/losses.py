@@ -66,11 +66,19 @@ def sigmoid_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: T
 
 
 def class_contrast(
-    image: Tensor, classes: Tensor, labels: Tensor, logit_scale: Tensor, smoothing: float = 0.0
+    image: Tensor,
+    classes: Tensor,
+    labels: Tensor,
+    logit_scale: Tensor,
+    smoothing: float = 0.0,
+    log_prior: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of images against one text embedding a class of their own data set.
 
     Args:
         image: (N, D), classes: (K, D), L2-normalised. labels: (N,) int64 in [0, K).
+        log_prior: (K,), added to the logits: what is learnt then leaves out how frequent classes are in training
+            (logit adjustment; Menon et al. 2021, arXiv 2007.07314, equation 10).
     """
-    return F.cross_entropy(logit_scale * image @ classes.T, labels, label_smoothing=smoothing)
+    logits = logit_scale * image @ classes.T
+    return F.cross_entropy(logits if log_prior is None else logits + log_prior, labels, label_smoothing=smoothing)

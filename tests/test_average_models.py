@@ -1,0 +1,48 @@
+"""Averaged weights are between the two models', and models that do not fit are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sattxt import SatTxt
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ROOT / "src" / "sattxt" / "weights" / "bundled" / "sattxt-mini"
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("average_models", ROOT / "scripts" / "average_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_average_lies_where_the_share_says(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([0.0, 2.0]), "n": torch.tensor(3)}, tmp_path / "a")
+    save_file({"w": torch.tensor([4.0, 2.0]), "n": torch.tensor(9)}, tmp_path / "b")
+    found = script().average(tmp_path / "a", tmp_path / "b", 0.25)
+    assert found["w"].tolist() == [1.0, 2.0]
+    assert int(found["n"]) == 9
+
+
+def test_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "a")
+    save_file({"w": torch.zeros(3)}, tmp_path / "b")
+    with pytest.raises(SystemExit, match="one architecture"):
+        script().average(tmp_path / "a", tmp_path / "b", 0.5)
+
+
+def test_what_is_written_is_a_model(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    script().main([str(BUNDLED), str(BUNDLED), "--out", str(out)])
+    assert SatTxt.from_pretrained(out).encode_text("a river").shape == (640,)
+    with pytest.raises(SystemExit):
+        script().main([str(BUNDLED), str(BUNDLED), "--out", str(out)])
