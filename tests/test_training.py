@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -474,9 +475,26 @@ def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
     assert 15 < int(between.sum()) < 35  # half of the draws pick the same phrase twice
 
 
+def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(tmp_path: Path) -> None:
+    def class_term(run: Toy) -> float:
+        return float(run.aligner.losses(run.model, run.aligner.draw(0)).terms["class"].detach())
+
+    plain, even = (Toy(tmp_path, class_prior=prior, text_noise=0.0) for prior in (0.0, 1.0))
+    assert class_term(even) == pytest.approx(class_term(plain), abs=1e-5)  # 20 tiles a class: nothing to make up for
+    tiles = dataclasses.replace(even.sets[0], labels=torch.tensor([0] * 59 + [1]))
+    aligner = AlignObjective(even.aligner.config, [tiles], even.aligner.book, even.aligner.bank, to_pixels)
+    (prior,) = aligner._log_priors
+    assert prior is not None
+    assert prior.exp().tolist() == pytest.approx([59 / 60, 1 / 60, 0.01], rel=1e-4)  # a hundredth at the least
+    even.aligner = aligner
+    plain.aligner = AlignObjective(plain.aligner.config, [tiles], aligner.book, aligner.bank, to_pixels)
+    assert class_term(even) < class_term(plain) - 0.3  # what is frequent needs less evidence
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"class_prior": 1.5}, "class_prior=1.5: pass 0 to 1"),
         ({"loss": "triplet"}, "loss='triplet'"),
         ({"precision": "float16"}, "precision='float16': pass one of 'auto', 'bfloat16', 'float32'"),
         ({"class_weight": 0.0, "caption_weight": 0.0}, "at least one above 0"),

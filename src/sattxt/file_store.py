@@ -122,7 +122,7 @@ class ZipStore:
             return self._archive.read(self._members[name])
         except KeyError:
             raise InputError(f"{self.path}: has no file {name!r}") from None
-        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise InputError(f"{self.path}: {name}: cannot be unpacked ({error})") from error
 
     def checksum(self, name: str) -> int:

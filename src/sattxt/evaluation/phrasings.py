@@ -55,7 +55,7 @@ def phrasings(
     images, targets = embedder(data), data.targets
     scores = images @ vectors.T
     choices = _assignments([len(group) for group in phrases], draws)
-    hits, first = np.zeros(len(targets)), np.zeros(0)
+    hits = np.zeros(len(targets))
     tops = []
     used, right = np.zeros(len(vectors)), np.zeros(len(vectors))
     of_class = np.bincount(targets, minlength=len(phrases))
@@ -65,11 +65,11 @@ def phrasings(
         predicted = scores[:, columns].argmax(axis=1)
         correct = predicted == targets
         hits += correct
-        first = first if len(first) else correct  # the first assignment is that of the first phrases
         tops.append(percent(correct))
         matrix += confusion_matrix(targets, predicted, len(phrases))
         used[columns] += 1
         right[columns] += np.bincount(targets[correct], minlength=len(phrases)) / np.maximum(of_class, 1)
+    first = scores[:, starts[:-1]].argmax(axis=1) == targets
     means = np.stack([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)])
     averaged = (images @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(axis=1) == targets
     settings = prompts.describe() | {"assignments": len(choices), "seed": SEED}
