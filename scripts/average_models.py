@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from sattxt.errors import SatTxtError
 from sattxt.weights import read_model
 from sattxt.weights.checksums import write_sums
 
@@ -44,8 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--share {given.share}: pass 0 to 1")
     if given.out.exists():
         parser.error(f"{given.out} exists; pass another folder")
-    for folder in (given.first, given.second):
-        read_model(folder)  # complete, and its checksums hold
+    try:
+        for folder in (given.first, given.second):
+            read_model(folder)  # complete, and its checksums hold
+    except SatTxtError as error:
+        raise SystemExit(f"{error}; pass two model directories") from error
     weights = {name: average(given.first / name, given.second / name, given.share) for name in WEIGHTS}
     shutil.copytree(given.second, given.out)
     for name, tensors in weights.items():

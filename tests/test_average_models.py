@@ -46,3 +46,9 @@ def test_what_is_written_is_a_model(tmp_path: Path) -> None:
     assert SatTxt.from_pretrained(out).encode_text("a river").shape == (640,)
     with pytest.raises(SystemExit):
         script().main([str(BUNDLED), str(BUNDLED), "--out", str(out)])
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"nowhere.*pass two model directories"):
+        script().main([str(tmp_path / "nowhere"), str(BUNDLED), "--out", str(tmp_path / "model")])
+    assert not (tmp_path / "model").exists()
