@@ -101,6 +101,11 @@ RUNS = {
         "Dubai aerial tiles, 36 images, 5 classes",
         {"miou": "mIoU %"},
     ),
+    "dubai_fine": Run(
+        "segment --data $SATTXT_DATA/dubai.zip --window 56",
+        "the same in windows of 56 pixels, four times the work",
+        {"miou": "mIoU %"},
+    ),
     "spectral": Run(
         "spectral --data $SATTXT_DATA/eurosat_ms.zip --dataset eurosat",
         "EuroSAT-MS, 184 tiles fitted, 35 val tiles",

@@ -233,6 +233,7 @@ def test_drawn_fields_look_like_their_captions() -> None:
     means = {key.split("/")[0]: image.float().mean((1, 2)) for key, image in zip(tiles.keys, tiles.images, strict=True)}
     assert float(means["ice"].min()) > 190
     assert means["water"].argmax() == 2
+    assert means["lake"].argmin() == 0
     assert means["forest"].argmax() == 1
     assert all(tiles.captions)
 
@@ -329,7 +330,6 @@ def losses(run: Run, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(handle)]
 
 
-RESTYLE: dict[str, object] = {"restyle": 1.0, "restyle_from": "toy"}
 EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 
 
@@ -384,10 +384,32 @@ def test_restyled_tiles_take_on_the_source_sets_colours() -> None:
     assert share.max() < 0.8
 
 
-def test_a_run_restyles_from_a_set_it_has(tmp_path: Path) -> None:
-    plain, styled = (Toy(tmp_path / n, **o).aligner.draw(0) for n, o in (("a", {}), ("b", RESTYLE)))
-    assert not torch.equal(plain.pixels, styled.pixels)
-    assert plain.pixels.shape == styled.pixels.shape
+def test_a_run_restyles_the_tiles_of_other_sets(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(3)
+    grey, blue = (
+        TileSet(
+            name,
+            (torch.tensor(colour).view(1, 3, 1, 1) + 20 * torch.rand(8, 3, 32, 32, generator=random)).to(torch.uint8),
+            torch.full((8,), -1),
+            (),
+            [[f"{name} {i}"] for i in range(8)],
+            [str(i) for i in range(8)],
+        )
+        for name, colour in (("aerial", (120.0, 120.0, 120.0)), ("orbit", (20.0, 40.0, 160.0)))
+    )
+    sets = [grey, blue]
+    book = PromptBook(PromptConfig(), [SetTexts(s.name, [], s.captions, s.labels) for s in sets])
+    bank = TextBank(torch.randn(len(book.prompts), 24, generator=random), book.row)
+
+    def pixels(**options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        config = AlignConfig(1, (5, 3), (32,), (1.0,), **options)
+        first, second = torch.split(AlignObjective(config, sets, book, bank, to_pixels).draw(0).pixels, [5, 3])
+        return first, second
+
+    plain, styled = pixels(), pixels(restyle=1.0, restyle_from="orbit")
+    assert (styled[0].mean((0, 2, 3)) - plain[0].mean((0, 2, 3))).argmin() == 0  # red goes, blue comes
+    assert (styled[0].mean((0, 2, 3)) - plain[0].mean((0, 2, 3))).argmax() == 2
+    assert torch.equal(styled[1], plain[1])  # how rough its own tiles are tells water from forest: they stay
     with pytest.raises(InputError, match="restyle_from='s2': no such data set; pass one of toy"):
         Toy(tmp_path / "c", restyle=0.5, restyle_from="s2")
 

@@ -141,7 +141,7 @@ class AlignObjective(Objective):
         tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
         parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
         drawn = self.book.draw(parts, own)
-        images = atmosphere(self._restyled(torch.cat(tiles), own), config.augment, own)
+        images = atmosphere(self._restyled(tiles, own), config.augment, own)
         count = sum(len(part) for part in parts)
         texts = torch.zeros(count, self.bank.hidden_size)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
@@ -172,11 +172,15 @@ class AlignObjective(Objective):
             raise InputError(f"restyle_from={wanted!r}: no such data set; pass one of {', '.join(names)}")
         return self.sets[names.index(wanted)]
 
-    def _restyled(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def _restyled(self, tiles: list[Tensor], random: torch.Generator) -> Tensor:
+        """The sets' tiles end to end, some with the style set's colours; its own keep theirs."""
+        images = torch.cat(tiles)
         if self._style is None:
             return images
         index = torch.randint(len(self._style), (len(images),), generator=random)
-        return restyle(images, self._style.take(index).float().div_(255), self.config.restyle, random)
+        moved = restyle(images, self._style.take(index).float().div_(255), self.config.restyle, random)
+        own = torch.cat([torch.full((len(t), 1, 1, 1), s is self._style) for s, t in zip(self.sets, tiles, strict=True)])
+        return torch.where(own, images, moved)
 
     def _classes(self, random: torch.Generator) -> list[Tensor | None]:
         """For each data set, (K, hidden): one text vector a class."""

@@ -25,7 +25,8 @@ class AlignConfig:
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
     named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
     initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
-    probability that a tile takes on the colours of a random tile of the set ``restyle_from`` (see ``augment.restyle``).
+    probability that a tile of another set takes on the colours of a random tile of the set ``restyle_from`` (see
+    ``augment.restyle``).
     frozen_layers: the backbone's first layers that stay as they are, norms included. initial_scale, max_scale:
     1 / temperature.
     """

@@ -52,6 +52,22 @@ FIELDS: dict[str, Field] = {
             "nothing but water",
         ),
     ),
+    "lake": Field(
+        (
+            ((15, 60), (40, 85), (55, 100)),
+            ((60, 125), (95, 145), (85, 145)),
+            ((55, 110), (80, 115), (60, 95)),
+        ),
+        0.04,
+        (
+            "lake water",
+            "smooth water of a lake or the sea",
+            "green shallow water",
+            "turbid water with sediment",
+            "still water without any land in sight",
+            "nothing but water",
+        ),
+    ),
     "desert": Field(
         (((190, 240), (150, 198), (100, 155)), ((165, 205), (105, 140), (65, 100))),
         0.10,
