@@ -179,7 +179,8 @@ class AlignObjective(Objective):
             return images
         index = torch.randint(len(self._style), (len(images),), generator=random)
         moved = restyle(images, self._style.take(index).float().div_(255), self.config.restyle, random)
-        own = torch.cat([torch.full((len(t), 1, 1, 1), s is self._style) for s, t in zip(self.sets, tiles, strict=True)])
+        parts = zip(self.sets, tiles, strict=True)
+        own = torch.cat([torch.full((len(part), 1, 1, 1), s is self._style) for s, part in parts])
         return torch.where(own, images, moved)
 
     def _classes(self, random: torch.Generator) -> list[Tensor | None]:
