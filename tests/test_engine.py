@@ -16,11 +16,11 @@ import typer
 from test_training import Toy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, WeightsError
+from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, UnknownModelError, WeightsError
 from sattxt.training.align import AlignBatch, AlignModel, AlignObjective
 from sattxt.training.cli import app
 from sattxt.training.engine import EngineOptions
-from sattxt.training.initialise import initialise, text_head
+from sattxt.training.initialise import initialise, text_head, text_head_like
 from sattxt.training.logs import CsvLog
 from sattxt.training.run import Run
 
@@ -115,8 +115,13 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a run is here already; go on with --resume"):
         Toy(tmp_path, steps=1).train(EVERY_STEP)
     path = run.checkpoint
-    path.write_bytes(path.read_bytes()[:2000])
+    whole = bytearray(path.read_bytes())
+    path.write_bytes(whole[:2000])
     with pytest.raises(WeightsError, match=r"last.ckpt: not a checkpoint of a run"):
+        Toy(tmp_path, steps=1).resume()
+    whole[len(whole) // 2] ^= 0xFF  # one flipped byte among the weights, which torch.load does not notice
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"is damaged\); delete it to start again"):
         Toy(tmp_path, steps=1).resume()
     with pytest.raises(InputError, match=r"no checkpoint to resume from; start without --resume"):
         Toy(tmp_path / "empty").resume()
@@ -319,6 +324,10 @@ def test_a_text_head_can_be_taken_from_a_run_or_a_model_and_not_from_stage_one(t
     torch.save(state, first.checkpoint)
     with pytest.raises(InputError, match="a run of stage 1 has no text head"):
         text_head(first.out)
+    with pytest.raises(WeightsError, match=r"text head: ln.weight is \(384,\) there, \(24,\) in this recipe"):
+        text_head_like(first.model.text, "sattxt-mini")
+    with pytest.raises(UnknownModelError, match=r"nor is it a run's folder, which has last\.ckpt"):
+        initialise(first.model, tmp_path / "frist")
 
 
 def test_a_checkpoint_without_its_frozen_layers_is_no_start(tmp_path: Path) -> None:

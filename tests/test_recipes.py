@@ -728,6 +728,9 @@ def test_the_full_size_recipe_runs_dry_scaled_down_by_overrides_alone(scenes: Pa
         p for p in second.bank.row if isinstance(p, str)
     } >= {f"Scene {s} in season {t}." for s in (12, 13) for t in range(4)}
     assert second.train(options) == 2
+    brighter = dataclasses.replace(recipe, image=dataclasses.replace(recipe.image, mean=(0.1, 0.1, 0.1)))
+    with pytest.raises(WeightsError, match=r"last.ckpt: was written with image="):
+        AlignRun(brighter, scenes, scenes / "run-align", init=scenes / "run-srd").resume()
 
     model = SatTxt.from_pretrained(second.export(scenes / "model"), dtype="float32", text_cache=False)
     tile = next((scenes / "labelled" / "val").glob("*/*.png"))

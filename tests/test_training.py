@@ -487,11 +487,12 @@ def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
 
     run = Toy(tmp_path, text_mix=1.0)
     book = PromptBook(
-        PromptConfig(templates=("{}",)), [SetTexts("toy", [["a", "b"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))]
+        PromptConfig(templates=("{}",)),
+        [SetTexts("toy", [["a", "b"], ["c"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))],
     )
-    bank = TextBank(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), book.row)
+    bank = TextBank(torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]]), book.row)
     aligner = AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
-    drawn = torch.cat([aligner._classes(generator(i))[0] for i in range(50)])
+    drawn = torch.cat([aligner._classes(generator(i))[0][:1] for i in range(50)])
     assert bool((drawn[:, 1] == 1).all())
     between = (drawn[:, 0] > 0) & (drawn[:, 0] < 2)
     assert 15 < int(between.sum()) < 35  # half of the draws pick the same phrase twice
@@ -516,11 +517,17 @@ def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"class_prior": 1.5}, "class_prior=1.5: pass 0 to 1"),
+        ({"class_prior": 1.5}, "class_prior=1.5: pass 0 or more, at most 1"),
         ({"loss": "triplet"}, "loss='triplet'"),
         ({"precision": "float16"}, "precision='float16': pass one of 'auto', 'bfloat16', 'float32'"),
         ({"class_weight": 0.0, "caption_weight": 0.0}, "at least one above 0"),
         ({"text_mix": 1.5}, "text_mix=1.5"),
+        ({"head_lr": -1.0}, "head_lr=-1.0: pass a finite number, 0 or more"),
+        ({"head_lr": math.inf}, "head_lr=inf: pass a finite number"),
+        ({"ema": 1.5}, "ema=1.5: pass 0 or more, below 1"),
+        ({"sizes": (-32,)}, "sizes=(-32,): pass a finite number, above 0"),
+        ({"size_weights": (0.0,)}, "at least one above 0"),
+        ({"counts": (61,)}, "data set 'toy': count 61 of its 60 tiles, so that a step would hold some twice"),
         ({"accumulate": 19}, "accumulate=19"),
         ({"sizes": (32, 64)}, "2 sizes, 1 size_weights"),
     ],
@@ -530,11 +537,23 @@ def test_options_that_make_no_run_are_refused(tmp_path: Path, options: dict[str,
         Toy(tmp_path, **options)
 
 
-def test_without_classes_and_captions_there_is_nothing_to_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"min_area": 3.0}, "min_area=3.0"), ({"gamma": -1.0}, "gamma=-1.0"), ({"noise": math.nan}, "noise=nan")],
+)
+def test_augmentation_out_of_range_is_refused(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        AugmentConfig(**settings)
+
+
+@pytest.mark.parametrize("phrases", [[], [["one class"]]])
+def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Path, phrases: list[list[str]]) -> None:
     run = Toy(tmp_path)
-    book = PromptBook(PromptConfig(), [SetTexts("toy", [], [[]] * 60, torch.full((60,), -1))], extras=["x"])
+    labels = torch.full((60,), len(phrases) - 1)
+    book = PromptBook(PromptConfig(), [SetTexts("toy", phrases, [[]] * 60, labels)], extras=["x"])
+    bank = TextBank(torch.zeros(len(book.prompts), 24), book.row)
     with pytest.raises(InputError, match="nothing to learn from"):
-        AlignObjective(run.aligner.config, run.sets, book, TextBank(torch.zeros(1, 24), book.row), to_pixels)
+        AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
 
 
 def test_auto_precision_is_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:

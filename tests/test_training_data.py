@@ -285,6 +285,14 @@ def test_a_table_gives_tiles_captions_and_labels(tmp_path, images, suffix, where
     assert open_set(entry, tmp_path, "val").captions == [["more trees"]]
 
 
+def test_a_table_without_a_column_of_captions_or_labels_says_what_it_has(tmp_path, images):
+    table(images / "t.csv", [{"image": "a.png", "description": "a lake"}])
+    entry = {"name": "t", "kind": "table", "path": "images/t.csv", "size": 16, "val_share": 0}
+    with pytest.raises(InputError, match=r"no column of captions or labels; it has image, description"):
+        open_set(entry, tmp_path, "train")
+    assert open_set({**entry, "caption_columns": ["description"]}, tmp_path, "train").captions == [["a lake"]]
+
+
 def test_captions_in_several_columns_and_rows_make_one_tile(tmp_path, images):
     rows = [
         {"file": "a.png", "caption": "one", "caption_1": "two", "caption_2": ""},
@@ -714,6 +722,16 @@ def test_npz_with_one_or_many_tiles(tmp_path):
     with pytest.raises(InputError, match="has no band names"):
         open_pairs({**single, "array": "x"}, tmp_path, "train")
     assert len(open_pairs({**single, "array": "x", "bands": names}, tmp_path, "train")) == 1
+
+
+def test_reflectance_between_0_and_1_wants_a_scale(tmp_path):
+    names = ["B02", "B03", "B04", "B08"]
+    (tmp_path / "r.npz").write_bytes(npz(x=tile(100)[None].astype(np.float32) / 10000, bands=names))
+    entry = {"name": "n", "kind": "npz", "path": "r.npz"}
+    with pytest.raises(InputError, match=r"holds reflectance in 0-1 .* pass scale: 10000"):
+        open_pairs(entry, tmp_path, "train")
+    pairs = open_pairs({**entry, "scale": 10000}, tmp_path, "train")
+    assert pairs.spectral(torch.arange(1))[0, 1, 0, 0] == 101
 
 
 # Real tiles

@@ -117,14 +117,14 @@ class AlignObjective(Objective):
             None if rows is None or not config.class_prior else config.class_prior * _log_frequency(s.labels, len(rows))
             for s, rows in zip(sets, classes, strict=True)
         ]
-        by_class = config.class_weight > 0 and any(rows is not None for rows in classes)
+        by_class = config.class_weight > 0 and any(rows is not None and len(rows) > 1 for rows in classes)
         by_caption = config.caption_weight > 0 and (
             len(self._pool) > 1 or (any(rows is not None for rows in classes) and book.config.caption_share < 1)
         )
         if not (by_class or by_caption):
             raise InputError(
-                "nothing to learn from: no data set has class prompts or captions with a weight above 0; name a "
-                "vocabulary or captions in the recipe, or raise class_weight or caption_weight"
+                "nothing to learn from: no data set has two classes or captions with a weight above 0; name a "
+                "vocabulary or captions in the recipe, add classes, or raise class_weight or caption_weight"
             )
 
     # -- batches ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,15 @@ from typing import Literal
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.precision import Precision, check_precision
+from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
+
+_RANGES = {
+    **dict.fromkeys(("backbone_lr", "head_lr", "text_lr", "weight_decay", "warmup"), NOT_NEGATIVE),
+    **dict.fromkeys(("pool", "size_weights", "text_noise", "frozen_layers"), NOT_NEGATIVE),
+    **dict.fromkeys(("sizes", "clip_norm", "initial_scale", "max_scale"), POSITIVE),
+    **dict.fromkeys(("class_prior", "same_text", "text_mix"), SHARE),
+    **dict.fromkeys(("ema", "smoothing"), DECAY),
+}
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,15 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        check_ranges(self, _RANGES)
         if self.loss not in ("info_nce", "sigmoid"):
             raise InputError(f"loss={self.loss!r}: pass 'info_nce' or 'sigmoid'")
         if min(self.class_weight, self.caption_weight) < 0 or self.class_weight + self.caption_weight == 0:
             raise InputError("class_weight and caption_weight: pass 0 or more, at least one above 0")
         if len(self.sizes) != len(self.size_weights) or not self.sizes:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
-        if not 0 <= self.class_prior <= 1:
-            raise InputError(f"class_prior={self.class_prior}: pass 0 to 1")
+        if not sum(self.size_weights):
+            raise InputError(f"size_weights={self.size_weights}: pass at least one above 0")
         if self.accumulate < 1 or self.steps < 0:
             raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
         if self.text_start not in ("random", "isometric"):
@@ -82,10 +92,4 @@ class AlignConfig:
             raise InputError(
                 f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
                 "or neither"
-            )
-        if self.frozen_layers < 0:
-            raise InputError(f"frozen_layers={self.frozen_layers}: pass 0 or more")
-        if not 0 <= self.text_mix <= 1 or self.text_noise < 0:
-            raise InputError(
-                f"text_mix={self.text_mix}, text_noise={self.text_noise}: pass a probability, and 0 or more"
             )

@@ -14,6 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sattxt.training.ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
+
+_RANGES = {
+    "min_area": Range(0, 1, above=True),
+    "aspect": Range(1),
+    **dict.fromkeys(("brightness", "contrast", "saturation", "balance", "noise", "atmosphere"), SHARE),
+    **dict.fromkeys(
+        ("radiometry_probability", "grey_probability", "coarse_probability", "atmosphere_probability"), SHARE
+    ),
+    "gamma": NOT_NEGATIVE,
+}
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -34,6 +46,9 @@ class AugmentConfig:
     noise: float = 0.015
     atmosphere_probability: float = 0.0
     atmosphere: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
 
 
 def random_geometry(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -266,7 +266,7 @@ def _train(trained: Run[Any], *, resume: bool, **options: Any) -> None:
         again = [*sys.argv[1:], *([] if resume else ["--resume"])]
         sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")
         raise typer.Exit(exits.INTERRUPTED)
-    typer.echo(f"{trained.checkpoint}")
+    typer.echo(f"{trained.checkpoint}" if total else "no step to train: nothing was written")
 
 
 def _show_log() -> None:

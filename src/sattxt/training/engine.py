@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +119,7 @@ def fit(
                 enable_model_summary=False,
                 use_distributed_sampler=False,
             )
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, TypeError, ValueError) as error:
             raise InputError(f"devices, nodes, accelerator or strategy: {' '.join(str(error).split())}") from error
         safe = (
             {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
@@ -153,12 +155,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no checkpoint to resume from; start without --resume")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at its checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         if not {"sattxt", "state_dict", "callbacks", "global_step"} <= set(state):
             raise ValueError("keys are missing")
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: not a checkpoint of a run ({line}); start without --resume") from error
+        foreign = isinstance(error, pickle.UnpicklingError)
+        line = "another program's" if foreign else (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"{path}: not a checkpoint of a run ({line}); delete it to start again, or pass another run folder"
+        ) from error
     return state
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sattxt.errors import InputError, WeightsError
+from sattxt.errors import InputError, UnknownModelError, WeightsError
 from sattxt.text_head import TextHead
 from sattxt.training.align import AlignModel
 from sattxt.training.engine import CHECKPOINT, read_checkpoint
@@ -38,6 +38,17 @@ def initialise_vision(tower: VisionTower, source: str | Path) -> None:
     _load(tower, vision, f"{source}: vision tower", "backbone." if frozen else "-")
 
 
+def text_head_like(own: TextHead, source: str | Path) -> TextHead:
+    """:func:`text_head`, of the same sizes as ``own``.
+
+    Raises:
+        WeightsError: it is of others.
+    """
+    found = text_head(source)
+    _check(own.state_dict(), found.state_dict(), f"{source}: text head")
+    return found
+
+
 def text_head(source: str | Path) -> TextHead:
     """The text head of a run of stage 2, or of what ``from_pretrained`` opens.
 
@@ -65,7 +76,10 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
     from sattxt.weights.resolver import resolve
     from sattxt.weights.store import read_model
 
-    stored = read_model(resolve(source))
+    try:
+        stored = read_model(resolve(source))
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}; nor is it a run's folder, which has {CHECKPOINT}") from error
     return stored.vision, stored.text_head, False
 
 
@@ -74,7 +88,12 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
-    own = module.state_dict()
+    _check(module.state_dict(), state, where, may_lack)
+    module.load_state_dict(state, strict=False)
+
+
+def _check(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
+    """Raise WeightsError unless ``state`` fits."""
     wrong = [name for name in state if name not in own or own[name].shape != state[name].shape]
     wrong += [name for name in own if name not in state and not name.startswith(may_lack)]
     wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
@@ -84,4 +103,3 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: 
             f"{where}: {wrong[0]} is {there} there, {here} in this recipe ({len(wrong)} such); start from a model with "
             "the recipe's vision, head and text encoder"
         )
-    module.load_state_dict(state, strict=False)

@@ -69,7 +69,8 @@ class TrainingModule(L.LightningModule):
         if not bool(torch.isfinite(losses.total)):
             raise SatTxtError(
                 f"step {batch.step}: the loss is {float(losses.total.detach())} on "
-                f"{self.objective.describe(batch.parts)}; look at these tiles, or lower the learning rate, and resume"
+                f"{self.objective.describe(batch.parts)}; look at these tiles, or start again in "
+                "another run folder with a lower learning rate"
             )
         for name, value in losses.statistics.items():
             self._statistics.setdefault(name, []).append(value.detach())

@@ -99,16 +99,25 @@ class Objective(ABC):
     """
 
     stage: str
+    #: What else of a recipe a checkpoint must agree with, see :meth:`identity`; empty without a recipe.
+    context: dict[str, Any]
 
     def __init__(self, config: StepConfig, sets: Sequence[NamedTiles], normalise: Callable[[Tensor], Tensor]) -> None:
         if len(config.counts) != len(sets):
             raise InputError(f"counts has {len(config.counts)} values for {len(sets)} data sets; pass one each")
+        for tiles, count in zip(sets, config.counts, strict=True):
+            if count > len(tiles):
+                raise InputError(
+                    f"data set {tiles.name!r}: count {count} of its {len(tiles)} tiles, so that a step would hold some "
+                    f"twice; pass at most {len(tiles)}"
+                )
         if min(config.counts, default=1) < config.accumulate:
             raise InputError(
                 f"accumulate={config.accumulate} cuts each set's count ({min(config.counts)} at the least) into "
                 "micro-batches; pass no more than that"
             )
         self.step_config, self.tiles, self.normalise = config, sets, normalise
+        self.context: dict[str, Any] = {}
         self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
 
     @abstractmethod
@@ -133,7 +142,7 @@ class Objective(ABC):
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
         config = {key: value for key, value in asdict(self.step_config).items() if key != "steps"}  # type: ignore[call-overload]
-        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}}
+        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}, **self.context}
 
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
         """Each data set's tile indices of a micro-batch."""

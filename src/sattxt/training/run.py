@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +26,7 @@ from sattxt.training.align import AlignModel, AlignObjective
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
-from sattxt.training.initialise import initialise, initialise_vision, text_head
+from sattxt.training.initialise import initialise, initialise_vision, text_head_like
 from sattxt.training.objective import Objective
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.prompting import PromptBook, SetTexts
@@ -192,13 +195,16 @@ class AlignRun(Run[AlignModel]):
         if config.text_start == "isometric" and (init_text is not None or not found):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                near = None if init_text is None else text_head(init_text)
+                near = None if init_text is None else text_head_like(model.text, init_text)
                 make_isometric(model.text, self._sample(), near)
         elif init_text is not None:
-            model.text.load_state_dict(text_head(init_text).state_dict())
+            model.text.load_state_dict(text_head_like(model.text, init_text).state_dict())
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normaliser(recipe.image)
         self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise)
+        self.aligner.context = _context(
+            recipe, recipe.sets, {"text_encoder": recipe.text_encoder, "prompts": asdict(recipe.prompting)}
+        )
         super().__init__(self.aligner, model, out)
 
     def _sample(self, limit: int = 50_000) -> Tensor:
@@ -284,6 +290,7 @@ class SRDRun(Run[SRDModel]):
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image))
+        self.distiller.context = _context(recipe, recipe.pairs, {})
         super().__init__(self.distiller, model, out)
 
     def _figures(self, model: SRDModel) -> dict[str, float]:
@@ -321,4 +328,23 @@ def _validation(
             found.append(opener(entry, data, "val"))
         except InputError as error:
             log.warning("%s has no validation split (%s)", entry["name"], error)
+    for line in describe([tiles for tiles in found if tiles.skipped]):
+        log.info("val: %s", line)
+    return found
+
+
+def _context(recipe: Recipe, entries: Sequence[Mapping[str, Any]], further: Mapping[str, Any]) -> dict[str, str]:
+    """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
+
+    ``count`` is among those settings; ``memory`` changes nothing. Every value is text, which any checkpoint can hold.
+    """
+    found = {
+        key: json.dumps(value, sort_keys=True) for key, value in {"image": asdict(recipe.image), **further}.items()
+    }
+    for entry in entries:
+        kept = {key: value for key, value in entry.items() if key not in ("count", "memory")}
+        phrases = recipe.vocabulary.get(entry.get("vocabulary", ""))
+        if phrases is not None:
+            kept["phrases"] = f"checksum {zlib.crc32(json.dumps(phrases, sort_keys=True).encode()):08x}"
+        found[f"set {entry['name']}"] = json.dumps(kept, sort_keys=True)
     return found

@@ -8,7 +8,15 @@ from typing import Literal
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.precision import Precision, check_precision
+from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
 from sattxt.training.srd_loss import check_temperatures
+
+_RANGES = {
+    **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup"), NOT_NEGATIVE),
+    **dict.fromkeys(("global_size", "local_size", "clip_norm"), POSITIVE),
+    "ema": DECAY,
+    "centre_momentum": SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class SRDConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        check_ranges(self, _RANGES)
         check_temperatures(self.student_temperature, self.teacher_temperature)
         if not 1 <= self.ms_views <= self.global_views:
             raise InputError(

@@ -42,14 +42,15 @@ def open_folder(entry: Entry, split: str) -> TileSet | LazyTiles:
     names = [keys[key] for key in found]
     classes = renamed(entry, sorted({folder for _, folder in placed.values()}))
     called = list(dict.fromkeys(classes.values()))
+    captions, lost = _captions(entry, placed, names)
     return image_tiles(
         entry,
         files,
         names,
         labels=[called.index(classes[placed[name][1]]) for name in names],
         classes=called,
-        captions=_captions(entry, placed, names),
-        skipped=[*outside, *((keys[key], reason) for key, reason in unknown)],
+        captions=captions,
+        skipped=[*outside, *((keys[key], reason) for key, reason in unknown), *lost],
     )
 
 
@@ -58,12 +59,16 @@ def _key(name: str) -> str:
     return "/".join(PurePosixPath(name).parts[-2:])
 
 
-def _captions(entry: Entry, placed: dict[str, tuple[str, str]], names: list[str]) -> list[list[str]] | None:
+def _captions(
+    entry: Entry, placed: dict[str, tuple[str, str]], names: list[str]
+) -> tuple[list[list[str]] | None, list[tuple[str, str]]]:
+    """The captions of ``names``, and the images with captions that are not there."""
     path: Path | None = entry.optional_path("captions")
     if path is None:
-        return None
+        return None, []
     captions = read_captions(path)
     if not any(name in captions for name in placed):
         sample = next(iter(captions), "nothing")
         raise entry.error("captions", f"{path}: none of its images is there; it names {sample}, there is {names[0]}")
-    return [captions.get(name, []) for name in names]
+    lost = [(name, f"has captions in {path.name}, is not there") for name in captions if name not in placed]
+    return [captions.get(name, []) for name in names], lost

@@ -28,6 +28,9 @@ NPZ_KEYS = frozenset({"path", "bands", "array", "scale", "offset", "size", "val_
 RGB_KEYS = frozenset({"path", "size", "val_share"}) | IMAGE_KEYS
 ARCHIVE_KEYS = frozenset({"path"})
 
+#: A tile of floats that never reaches this holds reflectance in 0-1: rounded, nothing would be left of it.
+_LEAST_FLOAT = 2
+
 
 def open_eurosat_ms(entry: Entry, split: str) -> PairSet:
     """See :func:`sattxt.training.pairs.read_eurosat_ms`; in memory."""
@@ -131,12 +134,14 @@ def fit_bands(values: NDArray[Any], size: int) -> NDArray[np.int16]:
     """(C, size, size) int16, rounded, of (C, H, W) square tiles, resampled bilinearly where they are of another size.
 
     Raises:
-        ValueError: not square, or NaN or infinity among the values.
+        ValueError: not square, NaN or infinity among the values, or floats that rounding would make 0 or 1.
     """
     if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] == 0:
         raise ValueError(f"is {_shape(values)} pixels, not square")
     if not np.isfinite(values).all():
         raise ValueError("holds NaN or infinity")
+    if values.dtype.kind == "f" and 0 < (largest := float(np.abs(values).max())) < _LEAST_FLOAT:
+        raise ValueError(f"holds reflectance in 0-1 (at most {largest:.3g}) where 0-10000 is due; pass scale: 10000")
     if values.shape[1] != size:
         tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
         shrinks = size < values.shape[1]

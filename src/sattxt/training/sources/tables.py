@@ -152,9 +152,14 @@ def open_table(entry: Entry, split: str) -> TileSet | LazyTiles:
         raise entry.error("path", f"{path}: pass a table ending in {', '.join(TABLE_SUFFIXES)}, or a list (.txt)")
     if not rows:
         raise entry.error("path", f"{path}: has no rows")
-    columns = find_columns(entry, table_columns(rows), path)
+    columns = find_columns(entry, there := table_columns(rows), path)
     good, bad = parse_rows(rows, columns)
     parallel = entry.optional_path("captions")
+    if parallel is None and not columns.captions and columns.label is None:
+        raise InputError(
+            f"data set {entry.name!r}: {path}: no column of captions or labels{_has(there)}; name them with "
+            "caption_columns or label_column"
+        )
     if parallel is not None:
         lines = _lines(parallel)
         if len(lines) != len(rows):
