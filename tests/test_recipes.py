@@ -627,6 +627,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"vision.random": True, "vision.output_stride": 5}, InputError, "8, 16 or 32"),
         ({**TINY, "vision.output_stride": None, "vision.options.hiden_size": 4}, InputError, "'hidden_size'"),
         ({**TINY, "vision.output_stride": None, "image.size": 40}, InputError, "multiple, such as 32"),
+        (
+            {**TINY, "vision.output_stride": None, "align.sizes": [40], "align.size_weights": [1.0]},
+            InputError,
+            "align.sizes=40: .* multiple, such as 32",
+        ),
     ],
 )
 def test_a_backbone_that_cannot_be_had(

@@ -95,11 +95,15 @@ def _vision_config(recipe: Recipe, backbone: BackboneConfig) -> VisionConfig:
         width = module.width
     else:
         width, patch = module.config.hidden_size, module.config.patch_size
-        if recipe.image.size % patch:
-            raise InputError(
-                f"image.size={recipe.image.size}: the backbone cuts images into patches of {patch} pixels; "
-                f"pass a multiple, such as {max(1, round(recipe.image.size / patch)) * patch}"
-            )
+        sizes = [("image.size", recipe.image.size), *(("align.sizes", size) for size in recipe.align.sizes)]
+        if recipe.srd is not None:
+            sizes += [("srd.global_size", recipe.srd.global_size), ("srd.local_size", recipe.srd.local_size)]
+        for key, size in sizes:
+            if size % patch:
+                raise InputError(
+                    f"{key}={size}: the backbone cuts images into patches of {patch} pixels; "
+                    f"pass a multiple, such as {max(1, round(size / patch)) * patch}"
+                )
     return VisionConfig(backbone, HeadConfig(input_dim=width, **recipe.head))
 
 
