@@ -336,12 +336,12 @@ def _validation(
 def _context(recipe: Recipe, entries: Sequence[Mapping[str, Any]], further: Mapping[str, Any]) -> dict[str, str]:
     """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
 
-    ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the exported
-    model. Every value is text, which any checkpoint can hold.
+    ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
+    exported model. Every value is text, which any checkpoint can hold.
     """
-    found = {
-        key: json.dumps(value, sort_keys=True) for key, value in {"image": asdict(recipe.image), **further}.items()
-    }
+    image = {key: value for key, value in asdict(recipe.image).items() if key != "size"}
+    parts = {"image": image, **further}
+    found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:
         kept = {key: value for key, value in entry.items() if key not in ("count", "memory")}
         phrases = recipe.vocabulary.get(entry.get("vocabulary", ""))
