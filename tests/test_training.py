@@ -524,6 +524,7 @@ def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(t
         ({"text_mix": 1.5}, "text_mix=1.5"),
         ({"head_lr": -1.0}, "head_lr=-1.0: pass a finite number, 0 or more"),
         ({"head_lr": math.inf}, "head_lr=inf: pass a finite number"),
+        ({"class_weight": math.nan}, "class_weight=nan: pass a finite number, 0 or more"),
         ({"ema": 1.5}, "ema=1.5: pass 0 or more, below 1"),
         ({"sizes": (-32,)}, "sizes=(-32,): pass a finite number, above 0"),
         ({"size_weights": (0.0,)}, "at least one above 0"),

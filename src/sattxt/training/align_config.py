@@ -12,9 +12,10 @@ from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_r
 
 _RANGES = {
     **dict.fromkeys(("backbone_lr", "head_lr", "text_lr", "weight_decay", "warmup"), NOT_NEGATIVE),
-    **dict.fromkeys(("pool", "size_weights", "text_noise", "frozen_layers"), NOT_NEGATIVE),
+    **dict.fromkeys(("class_weight", "caption_weight", "size_weights"), NOT_NEGATIVE),
+    **dict.fromkeys(("pool", "steps", "text_noise", "frozen_layers"), NOT_NEGATIVE),
     **dict.fromkeys(("sizes", "clip_norm", "initial_scale", "max_scale"), POSITIVE),
-    **dict.fromkeys(("class_prior", "same_text", "text_mix"), SHARE),
+    **dict.fromkeys(("class_prior", "restyle", "same_text", "text_mix"), SHARE),
     **dict.fromkeys(("ema", "smoothing"), DECAY),
 }
 
@@ -78,17 +79,17 @@ class AlignConfig:
         check_ranges(self, _RANGES)
         if self.loss not in ("info_nce", "sigmoid"):
             raise InputError(f"loss={self.loss!r}: pass 'info_nce' or 'sigmoid'")
-        if min(self.class_weight, self.caption_weight) < 0 or self.class_weight + self.caption_weight == 0:
-            raise InputError("class_weight and caption_weight: pass 0 or more, at least one above 0")
+        if not self.class_weight + self.caption_weight:
+            raise InputError("class_weight and caption_weight: pass at least one above 0")
         if len(self.sizes) != len(self.size_weights) or not self.sizes:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
         if not sum(self.size_weights):
             raise InputError(f"size_weights={self.size_weights}: pass at least one above 0")
-        if self.accumulate < 1 or self.steps < 0:
-            raise InputError(f"accumulate={self.accumulate}, steps={self.steps}: pass 1 or more, and 0 or more")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate}: pass 1 or more")
         if self.text_start not in ("random", "isometric"):
             raise InputError(f"text_start={self.text_start!r}: pass 'random' or 'isometric'")
-        if not 0 <= self.restyle <= 1 or (self.restyle > 0) != (self.restyle_from is not None):
+        if (self.restyle > 0) != (self.restyle_from is not None):
             raise InputError(
                 f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
                 "or neither"

@@ -12,7 +12,8 @@ from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_r
 from sattxt.training.srd_loss import check_temperatures
 
 _RANGES = {
-    **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup"), NOT_NEGATIVE),
+    **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup", "steps"), NOT_NEGATIVE),
+    **dict.fromkeys(("srd_weight", "patch_weight", "local_views"), NOT_NEGATIVE),
     **dict.fromkeys(("global_size", "local_size", "clip_norm"), POSITIVE),
     "ema": DECAY,
     "centre_momentum": SHARE,
@@ -72,16 +73,13 @@ class SRDConfig:
             raise InputError(
                 f"ms_views={self.ms_views}: pass 1 to global_views={self.global_views}, whose geometry they share"
             )
-        if self.local_views < 0 or self.steps < 0 or self.accumulate < 1:
-            raise InputError(
-                f"local_views={self.local_views}, steps={self.steps}: pass 0 or more; accumulate={self.accumulate}: "
-                "pass 1 or more"
-            )
+        if self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate}: pass 1 or more")
         for name, (low, high) in (("global_area", self.global_area), ("local_area", self.local_area)):
             if not 0 < low <= high <= 1:
                 raise InputError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
-        if min(self.srd_weight, self.patch_weight) < 0 or self.srd_weight + self.patch_weight == 0:
-            raise InputError("srd_weight and patch_weight: pass 0 or more, at least one above 0")
+        if not self.srd_weight + self.patch_weight:
+            raise InputError("srd_weight and patch_weight: pass at least one above 0")
         for key, known in (
             ("patch_loss", ("cosine", "smooth_l1")),
             ("centre_start", ("first_batch", "zero")),
