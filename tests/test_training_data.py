@@ -857,8 +857,9 @@ def test_the_script_that_labels_s2_tiles_sees_what_training_sees(labelled_s2, tm
     assert script.changed({"water": ["a", "b"], "road": ["c"]}, {"water": ["a"], "road": ["b", "d"]}) == 3
 
 
-def test_drawn_fields_differ_between_splits():
-    entry = {"name": "fields", "kind": "fields", "tiles": 20, "size": 32}
+@pytest.mark.parametrize("kind", ["fields", "scenes"])
+def test_drawn_tiles_differ_between_splits(kind):
+    entry = {"name": "drawn", "kind": kind, "tiles": 20, "size": 32}
     train, val = (open_set(entry, Path(), split) for split in ("train", "val"))
     assert (len(train), len(val)) == (20, 2)
     assert not torch.equal(train.take(torch.arange(2)), val.take(torch.arange(2)))

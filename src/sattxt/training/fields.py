@@ -15,14 +15,14 @@ from torch import Tensor
 
 from sattxt.training.data import TileSet
 
-Range = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+RGBRange = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Field:
     """A cover: RGB ranges in 0-255, how strong its texture is, and what it may be called."""
 
-    colours: tuple[Range, ...]
+    colours: tuple[RGBRange, ...]
     texture: float
     captions: tuple[str, ...]
 
@@ -142,12 +142,12 @@ def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "field
     for index in range(count):
         if index % 2 == 0:
             key = singles[(index // 2) % len(singles)]
-            tile = _field(FIELDS[key], size, generator)
+            tile = draw_field(FIELDS[key], size, generator)
             captions.append(list(FIELDS[key].captions))
         else:
             pair = pairs[(index // 2) % len(pairs)]
-            first, second = (_field(FIELDS[k], size, generator) for k in pair)
-            shape = _noise(1, size, generator, finest=4)
+            first, second = (draw_field(FIELDS[k], size, generator) for k in pair)
+            shape = smooth_noise(1, size, generator, finest=4)
             share = 0.3 + 0.4 * float(torch.rand((), generator=generator))
             edge = torch.quantile(shape, share)
             tile = torch.where(shape < edge, first, second)
@@ -158,18 +158,18 @@ def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "field
     return TileSet(name, torch.stack(images), torch.full((count,), -1), (), captions, keys)
 
 
-def _field(field: Field, size: int, generator: torch.Generator) -> Tensor:
+def draw_field(field: Field, size: int, generator: torch.Generator) -> Tensor:
     """(3, size, size) float in about [0, 1]."""
     which = int(torch.randint(len(field.colours), (1,), generator=generator))
     low, high = torch.tensor(field.colours[which], dtype=torch.float32).T / 255
     colour = low + (high - low) * torch.rand(3, generator=generator)
     strength = field.texture * (0.3 + 0.7 * float(torch.rand((), generator=generator)))
-    shade = 1 + strength * _noise(1, size, generator, finest=5)
-    tint = 0.15 * strength * _noise(3, size, generator, finest=3)
+    shade = 1 + strength * smooth_noise(1, size, generator, finest=5)
+    tint = 0.15 * strength * smooth_noise(3, size, generator, finest=3)
     return colour[:, None, None] * (shade + tint)
 
 
-def _noise(channels: int, size: int, generator: torch.Generator, finest: int) -> Tensor:
+def smooth_noise(channels: int, size: int, generator: torch.Generator, finest: int) -> Tensor:
     """(channels, size, size) smooth noise of zero mean and unit spread: octaves of upsampled random grids."""
     total = torch.zeros(1, channels, size, size)
     for octave in range(1, finest + 1):

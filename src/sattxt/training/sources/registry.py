@@ -11,6 +11,7 @@ from sattxt.errors import InputError
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.fields import draw_fields
 from sattxt.training.pairs import LazyPairs, PairSet
+from sattxt.training.scenes import draw_scenes
 from sattxt.training.sources import multispectral
 from sattxt.training.sources.captions import CAPTION_KEYS, open_captions
 from sattxt.training.sources.entry import Entry, hint
@@ -34,12 +35,16 @@ def _s2_tiles(entry: Entry, split: str) -> TileSet:
     return read_s2_tiles(entry.path("path"), split, name=entry.name, labels=entry.raw("labels"))
 
 
-def _fields(entry: Entry, split: str) -> TileSet:
-    """Drawn tiles; for validation others, a tenth as many."""
-    seed, count = entry.integer("seed", 0, low=0), entry.integer("tiles")
-    if split == "train":
-        return draw_fields(count, seed=seed, size=entry.integer("size", 64, low=32), name=entry.name)
-    return draw_fields(max(1, count // 10), seed=seed + 1, size=entry.integer("size", 64, low=32), name=entry.name)
+def _drawn(draw: Callable[..., TileSet], size: int) -> Kind[TileSet | LazyTiles]:
+    """A kind of drawn tiles, ``size`` pixels a side unless said; for validation others, a tenth as many."""
+
+    def opened(entry: Entry, split: str) -> TileSet:
+        seed, count = entry.integer("seed", 0, low=0), entry.integer("tiles")
+        if split == "val":
+            seed, count = seed + 1, max(1, count // 10)
+        return draw(count, seed=seed, size=entry.integer("size", size, low=32), name=entry.name)
+
+    return Kind(frozenset({"tiles", "size", "seed"}), opened)
 
 
 #: Kinds of RGB tiles with labels, captions or both.
@@ -50,7 +55,8 @@ TILE_KINDS: dict[str, Kind[TileSet | LazyTiles]] = {
     "captions": Kind(CAPTION_KEYS, open_captions),
     "ssl4eo": Kind(SSL4EO_KEYS, open_ssl4eo),
     "s2": Kind(frozenset({"path", "labels"}), _s2_tiles),
-    "fields": Kind(frozenset({"tiles", "size", "seed"}), _fields),
+    "fields": _drawn(draw_fields, 64),
+    "scenes": _drawn(draw_scenes, 96),
 }
 
 #: Kinds of RGB tiles beside multispectral ones.

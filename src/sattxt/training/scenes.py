@@ -1,0 +1,447 @@
+"""Procedural tiles of scenes with a shape of their own: pivot fields, sea ice, islands, clouds, ships, terraces.
+
+A few dozen aerial classes leave out many things that a stranger's tiles will show. What some of these look like from
+above can be told in a few lines of geometry. Every tile is drawn from random numbers (no imagery goes into it), at
+twice its size and averaged down. Nobody would take them for photographs; they tell the model which words go with
+which shapes and colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sattxt.training.brush import Brush
+from sattxt.training.data import TileSet
+from sattxt.training.fields import RGBRange
+
+_OVERSAMPLED = 2
+
+#: Crops and soils between emergence and harvest.
+_CROPS: tuple[RGBRange, ...] = (
+    ((50, 110), (95, 150), (40, 80)),
+    ((25, 60), (60, 95), (30, 60)),
+    ((150, 200), (135, 175), (95, 130)),
+    ((110, 150), (90, 120), (65, 95)),
+    ((180, 215), (175, 200), (120, 150)),
+)
+_SAND: RGBRange = ((190, 235), (175, 215), (130, 180))
+_SHALLOW: RGBRange = ((50, 120), (130, 190), (140, 195))
+_SNOW: RGBRange = ((225, 250), (230, 252), (235, 255))
+_MURK: tuple[RGBRange, ...] = (((20, 60), (35, 70), (35, 65)), ((50, 85), (60, 85), (45, 65)))
+_REED: tuple[RGBRange, ...] = (((75, 125), (85, 125), (45, 80)), ((110, 150), (100, 130), (70, 95)))
+_SURFACED: tuple[RGBRange, ...] = (
+    ((150, 195), (75, 110), (65, 95)),
+    ((40, 90), (100, 150), (80, 120)),
+    ((60, 100), (95, 135), (150, 190)),
+)
+_TARTAN: RGBRange = ((150, 205), (75, 115), (60, 95))
+_PITCH: RGBRange = ((55, 110), (105, 155), (50, 85))
+
+
+def _pivots(b: Brush) -> Tensor:
+    tile, side = b.cover("grass", "desert", "desert"), b.count(1, 5)
+    cell, shift_x, shift_y = 2 / side, b.between(-0.5, 0.5), b.between(-0.5, 0.5)
+    for row in range(-1, side + 1):
+        for column in range(-1, side + 1):
+            if b.chance(0.15):
+                continue
+            x, y = (column + 0.5 + shift_x) * cell - 1, (row + 0.5 + shift_y) * cell - 1
+            along, across = b.turned(x, y, b.between(0, 2 * math.pi))
+            radius = (along.square() + across.square()).sqrt()
+            crop = b.colour(*_CROPS).expand(3, b.size, b.size)
+            if b.chance(0.35):
+                crop = torch.where(torch.atan2(across, along) < b.between(-1.5, 2), crop, b.colour(*_CROPS))
+            rings = 1 + b.between(0, 0.06) * torch.sin(radius / cell * b.between(20, 60))
+            tile = torch.where(radius < cell * b.between(0.42, 0.5), crop * rings, tile)
+    return tile * b.grain()
+
+
+def _clouds(b: Brush) -> Tensor:
+    tile = b.cover("water", "water", "lake", "grass", "forest", "desert")
+    density = b.noise(b.count(4, 7)) + b.between(-0.6, 0.8)
+    soft = b.between(1.5, 6)
+    shifts = (b.count(-b.size // 10, b.size // 10), b.count(-b.size // 10, b.size // 10))
+    shadow = torch.sigmoid(soft * density.roll(shifts, (0, 1)))
+    white = b.between(0.82, 1) * (1 + 0.06 * b.noise(6))
+    cover = torch.sigmoid(soft * density)
+    return torch.lerp(tile * (1 - b.between(0, 0.5) * shadow), white.expand_as(tile), cover)
+
+
+def _coast(b: Brush, height: Tensor, inland: Tensor) -> Tensor:
+    """Land where ``height`` is above 0, with a beach, in shallow and then deep water."""
+    water = torch.where((height > -b.between(0.02, 0.2)), b.colour(_SHALLOW), b.cover("water", "lake"))
+    if b.chance(0.3):
+        water = b.cover("water")
+    surf = (height > -0.03) & (b.noise(6) > 0.6)
+    water = torch.where(surf, torch.full_like(water, 0.9), water)
+    beach = torch.where(height < b.between(0, 0.12), b.colour(_SAND), inland)
+    return torch.where(height > 0, beach, water)
+
+
+def _blob(b: Brush, reach: float, low: float, high: float) -> Tensor:
+    """(size, size): above 0 inside of an irregular shape."""
+    along, across = b.somewhere(reach)
+    distance = (along.square() + (across * b.between(1, 2)).square()).sqrt()
+    return b.between(low, high) - distance + b.between(0.05, 0.16) * b.noise(6)
+
+
+def _island(b: Brush) -> Tensor:
+    height = _blob(b, 0.25, 0.45, 0.8)
+    for _ in range(b.count(0, 3) if b.chance(0.4) else 0):
+        height = torch.maximum(height, _blob(b, 0.9, 0.1, 0.3))
+    patches = b.noise(5) > b.between(-0.5, 1.5)
+    inland = torch.where(patches, b.cover("grass", "rock"), b.cover("forest", "forest", "grass"))
+    return _coast(b, height, inland * b.grain())
+
+
+def _lake(b: Brush) -> Tensor:
+    patches = b.noise(5) > b.between(-1, 1)
+    land = torch.where(patches, b.cover("grass", "forest", "rock"), b.cover("forest", "grass", "desert")) * b.grain()
+    depth = _blob(b, 0.25, 0.4, 0.8)
+    water = b.cover("lake", "lake", "water")
+    shore = torch.where(depth > -b.between(0, 0.06), b.colour(_SAND, *_REED), land)
+    return torch.where(depth > 0, water, shore)
+
+
+def _floes(b: Brush) -> Tensor:
+    points = b.points(b.count(10, 120)) * 1.1
+    warp = b.between(0.01, 0.06)
+    x, y = b.x + warp * b.noise(6), b.y + warp * b.noise(6)
+    apart = ((x[..., None] - points[:, 0]).square() + (y[..., None] - points[:, 1]).square()).sqrt()
+    nearest = apart.topk(2, dim=-1, largest=False)
+    gap = nearest.values[..., 1] - nearest.values[..., 0]
+    kind = b.shares(len(points))[nearest.indices[..., 0]]
+    ice = b.colour(_SNOW) * (1 - 0.25 * kind) * b.grain(0.04)
+    frozen = (gap > b.between(0.005, 0.1)) & (kind < b.between(0.6, 1.1))
+    sea = b.cover("water") * b.between(0.4, 1)
+    return torch.where(frozen, ice, sea)
+
+
+def _lit(b: Brush, height: Tensor) -> Tensor:
+    """(size, size) shade, about 0 to 1, of a surface in slanting light."""
+    dy, dx = torch.gradient(height)
+    angle = b.between(0, 2 * math.pi)
+    slope = (dx * math.cos(angle) + dy * math.sin(angle)) * b.size
+    return torch.sigmoid(slope / slope.std().clamp(min=1e-6) * 1.5)
+
+
+def _ridges(b: Brush) -> Tensor:
+    return 1 - b.noise(b.count(4, 6)).abs() + 0.3 * b.noise(6)
+
+
+def _peaks(b: Brush) -> Tensor:
+    height = _ridges(b)
+    shade = _lit(b, height)
+    shadow = torch.tensor([0.35, 0.45, 0.6])[:, None, None] * b.between(0.6, 1.3)
+    snow = torch.lerp(shadow.expand(3, b.size, b.size), b.colour(_SNOW).expand(3, b.size, b.size), shade)
+    bare = b.cover("rock") * (0.4 + 0.8 * shade)
+    line = torch.quantile(height, max(0.0, b.between(-0.3, 0.45)))
+    return torch.where(height > line, snow, bare)
+
+
+def _iceberg(b: Brush) -> Tensor:
+    height = _blob(b, 0.3, 0.35, 0.7)
+    for _ in range(b.count(0, 4)):
+        height = torch.maximum(height, _blob(b, 0.9, 0.05, 0.15))
+    shade = 0.65 + 0.35 * _lit(b, _ridges(b))
+    under = torch.where(height > -b.between(0, 0.08), b.colour(_SHALLOW), b.cover("water"))
+    return torch.where(height > 0, b.colour(_SNOW) * shade, under)
+
+
+def _ship(b: Brush) -> Tensor:
+    tile = b.cover("water", "lake") * b.grain(b.between(0.02, 0.12))
+    length = b.between(0.12, 0.95)
+    for _ in range(1 if length > 0.4 else b.count(1, 3)):
+        along, across = b.somewhere(0.9 - 0.8 * length)
+        width = length * b.between(0.13, 0.2)
+        behind = -length - along
+        if b.chance(0.6):
+            spread = width * (0.7 + 0.5 * behind.clamp(min=0))
+            foam = (across.abs() < spread) & (behind > 0) & (b.noise(6) > behind * b.between(0.8, 3) - 1)
+            tile = torch.where(foam, torch.lerp(tile, torch.full_like(tile, 0.95), 0.7), tile)
+        narrowing = ((length - along) / (0.45 * length)).clamp(0, 1).sqrt()
+        hull = (across.abs() < width * narrowing) & (behind < 0)
+        tile = torch.where(hull, b.roof() * b.between(0.5, 1), tile)
+        deck = (across.abs() < 0.75 * width * narrowing) & (along > -0.9 * length) & (along < 0.85 * length)
+        for block in range(b.count(2, 7)):
+            start = -0.9 + 1.6 * block / 7
+            part = deck & (along > start * length) & (along < (start + 0.2) * length)
+            tile = torch.where(part, b.roof(), tile)
+    return tile
+
+
+def _terraces(b: Brush) -> Tensor:
+    height = b.noise(b.count(2, 4)) * b.between(3, 10) + 0.3 * b.noise(5)
+    step, within = height.floor(), height - height.floor()
+    colours = torch.stack([b.colour(*_CROPS, *_REED, *_MURK) for _ in range(7)])
+    tile = colours[step.long() % 7, :, 0, 0].permute(2, 0, 1)
+    edge = within < b.between(0.08, 0.25)
+    return torch.where(edge, tile * b.between(0.4, 0.7), tile) * b.grain()
+
+
+def _wetland(b: Brush) -> Tensor:
+    reed = torch.where(b.noise(6) > 0, b.colour(*_REED), b.colour(*_REED, *_MURK)) * b.grain(0.15)
+    pools = b.noise(b.count(4, 6)) > b.between(0.1, 1.2)
+    channels = b.noise(4).abs() < b.between(0.03, 0.15)
+    return torch.where(pools | channels, b.colour(*_MURK) * b.grain(0.03), reed)
+
+
+def _railway(b: Brush) -> Tensor:
+    tile = b.cover("grass", "forest", "desert") * b.grain(0.15)
+    along, across = b.somewhere(0.4)
+    across = across + b.between(-0.3, 0.3) * along.square()
+    tracks, apart = b.count(1, 8), b.between(0.07, 0.14)
+    half = tracks * apart / 2
+    bed = across.abs() < half + 0.04
+    tile = torch.where(bed, b.grey(75, 140) * b.grain(0.1), tile)
+    within = ((across + half) / apart).remainder(1)
+    rails = ((within - 0.35).abs() < 0.05) | ((within - 0.65).abs() < 0.05)
+    return torch.where(bed & (across.abs() < half) & rails, b.grey(60, 220), tile)
+
+
+def _running_track(b: Brush) -> Tensor:
+    tile = torch.where(b.noise(5) > 0.3, b.cover("grass"), b.grey(110, 190)) * b.grain()
+    along, across = b.turned(b.between(-0.15, 0.15), b.between(-0.15, 0.15), b.between(0, math.pi))
+    bend, straight = b.between(0.28, 0.42), b.between(0.25, 0.4)
+    distance = ((along.abs() - straight).clamp(min=0).square() + across.square()).sqrt()
+    lanes = b.between(0.1, 0.16)
+    ring = (distance > bend - lanes) & (distance < bend)
+    tile = torch.where(distance < bend - lanes, b.colour(_PITCH) * b.grain(0.05), tile)
+    pitch = torch.maximum(along.abs() / straight, across.abs() / (0.75 * (bend - lanes)))
+    tile = torch.where((pitch - 1).abs() < 0.03, torch.full_like(tile, 0.85), tile)
+    tile = torch.where(ring, b.grey(110, 190) if b.chance(0.3) else b.colour(_TARTAN), tile)
+    marks = ring & (((distance - bend) / lanes * 6).remainder(1) < 0.15)
+    return torch.where(marks, torch.lerp(tile, torch.full_like(tile, 0.95), 0.5), tile)
+
+
+def _line(distance: Tensor) -> Tensor:
+    return distance.abs() < 0.018
+
+
+def _court(b: Brush) -> Tensor:
+    tile = torch.where(b.noise(4) > 0.2, b.cover("grass", "forest"), b.grey(110, 190)) * b.grain()
+    angle, side = b.between(0, math.pi), b.count(1, 3)
+    floor, keys, border = (
+        b.colour(*_SURFACED),
+        b.colour(*_SURFACED),
+        b.grey(110, 190) if b.chance(0.4) else b.colour(*_SURFACED),
+    )
+    length = b.between(0.5, 0.75) if side == 1 else b.between(0.35, 0.5)
+    width = 0.54 * length
+    for number in range(side):
+        along, across = b.turned(0, 0, angle)
+        across = across - (number - (side - 1) / 2) * 2.5 * width
+
+        apron = (along.abs() < 1.12 * length) & (across.abs() < 1.2 * width)
+        inside = (along.abs() < length) & (across.abs() < width)
+        key = (across.abs() < 0.3 * width) & (along.abs() > 0.6 * length) & inside
+        ends = _line(along.abs() - length) & (across.abs() < width)
+        sides = _line(across.abs() - width) & (along.abs() < length)
+        circle = _line((along.square() + across.square()).sqrt() - 0.2 * width)
+        arc = _line(((along.abs() - 0.9 * length).square() + across.square()).sqrt() - 0.8 * width)
+        marks = ends | sides | (inside & (_line(along) | circle | arc))
+        tile = torch.where(apron, border, tile)
+        tile = torch.where(inside, floor, tile)
+        tile = torch.where(key, keys, tile)
+        tile = torch.where(marks, torch.full_like(tile, 0.92), tile)
+    return tile
+
+
+def _power_station(b: Brush) -> Tensor:
+    tile = torch.where(b.noise(4) > b.between(-0.5, 0.5), b.cover("grass", "desert"), b.grey(110, 190)) * b.grain(0.12)
+    angle, sun = b.between(0, math.pi), b.between(0, 2 * math.pi)
+    for _ in range(b.count(5, 14)):  # halls, stores and yards, all one way
+        along, across = b.turned(b.between(-1, 1), b.between(-1, 1), angle)
+        hall = (along.abs() < b.between(0.08, 0.35)) & (across.abs() < b.between(0.05, 0.15))
+        tile = torch.where(hall, b.roof(), tile)
+    if b.chance(0.5):
+        tile = torch.where(_blob(b, 0.8, 0.15, 0.35) > 0, 0.15 * b.grain(0.2), tile)  # coal
+    row_x, row_y, radius = b.between(-0.6, 0.3), b.between(-0.5, 0.5), b.between(0.12, 0.28)
+    for number in range(b.count(1, 4)):
+        x, y = row_x + 2.3 * radius * number * math.cos(angle), row_y + 2.3 * radius * number * math.sin(angle)
+        along, across = b.turned(x, y, sun)
+        distance = (along.square() + across.square()).sqrt()
+        shadow = (across.abs() < radius) & (along > 0) & (along < 3 * radius)
+        tile = torch.where(shadow, tile * 0.45, tile)
+        tile = torch.where(distance < radius, b.grey(120, 230), tile)
+        tile = torch.where(distance < 0.68 * radius, torch.full_like(tile, b.between(0.2, 0.5)), tile)
+        if b.chance(0.6):
+            drift = (-along - 0.5 * radius) / b.between(1, 4)
+            plume = radius * 0.7 + 0.3 * drift - (across + 0.1 * b.noise(4)).abs()
+            steam = torch.sigmoid(12 * plume) * (drift > -0.3 * radius) * torch.sigmoid(2 * b.noise(5) + 1)
+            tile = torch.lerp(tile, torch.full_like(tile, 0.97), steam)
+    return tile
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How a scene is drawn, and what it may be called: the first text is its class name."""
+
+    draw: Callable[[Brush], Tensor]
+    captions: tuple[str, ...]
+
+
+SCENES: dict[str, Scene] = {
+    "pivot_fields": Scene(
+        _pivots,
+        (
+            "circular fields",
+            "circular crop fields",
+            "round farmland watered by centre pivots",
+            "circles of green crops",
+            "centre pivot irrigation in dry land",
+            "fields in the shape of a circle",
+        ),
+    ),
+    "clouds": Scene(
+        _clouds,
+        (
+            "clouds",
+            "white cloud",
+            "clouds over the sea",
+            "the ground hidden by clouds",
+            "a layer of cloud seen from above",
+            "scattered clouds and their shadows",
+        ),
+    ),
+    "island": Scene(
+        _island,
+        (
+            "an island",
+            "island in the sea",
+            "a small island surrounded by water",
+            "a green island with a sandy beach",
+            "islands in blue water",
+            "land with water on all sides",
+        ),
+    ),
+    "lake": Scene(
+        _lake,
+        (
+            "a lake",
+            "lake surrounded by land",
+            "a lake among trees and meadows",
+            "a body of water with land around it",
+            "an inland lake with its shore",
+        ),
+    ),
+    "sea_ice": Scene(
+        _floes,
+        (
+            "sea ice",
+            "ice floes on dark water",
+            "broken ice floating on the sea",
+            "pieces of white ice with cracks of water between",
+            "drifting pack ice",
+        ),
+    ),
+    "snow_mountains": Scene(
+        _peaks,
+        (
+            "snow-covered mountains",
+            "snowy mountain ridges",
+            "peaks under snow",
+            "a mountain range with snow and shaded slopes",
+            "white ridges of snow and rock",
+        ),
+    ),
+    "iceberg": Scene(
+        _iceberg,
+        ("an iceberg", "a white iceberg in dark water", "a mass of ice floating in the sea", "icebergs"),
+    ),
+    "ship": Scene(
+        _ship,
+        (
+            "a ship",
+            "ship at sea",
+            "a ship with a white wake",
+            "a cargo ship on the water",
+            "ships on open water",
+            "a vessel under way",
+        ),
+    ),
+    "terraces": Scene(
+        _terraces,
+        (
+            "terraced fields",
+            "terraces",
+            "terraces that follow the contours of a hillside",
+            "rice terraces",
+            "steps of farmland on a slope",
+        ),
+    ),
+    "wetland": Scene(
+        _wetland,
+        (
+            "wetland",
+            "a marsh with pools of water",
+            "a swamp with channels of water",
+            "reeds and shallow water",
+            "boggy ground with winding channels",
+        ),
+    ),
+    "railway": Scene(
+        _railway,
+        (
+            "railway",
+            "railway tracks",
+            "a railway line through the land",
+            "several parallel railway tracks",
+            "train tracks",
+        ),
+    ),
+    "running_track": Scene(
+        _running_track,
+        (
+            "an athletics track",
+            "ground with a running track",
+            "a running track around a football pitch",
+            "a red oval track for athletics",
+            "a sports field with a running track",
+        ),
+    ),
+    "basketball_court": Scene(
+        _court,
+        (
+            "a basketball court",
+            "basketball courts",
+            "a court with painted lines for basketball",
+            "outdoor basketball courts beside each other",
+        ),
+    ),
+    "power_station": Scene(
+        _power_station,
+        (
+            "a thermal power plant",
+            "a power station with cooling towers",
+            "cooling towers with steam",
+            "a coal-fired power plant",
+            "round cooling towers beside long halls",
+        ),
+    ),
+}
+
+
+def draw_scenes(count: int, *, seed: int = 0, size: int = 96, name: str = "scenes") -> TileSet:
+    """``count`` tiles, each scene in turn; the same ones for the same seed.
+
+    Returns:
+        tiles with their scene as class (the names of :data:`SCENES`) and its texts as captions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    names = list(SCENES)
+    images, keys = torch.empty((count, 3, size, size), dtype=torch.uint8), []
+    for index in range(count):
+        scene = names[index % len(names)]
+        large = SCENES[scene].draw(Brush(size * _OVERSAMPLED, generator)).clamp(0, 1)
+        images[index] = (F.avg_pool2d(large, _OVERSAMPLED) * 255).round().to(torch.uint8)
+        keys.append(f"{scene}/{index}")
+    labels = torch.arange(count) % len(names)
+    captions = [list(SCENES[names[int(label)]].captions) for label in labels]
+    return TileSet(name, images, labels, tuple(names), captions, keys)
