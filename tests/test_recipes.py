@@ -242,7 +242,7 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     left = leave_out(recipe, "eurosat")
     assert [e["name"] for e in left.sets] == [e["name"] for e in recipe.sets if e["name"] != "eurosat"]
     assert [e["name"] for e in left.pairs] == ["s2"]  # eurosat-ms shows the same ground
-    assert set(left.vocabulary) == {"resisc45", "aid", "ucm", "s2"}
+    assert set(left.vocabulary) == {"resisc45", "aid", "ucm", "s2", "scenes"}
     assert len(left.align.counts) == len(left.sets)
     assert left.srd is not None
     assert len(left.srd.counts) == 1
