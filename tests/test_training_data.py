@@ -865,6 +865,17 @@ def test_drawn_tiles_differ_between_splits(kind):
     assert not torch.equal(train.take(torch.arange(2)), val.take(torch.arange(2)))
 
 
+def test_some_scenes_alone_are_drawn_by_name():
+    entry = {"name": "drawn", "kind": "scenes", "tiles": 6, "size": 32, "scenes": ["ship", "island"]}
+    tiles = open_set(entry, Path(), "train")
+    assert tiles.classes == ("ship", "island")
+    assert tiles.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(InputError, match=r"'drawn': scenes: 'ships' is not drawn; did you mean 'ship'"):
+        open_set({**entry, "scenes": ["ships"]}, Path(), "train")
+    with pytest.raises(InputError, match="each once"):
+        open_set({**entry, "scenes": ["ship", "ship"]}, Path(), "train")
+
+
 def test_rgb_alone_needs_eurosats_stretch_and_gives_three_bands(tmp_path):
     pack(tmp_path / "t.zip", class_files(2, "train/"))
     pairs = open_pairs({"name": "r", "kind": "rgb", "path": "t.zip", "size": 16}, tmp_path, "train")

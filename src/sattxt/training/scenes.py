@@ -9,13 +9,15 @@ which shapes and colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sattxt.errors import InputError
+from sattxt.label_sets import near
 from sattxt.training.brush import Brush
 from sattxt.training.data import TileSet
 from sattxt.training.fields import RGBRange
@@ -29,6 +31,13 @@ _CROPS: tuple[RGBRange, ...] = (
     ((150, 200), (135, 175), (95, 130)),
     ((110, 150), (90, 120), (65, 95)),
     ((180, 215), (175, 200), (120, 150)),
+)
+#: Trees, vines and the soil between them, mixed within a pixel.
+_GROVES: tuple[RGBRange, ...] = (
+    ((85, 130), (90, 125), (60, 90)),
+    ((60, 95), (75, 105), (45, 70)),
+    ((120, 165), (110, 145), (80, 115)),
+    ((95, 135), (80, 110), (60, 85)),
 )
 _SAND: RGBRange = ((190, 235), (175, 215), (130, 180))
 _SHALLOW: RGBRange = ((50, 120), (130, 190), (140, 195))
@@ -60,6 +69,43 @@ def _pivots(b: Brush) -> Tensor:
             rings = 1 + b.between(0, 0.06) * torch.sin(radius / cell * b.between(20, 60))
             tile = torch.where(radius < cell * b.between(0.42, 0.5), crop * rings, tile)
     return tile * b.grain()
+
+
+def _parcels(
+    b: Brush, across_tile: tuple[int, int], colours: tuple[RGBRange, ...], edge: float
+) -> tuple[Tensor, Tensor]:
+    """A patchwork of fields, ``across_tile`` of them from side to side: the tile, and (size, size) which field."""
+    along, across = b.somewhere(0.2)
+    bend = b.between(0, 0.05)
+    along, across = along + bend * b.noise(3), across + bend * b.noise(3)
+    rows, columns = b.count(*across_tile) / 2, b.count(*across_tile) / 2
+    row = across * rows
+    shifts = b.shares(64)
+    column = along * columns * (0.7 + 0.6 * shifts[row.floor().long() % 64]) + 7 * shifts[row.floor().long() % 64]
+    field = (row.floor() * 17 + column.floor() * 5).long() % 59
+    palette = torch.stack([b.colour(*colours)[:, 0, 0] for _ in range(59)])
+    tile = palette[field].permute(2, 0, 1)
+    border = torch.minimum(row.remainder(1) / rows, column.remainder(1) / columns) < edge
+    return torch.where(border, tile * b.between(0.6, 1.25), tile), field
+
+
+def _annual_crops(b: Brush) -> Tensor:
+    tile, _ = _parcels(b, (2, 7), _CROPS, b.between(0, 0.03))
+    return tile * b.grain(b.between(0.02, 0.06))
+
+
+def _orchards(b: Brush) -> Tensor:
+    kinds = tuple(_GROVES[b.count(0, len(_GROVES) - 1)] for _ in range(2))
+    tile, field = _parcels(b, (2, 8), kinds, b.between(0, 0.03))
+    direction = math.pi * b.shares(59)[field]
+    phase = (b.x * direction.cos() + b.y * direction.sin()) * b.between(70, 130)
+    planted = b.shares(59)[field] < b.between(0.3, 1)
+    strength = torch.where(planted, b.between(0.05, 0.2), 0.0)
+    tile = tile * (1 + strength * torch.sin(phase)) * (1 + b.between(0.05, 0.12) * b.noise(7))
+    for _ in range(b.count(0, 5) if b.chance(0.4) else 0):  # farmhouses
+        along, across = b.somewhere(1)
+        tile = torch.where((along.abs() < 0.035) & (across.abs() < 0.025), b.roof(), tile)
+    return tile
 
 
 def _clouds(b: Brush) -> Tensor:
@@ -362,7 +408,7 @@ SCENES: dict[str, Scene] = {
             "ship at sea",
             "a ship with a white wake",
             "a cargo ship on the water",
-            "ships on open water",
+            "ships far from the coast",
             "a vessel under way",
         ),
     ),
@@ -425,17 +471,51 @@ SCENES: dict[str, Scene] = {
             "round cooling towers beside long halls",
         ),
     ),
+    "annual_crops": Scene(
+        _annual_crops,
+        (
+            "fields of annual crops",
+            "large even crop fields",
+            "cropland in parcels of one colour each",
+            "farmland with straight field edges",
+            "grain fields",
+        ),
+    ),
+    "orchards": Scene(
+        _orchards,
+        (
+            "orchards and plantations",
+            "permanent crops",
+            "small parcels planted with trees in rows",
+            "a plantation of low trees",
+            "vines and fruit trees on small fields",
+            "speckled plots of fruit trees",
+        ),
+    ),
 }
 
 
-def draw_scenes(count: int, *, seed: int = 0, size: int = 96, name: str = "scenes") -> TileSet:
+def draw_scenes(
+    count: int, *, seed: int = 0, size: int = 96, name: str = "scenes", scenes: Sequence[str] | None = None
+) -> TileSet:
     """``count`` tiles, each scene in turn; the same ones for the same seed.
 
+    Args:
+        scenes: which of :data:`SCENES`, and in which order; default: all.
+
     Returns:
-        tiles with their scene as class (the names of :data:`SCENES`) and its texts as captions.
+        tiles with their scene as class and its texts as captions.
+
+    Raises:
+        InputError: a scene is unknown (with the near match) or there twice, or there is none.
     """
+    names = list(SCENES if scenes is None else scenes)
+    for scene in names:
+        if scene not in SCENES:
+            raise InputError(f"scenes: {scene!r} is not drawn{near(scene, list(SCENES))}")
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"scenes={names}: pass at least one, and each once")
     generator = torch.Generator().manual_seed(seed)
-    names = list(SCENES)
     images, keys = torch.empty((count, 3, size, size), dtype=torch.uint8), []
     for index in range(count):
         scene = names[index % len(names)]

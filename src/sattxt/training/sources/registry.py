@@ -35,16 +35,24 @@ def _s2_tiles(entry: Entry, split: str) -> TileSet:
     return read_s2_tiles(entry.path("path"), split, name=entry.name, labels=entry.raw("labels"))
 
 
-def _drawn(draw: Callable[..., TileSet], size: int) -> Kind[TileSet | LazyTiles]:
-    """A kind of drawn tiles, ``size`` pixels a side unless said; for validation others, a tenth as many."""
+def _fields(entry: Entry, split: str) -> TileSet:
+    count, seed = _drawn(entry, split)
+    return draw_fields(count, seed=seed, size=entry.integer("size", 64, low=32), name=entry.name)
 
-    def opened(entry: Entry, split: str) -> TileSet:
-        seed, count = entry.integer("seed", 0, low=0), entry.integer("tiles")
-        if split == "val":
-            seed, count = seed + 1, max(1, count // 10)
-        return draw(count, seed=seed, size=entry.integer("size", size, low=32), name=entry.name)
 
-    return Kind(frozenset({"tiles", "size", "seed"}), opened)
+def _scenes(entry: Entry, split: str) -> TileSet:
+    count, seed = _drawn(entry, split)
+    size, scenes = entry.integer("size", 96, low=32), entry.texts("scenes")
+    try:
+        return draw_scenes(count, seed=seed, size=size, name=entry.name, scenes=scenes)
+    except InputError as error:
+        raise InputError(f"data set {entry.name!r}: {error}") from error
+
+
+def _drawn(entry: Entry, split: str) -> tuple[int, int]:
+    """How many tiles to draw, and the seed; for validation others, a tenth as many."""
+    count, seed = entry.integer("tiles"), entry.integer("seed", 0, low=0)
+    return (count, seed) if split == "train" else (max(1, count // 10), seed + 1)
 
 
 #: Kinds of RGB tiles with labels, captions or both.
@@ -55,8 +63,8 @@ TILE_KINDS: dict[str, Kind[TileSet | LazyTiles]] = {
     "captions": Kind(CAPTION_KEYS, open_captions),
     "ssl4eo": Kind(SSL4EO_KEYS, open_ssl4eo),
     "s2": Kind(frozenset({"path", "labels"}), _s2_tiles),
-    "fields": _drawn(draw_fields, 64),
-    "scenes": _drawn(draw_scenes, 96),
+    "fields": Kind(frozenset({"tiles", "size", "seed"}), _fields),
+    "scenes": Kind(frozenset({"tiles", "size", "seed", "scenes"}), _scenes),
 }
 
 #: Kinds of RGB tiles beside multispectral ones.
