@@ -288,16 +288,21 @@ def test_leave_out_trains_on_nothing_of_the_data_set(
     commands = printed(studies, capsys, "leave-out", "--dataset", dataset)
     archive = studies.DATASETS[dataset][0]
     trained = [command for command in commands if command[1] == "train" and command[2] in ("srd", "align", "export")]
-    assert [command[2] for command in trained] == ["srd", "align", "export"]
+    runs = 1 + len(studies.FURTHER.get(dataset, ()))
+    assert [command[2] for command in trained] == ["srd", *runs * ["align", "export"]]
     first, *second = (read_recipe(option(command, "--config"), overrides(command)) for command in trained)
     assert [pair["path"] for pair in first.pairs] == ["s2_tiles.zip"]
     for recipe in second:
         assert archive not in [entry["path"] for entry in recipe.sets if "path" in entry]
         styled = (0.4, "s2") if dataset == "eurosat" else (0.0, "")
         assert (recipe.align.restyle, recipe.align.restyle_from or "") == styled
-    assert overrides(trained[1]) == overrides(trained[2]), "an export gets what the run was trained with"
+    start = option(trained[0], "--run")
     assert "--init" not in trained[0]
-    assert {option(command, "--init") for command in trained[1:]} == {option(trained[0], "--run")}
+    for align, export in zip(trained[1::2], trained[2::2], strict=True):
+        assert overrides(align) == overrides(export), "an export gets what the run was trained with"
+        assert {option(align, "--init"), option(export, "--init")} == {start}
+        start = option(export, "--out")
+    assert len({option(command, "--seed") for command in trained[1::2]}) == runs
     adapted = {option(c, "--images"): option(c, "--split") for c in commands if c[2] == "adapt"}
     assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
     measured = [command for command in commands if command[1] == "eval"]

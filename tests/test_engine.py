@@ -127,6 +127,21 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
         Toy(tmp_path / "empty").resume()
 
 
+def test_options_are_refused_before_any_data_are_read(tmp_path: Path) -> None:
+    common = ["--data", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")]
+    for arguments, message in (
+        (["align", "--devices", "two"], "devices"),
+        (["srd", "--config", "mini", "--accelerator", "cpu", "--strategy", "telepathy"], "strategy"),
+        (
+            ["align", "--set", "align.restyle=0.5", "--set", "align.restyle_from=s3"],
+            "restyle_from='s3': no such data set",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            training(arguments + common, standalone_mode=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
     for name in ("run", "model"):
         (tmp_path / name).mkdir()

@@ -165,12 +165,8 @@ class AlignObjective(Objective):
         )
 
     def _style_set(self) -> TileSet | LazyTiles | None:
-        wanted, names = self.config.restyle_from, [s.name for s in self.sets]
-        if wanted is None:
-            return None
-        if wanted not in names:
-            raise InputError(f"restyle_from={wanted!r}: no such data set; pass one of {', '.join(names)}")
-        return self.sets[names.index(wanted)]
+        index = self.config.style_index([s.name for s in self.sets])
+        return None if index is None else self.sets[index]
 
     def _restyled(self, tiles: list[Tensor], random: torch.Generator) -> Tensor:
         """The sets' tiles end to end, some with the style set's colours; its own keep theirs."""

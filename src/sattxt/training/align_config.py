@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,3 +95,15 @@ class AlignConfig:
                 f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
                 "or neither"
             )
+
+    def style_index(self, names: Sequence[str]) -> int | None:
+        """Which of the data sets ``names`` is ``restyle_from``; ``None`` without restyling.
+
+        Raises:
+            InputError: none of them is.
+        """
+        if self.restyle_from is None:
+            return None
+        if self.restyle_from not in names:
+            raise InputError(f"restyle_from={self.restyle_from!r}: no such data set; pass one of {', '.join(names)}")
+        return list(names).index(self.restyle_from)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,13 +79,12 @@ def srd(
     sattxt train srd --config my.yaml --data DATA --run runs/stage1
     sattxt train align --config my.yaml --data DATA --run runs/stage2 --init runs/stage1
     """
-    from sattxt.training.engine import check_folder
     from sattxt.training.run import SRDRun
 
     recipe = _recipe(config, values, {"srd.steps": steps, "srd.seed": seed})
-    check_folder(run, resume=resume)
     _train(
-        SRDRun(recipe, data, run, init=init),
+        lambda: SRDRun(recipe, data, run, init=init),
+        run,
         resume=resume,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
@@ -126,13 +126,12 @@ def align(
     sattxt train align --data DATA --run runs/mini --resume
     sattxt train align --data DATA --run runs/mine --set align.steps=100 --set image.size=96
     """
-    from sattxt.training.engine import check_folder
     from sattxt.training.run import AlignRun
 
     recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
-    check_folder(run, resume=resume)
     _train(
-        AlignRun(recipe, data, run, init=init, init_text=init_text),
+        lambda: AlignRun(recipe, data, run, init=init, init_text=init_text),
+        run,
         resume=resume,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
@@ -248,11 +247,16 @@ def _recipe(config: str, values: list[str] | None, named: dict[str, Any]) -> Rec
     return read_recipe(config, overrides)
 
 
-def _train(trained: Run[Any], *, resume: bool, **options: Any) -> None:
+def _train(prepare: Callable[[], Run[Any]], folder: Path, *, resume: bool, **options: Any) -> None:
+    """Train what ``prepare`` makes, which reads data and encodes texts: what is cheap to check is checked before."""
     from tqdm import tqdm
 
-    from sattxt.training.engine import EngineOptions
+    from sattxt.training.engine import EngineOptions, check_folder, check_options
 
+    engine = EngineOptions(**options)
+    check_options(engine)
+    check_folder(folder, resume=resume)
+    trained = prepare()
     start = trained.resume() if resume else 0
     total = trained.objective.step_config.steps
     with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=None) as bar:
@@ -261,7 +265,7 @@ def _train(trained: Run[Any], *, resume: bool, **options: Any) -> None:
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
 
-        done = trained.train(EngineOptions(**options), progress=show)
+        done = trained.train(engine, progress=show)
     if done < total:
         again = [*sys.argv[1:], *([] if resume else ["--resume"])]
         sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")

@@ -81,7 +81,6 @@ def fit(
     """
     require_lightning()
     import lightning as L
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from sattxt.training.batches import StepData
     from sattxt.training.callbacks import AverageWeights, Checkpoints, LossLog, Validation
@@ -102,25 +101,13 @@ def fit(
         callbacks.append(Validation(out / "validation.csv", options.validate_every, average, validate, board))
     callbacks.append(Checkpoints(path, options.checkpoint_every))
     with _quiet():
-        try:
-            trainer = L.Trainer(
-                accelerator=options.accelerator,
-                devices=int(options.devices) if str(options.devices).lstrip("-").isdigit() else options.devices,
-                num_nodes=options.nodes,
-                strategy=options.strategy,
-                max_steps=steps,
-                max_epochs=-1,
-                accumulate_grad_batches=objective.step_config.accumulate,
-                callbacks=callbacks,
-                default_root_dir=str(out),
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-        except (MisconfigurationException, TypeError, ValueError) as error:
-            raise InputError(f"devices, nodes, accelerator or strategy: {' '.join(str(error).split())}") from error
+        trainer = _trainer(
+            options,
+            max_steps=steps,
+            accumulate_grad_batches=objective.step_config.accumulate,
+            callbacks=callbacks,
+            default_root_dir=str(out),
+        )
         safe = (
             {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
         )  # from 2.6 on
@@ -135,6 +122,37 @@ def require_lightning() -> None:
         import lightning  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("train", "lightning", "training") from error
+
+
+def check_options(options: EngineOptions) -> None:
+    """Raise InputError where devices, nodes, accelerator and strategy do not go together on this machine; cheap, so ask
+    before texts are encoded.
+    """
+    require_lightning()
+    with _quiet():
+        _trainer(options)
+
+
+def _trainer(options: EngineOptions, **more: Any) -> Any:
+    import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return L.Trainer(
+            accelerator=options.accelerator,
+            devices=int(options.devices) if str(options.devices).lstrip("-").isdigit() else options.devices,
+            num_nodes=options.nodes,
+            strategy=options.strategy,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **more,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise InputError(f"devices, nodes, accelerator or strategy: {' '.join(str(error).split())}") from error
 
 
 def check_folder(out: Path, *, resume: bool) -> None:

@@ -163,6 +163,7 @@ class AlignRun(Run[AlignModel]):
         require_lightning()
         data, out = Path(data), Path(out)
         self.recipe = recipe
+        recipe.align.style_index([entry["name"] for entry in recipe.sets])
         with _alone(out):
             self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
             validation = _validation(recipe.sets, data, open_set)
