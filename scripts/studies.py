@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -113,6 +114,8 @@ FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
         },
     ),
 }
+#: Data sets for which the last two runs' models are averaged, half and half.
+AVERAGED = frozenset({"eurosat"})
 ADAPT_TILES = 2000
 
 #: Stage 2 of the ablation. The paper freezes the backbone; so is this one but for its last convolution, which the
@@ -158,12 +161,16 @@ NORM_BATCHES = 20
 Settings = dict[str, Any]
 
 
+SATTXT, AVERAGE = "sattxt", "scripts/average_models.py"
+
+
 class Part(NamedTuple):
-    """One `sattxt` command. folder: of a training run, which can be resumed."""
+    """One command. folder: of a training run, which can be resumed. program: sattxt, or a script of this repository."""
 
     name: str
     arguments: list[str]
     folder: Path | None = None
+    program: str = SATTXT
 
 
 class Study:
@@ -183,10 +190,10 @@ class Study:
         """Where an evaluation's JSON goes."""
         return self.run / "results" / f"{name}.json"
 
-    def add(self, name: str, *arguments: str | Path, folder: Path | None = None) -> None:
+    def add(self, name: str, *arguments: str | Path, folder: Path | None = None, program: str = SATTXT) -> None:
         """A command, unless it is there already."""
         if name not in [part.name for part in self.parts]:
-            self.parts.append(Part(name, [str(argument) for argument in arguments], folder))
+            self.parts.append(Part(name, [str(argument) for argument in arguments], folder, program))
 
     def stage1(self, seed: int, *, learns: bool = True) -> Path:
         """Stage 1 from the ImageNet backbone; returns its folder."""
@@ -209,6 +216,12 @@ class Study:
             "--norm-batches", str(NORM_BATCHES),
         )  # fmt: skip
         return model
+
+    def average(self, name: str, first: Path, second: Path) -> Path:
+        """Two models' weights, half and half; returns the model's folder."""
+        out = self.run / name
+        self.add(name, first, second, "--share", "0.5", "--out", out, program=AVERAGE)
+        return out
 
     def adapt(self, name: str, model: Path, archive: str, kind: str) -> Path:
         """A model with its statistics adapted to an archive's train split; returns its folder."""
@@ -239,7 +252,7 @@ class Study:
     def show(self) -> None:
         """Print the commands."""
         for part in self.parts:
-            print(shlex.join(["sattxt", *part.arguments]))
+            print(_line(part))
 
     def execute(self) -> None:
         """Run what has not finished yet, in order."""
@@ -253,7 +266,7 @@ class Study:
                         f"{done}: {part.name} was run with other settings; pass another --run, or delete that file"
                     )
                 continue
-            print(f"[{number}/{len(self.parts)}] {shlex.join(['sattxt', *part.arguments])}", flush=True)
+            print(f"[{number}/{len(self.parts)}] {_line(part)}", flush=True)
             self._one(part)
             done.write_text(json.dumps(part.arguments), encoding="utf-8")
 
@@ -264,8 +277,11 @@ class Study:
             arguments = [*arguments, "--resume"]
         if own is not None and shared.is_file() and not own.exists():
             _copy_database(shared, own)
-        sattxt = str(Path(sys.executable).parent / "sattxt")
-        code = subprocess.run([sattxt, *arguments], cwd=ROOT).returncode
+        program = [str(Path(sys.executable).parent / "sattxt")]
+        if part.program != SATTXT:
+            program = [sys.executable, str(ROOT / part.program)]
+            shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)  # of a run that was killed
+        code = subprocess.run([*program, *arguments], cwd=ROOT).returncode
         if code:
             sys.exit(f"{part.name}: exit code {code}; the same command goes on from here")
         if own is not None:
@@ -273,7 +289,7 @@ class Study:
 
     def commands(self) -> list[str]:
         """The commands as they go into the JSON: no folder of this machine."""
-        lines = [shlex.join(["sattxt", *part.arguments]) for part in self.parts]
+        lines = [_line(part) for part in self.parts]
         folders = ((str(self.run), "RUN"), (self.data, "$SATTXT_DATA"))
         for folder, word in folders:
             lines = [line.replace(folder, word) for line in lines]
@@ -283,6 +299,10 @@ class Study:
         """An evaluation's JSON."""
         found: dict[str, Any] = json.loads(self.result(name).read_text(encoding="utf-8"))
         return found
+
+
+def _line(part: Part) -> str:
+    return shlex.join([*([] if part.program == SATTXT else ["python"]), part.program, *part.arguments])
 
 
 def _set(settings: Settings) -> list[str]:
@@ -322,10 +342,12 @@ def leave_out(dataset: str, data: str, run: Path, out: Path, *, dry_run: bool) -
     settings = {"leave_out": dataset, **LEAVE_OUT, **LEAVE_OUT_OF[dataset]}
     recipe = _without(dataset, settings)
     exported = study.align(f"without-{dataset}", settings, seed, study.stage1(seed))
-    further = FURTHER.get(dataset, ())
+    further, before = FURTHER.get(dataset, ()), exported
     for number, changed in enumerate(further, 2):
-        recipe = _without(dataset, {**settings, **changed})
+        recipe, before = _without(dataset, {**settings, **changed}), exported
         exported = study.align(f"without-{dataset}-{number}", {**settings, **changed}, seed + number - 1, exported)
+    if dataset in AVERAGED:
+        exported = study.average(f"without-{dataset}-average", before, exported)
     models = {
         "as exported": (exported, ""),
         "of s2_tiles": (study.adapt(f"without-{dataset}-s2", exported, S2, "s2"), "s2_tiles train: statistics"),
@@ -391,6 +413,7 @@ def leave_out(dataset: str, data: str, run: Path, out: Path, *, dry_run: bool) -
             "stage 1": STAGE1,
             "stage 2": settings,
             "further runs": list(further),
+            "last two averaged": dataset in AVERAGED,
             "seed": seed,
             "adapt_tiles": ADAPT_TILES,
         },

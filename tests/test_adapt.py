@@ -303,6 +303,10 @@ def test_leave_out_trains_on_nothing_of_the_data_set(
         assert {option(align, "--init"), option(export, "--init")} == {start}
         start = option(export, "--out")
     assert len({option(command, "--seed") for command in trained[1::2]}) == runs
+    averaged = [command for command in commands if command[0] == "python"]
+    assert len(averaged) == (dataset in studies.AVERAGED)
+    for command in averaged:
+        assert command[2:4] == [option(trained[-3], "--out"), option(trained[-1], "--out")]
     adapted = {option(c, "--images"): option(c, "--split") for c in commands if c[2] == "adapt"}
     assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
     measured = [command for command in commands if command[1] == "eval"]
