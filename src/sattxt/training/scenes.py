@@ -23,6 +23,7 @@ from sattxt.training.data import TileSet
 from sattxt.training.fields import RGBRange
 
 _OVERSAMPLED = 2
+_PLOTS = 59  # colours a patchwork of fields is made of
 
 #: Crops and soils between emergence and harvest.
 _CROPS: tuple[RGBRange, ...] = (
@@ -82,8 +83,8 @@ def _parcels(
     row = across * rows
     shifts = b.shares(64)
     column = along * columns * (0.7 + 0.6 * shifts[row.floor().long() % 64]) + 7 * shifts[row.floor().long() % 64]
-    field = (row.floor() * 17 + column.floor() * 5).long() % 59
-    palette = torch.stack([b.colour(*colours)[:, 0, 0] for _ in range(59)])
+    field = (row.floor() * 17 + column.floor() * 5).long() % _PLOTS
+    palette = torch.stack([b.colour(*colours)[:, 0, 0] for _ in range(_PLOTS)])
     tile = palette[field].permute(2, 0, 1)
     border = torch.minimum(row.remainder(1) / rows, column.remainder(1) / columns) < edge
     return torch.where(border, tile * b.between(0.6, 1.25), tile), field
@@ -97,9 +98,9 @@ def _annual_crops(b: Brush) -> Tensor:
 def _orchards(b: Brush) -> Tensor:
     kinds = tuple(_GROVES[b.count(0, len(_GROVES) - 1)] for _ in range(2))
     tile, field = _parcels(b, (2, 8), kinds, b.between(0, 0.03))
-    direction = math.pi * b.shares(59)[field]
+    direction = math.pi * b.shares(_PLOTS)[field]
     phase = (b.x * direction.cos() + b.y * direction.sin()) * b.between(70, 130)
-    planted = b.shares(59)[field] < b.between(0.3, 1)
+    planted = b.shares(_PLOTS)[field] < b.between(0.3, 1)
     strength = torch.where(planted, b.between(0.05, 0.2), 0.0)
     tile = tile * (1 + strength * torch.sin(phase)) * (1 + b.between(0.05, 0.12) * b.noise(7))
     for _ in range(b.count(0, 5) if b.chance(0.4) else 0):  # farmhouses
