@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from sattxt.prompts import label_set
+from sattxt.training.scenes import SCENES
 
 RECIPES = resources.files("sattxt") / "training" / "recipes"
 VOCABULARY: dict[str, dict[str, list[str]]] = json.loads((RECIPES / "vocabulary.json").read_text(encoding="utf-8"))
 COVERS: dict[str, list[str]] = json.loads((RECIPES / "s2_covers.json").read_text(encoding="utf-8"))
 HELD_OUT: dict[str, list[str]] = json.loads((RECIPES / "eurosat_paraphrases.json").read_text(encoding="utf-8"))
 SETS = {"eurosat": "eurosat", "resisc45": "resisc45", "aid": "aid", "ucm": "ucmerced"}
-#: No label set is of these tiles: their classes are our own (s2_covers.json).
-OURS = {"s2"}
+#: No label set is of these tiles: their classes are our own (s2_covers.json, the drawn scenes).
+OURS = {"s2", "scenes"}
 CLASS_NAMES = {(d, phrases[0]) for d, classes in VOCABULARY.items() for phrases in classes.values()}
 
 
@@ -111,6 +112,14 @@ def test_our_own_labels_are_classes_of_the_vocabulary_and_each_tile_has_one() ->
     assert [key for key, times in tiles.items() if times > 1] == []
     assert all(key.startswith("train/") for key in tiles)
     phrases = [phrase.lower() for group in VOCABULARY["s2"].values() for phrase in group]
+    assert sorted(phrases) == sorted(set(phrases)), "a phrase stands for one class only"
+
+
+def test_each_drawn_scene_is_a_class_of_the_vocabulary() -> None:
+    assert set(SCENES) == set(VOCABULARY["scenes"])
+    captions = [text for scene in SCENES.values() for text in scene.captions]
+    assert [text for text in captions for group in HELD_OUT.values() for held in group if occurs(held, text)] == []
+    phrases = [phrase.lower() for group in VOCABULARY["scenes"].values() for phrase in group]
     assert sorted(phrases) == sorted(set(phrases)), "a phrase stands for one class only"
 
 

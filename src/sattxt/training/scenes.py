@@ -351,7 +351,7 @@ SCENES: dict[str, Scene] = {
         (
             "clouds",
             "white cloud",
-            "clouds over the sea",
+            "clouds over water",
             "the ground hidden by clouds",
             "a layer of cloud seen from above",
             "scattered clouds and their shadows",
@@ -361,7 +361,7 @@ SCENES: dict[str, Scene] = {
         _island,
         (
             "an island",
-            "island in the sea",
+            "island far from the coast",
             "a small island surrounded by water",
             "a green island with a sandy beach",
             "islands in blue water",
@@ -383,7 +383,7 @@ SCENES: dict[str, Scene] = {
         (
             "sea ice",
             "ice floes on dark water",
-            "broken ice floating on the sea",
+            "broken ice floating on cold water",
             "pieces of white ice with cracks of water between",
             "drifting pack ice",
         ),
@@ -400,7 +400,7 @@ SCENES: dict[str, Scene] = {
     ),
     "iceberg": Scene(
         _iceberg,
-        ("an iceberg", "a white iceberg in dark water", "a mass of ice floating in the sea", "icebergs"),
+        ("an iceberg", "a white iceberg in dark water", "a mass of ice floating in cold water", "icebergs"),
     ),
     "ship": Scene(
         _ship,
