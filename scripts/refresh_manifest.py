@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write sizes and hashes of the bundled models into weights_manifest.json, and copy it to the top of the repository.
+"""Write sizes and hashes of the bundled models into weights_manifest.json, copy it to the top of the repository, and
+write the models' cards from it.
 
-Run it after a bundled model changed: .venv/bin/python scripts/refresh_manifest.py
+Run it after a bundled model or the manifest changed: .venv/bin/python scripts/refresh_manifest.py
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,22 @@ def main() -> None:
                 print(f"{item['name']}: {len(data)} bytes")
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.copyfile(path, ROOT / "weights_manifest.json")
+    write_cards(
+        {part["location"] for m in manifest["models"] for part in m["components"] if part["source"] == "bundled"}
+    )
+
+
+def write_cards(names: Iterable[str]) -> None:
+    """The README.md of every bundled model, from its config and the manifest, and its checksums."""
+    from sattxt.weights import read_model  # not before the manifest is written, which is read once
+    from sattxt.weights.card import model_card
+    from sattxt.weights.checksums import write_sums
+
+    for name in sorted(names):
+        folder = WEIGHTS / "bundled" / name
+        if (folder / "config.json").is_file():
+            (folder / "README.md").write_text(model_card(read_model(folder).config), encoding="utf-8")
+            write_sums(folder)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ def test_an_unknown_key_is_an_error() -> None:
         parse_manifest(json.dumps(data))
 
 
+def test_the_bundled_card_is_written_from_todays_manifest() -> None:
+    stored = read_model(BUNDLED / "sattxt-mini")
+    card = (BUNDLED / "sattxt-mini" / "README.md").read_text(encoding="utf-8")
+    assert card == model_card(stored.config), "run scripts/refresh_manifest.py"
+
+
 def test_the_card_states_licences_preprocessing_and_numbers(tmp_path: Path) -> None:
     stored = read_model(convert_golden(tmp_path / "model"))
     card = model_card(stored.config)
