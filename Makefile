@@ -39,6 +39,9 @@ build: ## wheel and source distribution in dist/
 
 # Steps that were stopped go on from their checkpoint, finished ones are passed over; remove a folder to redo its step.
 resume = $(if $(wildcard $(1)/last.ckpt),--resume)
+# The last run was one of two processes on a CPU. With a single GPU: RANKS="--accelerator cpu --devices 2 --strategy ddp",
+# or RANKS= with every count of mini.yaml doubled.
+RANKS ?= --devices 2 --strategy ddp
 reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT_DATA=DATA (hours; -n shows the commands)
 	@: "$${SATTXT_DATA:?name the folder that the paths in src/sattxt/training/recipes/mini.yaml start from}"
 	@echo "Seven runs, about 1,590,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 and 1,200 of 128, 2,500 and 2,030 of 98, 470 of 704."
@@ -70,7 +73,7 @@ reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT
 	  --init runs/mini-fourth-average --out runs/mini-fifth-model
 	[ -f runs/mini-fifth-average/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-fourth-average \
 	  runs/mini-fifth-model --share 0.5 --out runs/mini-fifth-average
-	[ -f runs/mini/done ] || { $(BIN)/sattxt train align --config mini --run runs/mini --devices 2 --strategy ddp \
+	[ -f runs/mini/done ] || { $(BIN)/sattxt train align --config mini --run runs/mini $(RANKS) \
 	  --init runs/mini-fifth-average $(call resume,runs/mini) && touch runs/mini/done; }
 	[ -f runs/mini-sixth-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini --run runs/mini \
 	  --init runs/mini-fifth-average --out runs/mini-sixth-model

@@ -173,8 +173,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         f"Written by `scripts/measure_mini.py` on {first['date'][:10]} ({ran_on}, {model['dtype']}); "
         f"model fingerprint `{model['fingerprint'][:16]}`. "
         "Every figure is measured on the **val** split, which no training saw; what was tuned on val is the "
-        "temperature, the multi-label calibration and the weight of context in segmentation. "
-        "In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` is the folder of data sets."
+        "temperature, the multi-label calibration, the weight of context in segmentation and the last run's share of "
+        "the weights. In brackets: 95 % bootstrap intervals. `$SATTXT_DATA` is the folder of data sets."
     )
     lines = [
         "# What sattxt-mini measures",
