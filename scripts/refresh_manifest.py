@@ -21,6 +21,7 @@ def main() -> None:
     """Update every entry whose files are in the package."""
     path = WEIGHTS / "weights_manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    present: set[Path] = set()
     for model in manifest["models"]:
         for part in model["components"]:
             if part["source"] != "bundled":
@@ -30,6 +31,7 @@ def main() -> None:
             if not config.is_file():
                 print(f"{folder} holds no model, left as it is")
                 break
+            present.add(folder)
             stored = json.loads(config.read_text(encoding="utf-8"))
             model["embed_dim"], model["image_size"] = stored["embed_dim"], stored["image"]["size"]
             model["preprocessing"] = stored["image"]["preset"]
@@ -39,22 +41,18 @@ def main() -> None:
                 print(f"{item['name']}: {len(data)} bytes")
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.copyfile(path, ROOT / "weights_manifest.json")
-    write_cards(
-        {part["location"] for m in manifest["models"] for part in m["components"] if part["source"] == "bundled"}
-    )
+    write_cards(present)
 
 
-def write_cards(names: Iterable[str]) -> None:
+def write_cards(folders: Iterable[Path]) -> None:
     """The README.md of every bundled model, from its config and the manifest, and its checksums."""
     from sattxt.weights import read_model  # not before the manifest is written, which is read once
     from sattxt.weights.card import model_card
     from sattxt.weights.checksums import write_sums
 
-    for name in sorted(names):
-        folder = WEIGHTS / "bundled" / name
-        if (folder / "config.json").is_file():
-            (folder / "README.md").write_text(model_card(read_model(folder).config), encoding="utf-8")
-            write_sums(folder)
+    for folder in sorted(folders):
+        (folder / "README.md").write_text(model_card(read_model(folder).config), encoding="utf-8")
+        write_sums(folder)
 
 
 if __name__ == "__main__":
