@@ -97,6 +97,8 @@ def text_of(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; pass the path of one that exists") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 

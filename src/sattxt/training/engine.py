@@ -152,7 +152,11 @@ def _trainer(options: EngineOptions, **more: Any) -> Any:
             **more,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise InputError(f"devices, nodes, accelerator or strategy: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()).rstrip(".!")
+        raise InputError(
+            f"devices, nodes, accelerator or strategy: {reason}; leave them out to train on one device, or pass "
+            "--accelerator cpu with several processes"
+        ) from error
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
