@@ -277,9 +277,10 @@ class Joined(AlignObjective):
         return AlignBatch.joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
 
 
-def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("captions", [1, 2])
+def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path, captions: int) -> None:
     """Each rank's loss through a gather that hands it the other's tensors, against one process with all tiles."""
-    run = Toy(tmp_path, freeze_backbone=True, class_weight=0)
+    run = Toy(tmp_path, freeze_backbone=True, class_weight=0, captions=captions)
     model = run.model.eval()
     batches = [run.aligner.draw(2, 0, rank, 2) for rank in range(2)]
     theirs: list[list[torch.Tensor]] = []
@@ -345,10 +346,11 @@ def test_a_text_head_can_be_taken_from_a_run_or_a_model_and_not_from_stage_one(t
         initialise(first.model, tmp_path / "frist")
 
 
-def test_a_checkpoint_without_its_frozen_layers_is_no_start(tmp_path: Path) -> None:
-    first = Toy(tmp_path / "first", steps=1, frozen_layers=2)
+@pytest.mark.parametrize("option", ["frozen_layers", "freeze_head", "freeze_text_head"])
+def test_a_checkpoint_without_what_was_frozen_is_no_start(tmp_path: Path, option: str) -> None:
+    first = Toy(tmp_path / "first", steps=1, **{option: 2 if option == "frozen_layers" else True})
     first.train(EVERY_STEP)
-    with pytest.raises(InputError, match=r"kept 2 layers frozen.*sattxt train export"):
+    with pytest.raises(InputError, match=rf"leaves out what is frozen \({option}\).*sattxt train export"):
         initialise(Toy(tmp_path / "second").model, first.out)
 
 

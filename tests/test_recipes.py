@@ -251,6 +251,16 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from
 
 
+def test_the_recipe_of_the_text_head_alone_trains_a_model_of_mini() -> None:
+    mini, texts = read_recipe("mini"), read_recipe("mini-text")
+    for part in ("image", "vision", "head", "text_encoder", "vocabulary"):
+        assert getattr(mini, part) == getattr(texts, part), part
+    assert [{**e, "count": 0} for e in mini.sets] == [{**e, "count": 0} for e in texts.sets]
+    assert texts.align.freeze_backbone
+    assert texts.align.freeze_head
+    assert not texts.align.freeze_text_head
+
+
 # -- prompts -------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +295,7 @@ def drawn_texts(book: PromptBook, seed: int) -> tuple[list[list[str] | None], di
     step = book.draw([torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1])], torch.Generator().manual_seed(seed))
     words = [p.text if isinstance(p, Prompt) else p for p in book.prompts]
     classes = [None if rows is None else [words[r] for r in rows.tolist()] for rows in step.classes]
-    return classes, dict(zip(step.positions.tolist(), [words[r] for r in step.texts.tolist()], strict=True)), step
+    return classes, dict(zip(step.positions.tolist(), [words[r] for r in step.texts[:, 0].tolist()], strict=True)), step
 
 
 def test_a_step_is_a_function_of_its_generator() -> None:
@@ -352,7 +362,7 @@ def test_without_a_share_of_names_the_draws_are_those_of_earlier_versions() -> N
         [["lake", "wood"], None], {0: "blue", 1: "the lake", 2: "green", 3: "the wood", 4: "one"},
     )  # fmt: skip
     step = drawn_texts(book, 2)[2]
-    assert (step.positions.tolist(), step.texts.tolist()) == ([0, 1, 2, 4], [3, 0, 11, 12])
+    assert (step.positions.tolist(), step.texts[:, 0].tolist()) == ([0, 1, 2, 4], [3, 0, 11, 12])
 
 
 def test_a_class_phrase_fits_every_image_of_its_class() -> None:
@@ -362,7 +372,7 @@ def test_a_class_phrase_fits_every_image_of_its_class() -> None:
     wanted = torch.eye(4, dtype=torch.bool)
     wanted[1, 0] = True  # image 1 is of the class that text 0 names; image 0 is not told by text 1
     wanted[2, 3] = wanted[3, 2] = True  # the same text
-    assert torch.equal(positive_pairs(unit, 0.95, image, text), wanted)
+    assert torch.equal(positive_pairs(unit, torch.arange(4)[:, None], 0.95, image, text), wanted)
 
 
 def test_a_class_without_phrases_is_named_with_the_near_match() -> None:

@@ -26,7 +26,7 @@ from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.engine import EngineOptions
 from sattxt.training.fields import FIELDS, draw_fields
-from sattxt.training.losses import class_contrast, info_nce, sigmoid_loss
+from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
 from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
 from sattxt.training.run import Run
@@ -62,18 +62,42 @@ def test_info_nce_with_two_positives_shares_the_mass() -> None:
     assert float(loss) == pytest.approx(math.log(2), abs=1e-5)  # the best two equal targets allow
 
 
-def test_extra_texts_only_make_image_to_text_harder() -> None:
+def test_texts_of_no_image_only_make_image_to_text_harder() -> None:
     torch.manual_seed(0)
     image, text, eye = unit(4, 8), unit(4, 8), torch.eye(4, dtype=torch.bool)
     plain = info_nce(image, text, torch.tensor(5.0), eye)
-    assert info_nce(image, text, torch.tensor(5.0), eye, extra_text=unit(20, 8)) > plain
+    further = torch.cat([text, unit(20, 8)])
+    assert info_nce(image, further, torch.tensor(5.0), torch.eye(4, 24, dtype=torch.bool)) > plain
 
 
-def test_info_nce_refuses_a_row_without_a_partner() -> None:
+def test_info_nce_refuses_an_image_without_a_text() -> None:
     positives = torch.eye(3, dtype=torch.bool)
     positives[1, 1] = False
-    with pytest.raises(InputError, match="partner"):
+    with pytest.raises(InputError, match="every image needs"):
         info_nce(unit(3, 4), unit(3, 4), torch.tensor(1.0), positives)
+
+
+def test_a_frequent_text_counts_as_often_as_it_occurs_towards_texts_alone() -> None:
+    torch.manual_seed(0)
+    image, text, eye, scale = unit(3, 8), unit(3, 8), torch.eye(3, dtype=torch.bool), torch.tensor(5.0)
+    logits = scale * image @ text.T
+    repeated = torch.cat([logits, logits[:, 2:], logits[:, 2:]], dim=1)  # the third text, thrice
+    towards_texts = -(torch.cat([logits[:, :2], logits[:, 2:] + math.log(3)], dim=1).diagonal() - repeated.logsumexp(1))
+    towards_images = -(logits.diagonal() - logits.logsumexp(0))
+    wanted = 0.5 * (towards_texts.mean() + towards_images.mean())
+    frequency = torch.tensor([1.0, 1.0, 3.0]).log()
+    assert float(info_nce(image, text, scale, eye, frequency)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_positives_are_ones_own_texts_their_like_and_the_phrases_of_ones_class() -> None:
+    vectors = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0.01], [0, 0, 1.0], [1.0, 1.0, 1.0]]), dim=-1
+    )
+    own = torch.tensor([[0, 1], [3, -1], [3, 0]])
+    plain = positive_pairs(vectors, own, 0.99)
+    assert plain.int().tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 1, 0]]
+    groups = positive_pairs(vectors, own, 0.99, torch.tensor([5, 5, -1]), torch.tensor([-1, -1, -1, -1, 5]))
+    assert groups.int().tolist() == [[1, 1, 1, 0, 1], [0, 0, 0, 1, 1], [1, 0, 0, 1, 0]]
 
 
 def test_sigmoid_loss_by_hand() -> None:
@@ -361,7 +385,7 @@ def test_a_run_learns_what_chance_cannot(tmp_path: Path) -> None:
     assert run.train(EVERY_STEP) == 60
     by_class = losses(run, "class")
     assert len(by_class) == 60
-    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.3
+    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.2
     assert run.validate()["toy"] > 70  # chance: 33, of 60 tiles
     with (tmp_path / "validation.csv").open() as handle:
         (row,) = csv.DictReader(handle)
@@ -480,6 +504,44 @@ def test_a_batch_is_a_function_of_step_micro_batch_and_rank(tmp_path: Path) -> N
     assert torch.equal(first.extra, other.extra)
 
 
+def test_a_tile_is_told_by_as_many_of_its_captions_as_asked_for(tmp_path: Path) -> None:
+    aligner = Toy(tmp_path, captions=2).aligner
+    written = list(aligner.book.prompts)
+    seen = set()
+    for step in range(4):
+        batch = aligner.draw(step)
+        for label, rows in zip(batch.labels[0], batch.rows.tolist(), strict=True):
+            assert len(set(rows)) == 2
+            assert all(written[row].startswith(f"caption {int(label)} ") for row in rows)
+            seen |= set(rows)
+        torch.testing.assert_close(batch.texts, aligner.bank.vectors(batch.rows.flatten()).view_as(batch.texts))
+    assert len(seen) == 9  # in time, all of them
+    few = Toy(tmp_path, captions=5).aligner.draw(0)  # a tile has three
+    assert [len(set(rows)) for rows in few.rows[:, :3].tolist()] == [3] * 18
+    assert (few.rows[:, 3:] == -1).all()
+    assert not few.texts[:, 3:].any()
+
+
+def test_a_caption_of_many_tiles_is_weighed_by_how_often_it_is_written(tmp_path: Path) -> None:
+    def caption_term(aligner: AlignObjective, model: AlignModel) -> float:
+        return float(aligner.losses(model, aligner.draw(0)).terms["caption"].detach())
+
+    plain, weighed = (Toy(tmp_path, captions=3, pool=0, caption_prior=prior) for prior in (0.0, 1.0))
+    alike = caption_term(plain.aligner, plain.model)
+    assert caption_term(weighed.aligner, plain.model) == pytest.approx(alike, abs=1e-5)  # each tells of twenty tiles
+
+    def with_a_rare_class(run: Toy) -> AlignObjective:
+        tiles, own = run.sets[0], run.aligner
+        captions = [[c.replace("1", "0") for c in texts] for texts in tiles.captions[:40]] + tiles.captions[40:]
+        book = PromptBook(PromptConfig(), [SetTexts("toy", [[c] for c in COLOURS], captions, tiles.labels)])
+        vectors = torch.randn(len(book.prompts), 24, generator=torch.Generator().manual_seed(1))
+        return AlignObjective(own.config, [tiles], book, TextBank(vectors, book.row), to_pixels)
+
+    assert caption_term(with_a_rare_class(weighed), plain.model) != pytest.approx(
+        caption_term(with_a_rare_class(plain), plain.model), abs=1e-2
+    )
+
+
 def test_ranks_walk_the_tiles_together(tmp_path: Path) -> None:
     draw = Toy(tmp_path, counts=(10,)).aligner.draw
     seen = torch.cat([draw(step, 0, rank, 3).parts[0] for step in range(2) for rank in range(3)])
@@ -537,9 +599,31 @@ def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(t
     assert class_term(even) < class_term(plain) - 0.3  # what is frequent needs less evidence
 
 
+def test_with_the_vision_side_frozen_no_image_embedding_moves(tmp_path: Path) -> None:
+    def aligner() -> Toy:
+        return Toy(tmp_path, freeze_backbone=True, freeze_head=True, steps=3)
+
+    run = aligner()
+    pixels = to_pixels(run.sets[0].take(torch.arange(60)).float() / 255)
+    texts = run.aligner.bank.pooled
+    with torch.no_grad():
+        images, before = run.model.eval().image(pixels), run.model.texts(texts)
+    run.train(EVERY_STEP)
+    with torch.no_grad():
+        assert torch.equal(images, run.model.eval().image(pixels))
+        assert torch.equal(images, run.average.eval().image(pixels))
+        assert (run.average.texts(texts) - before).abs().max() > 1e-4
+    saved = torch.load(run.checkpoint, weights_only=True)
+    assert not any("vision" in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+    again = aligner()
+    assert again.resume() == 3
+    torch.testing.assert_close(again.average.texts(texts), run.average.texts(texts))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"freeze_backbone": True, "freeze_head": True, "freeze_text_head": True}, "pass at most two"),
         ({"class_prior": 1.5}, "class_prior=1.5: pass 0 or more, at most 1"),
         ({"loss": "triplet"}, "loss='triplet'"),
         ({"precision": "float16"}, "precision='float16': pass one of 'auto', 'bfloat16', 'float32'"),
@@ -553,6 +637,8 @@ def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(t
         ({"size_weights": (0.0,)}, "at least one above 0"),
         ({"counts": (61,)}, "data set 'toy': count 61 of its 60 tiles, so that a step would hold some twice"),
         ({"accumulate": 19}, "accumulate=19"),
+        ({"captions": 0}, "captions=0: pass 1 or more"),
+        ({"caption_prior": 1.5}, "caption_prior=1.5: pass 0 or more, at most 1"),
         ({"sizes": (32, 64)}, "2 sizes, 1 size_weights"),
     ],
 )

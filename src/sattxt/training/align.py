@@ -42,18 +42,20 @@ class AlignBatch(Batch):
 
     pixels: (N, 3, S, S) float32. labels: for each data set (n,) int64 into its classes, or ``None`` where it has none.
     classes: for each data set (K, hidden), one frozen text vector a class, the same on every rank; or ``None``.
-    texts: (N, hidden), each tile's own text (a caption, or a phrase of its class), zeros where it has none.
-    described: (N,) bool, which tiles have one. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none.
-    extra: (E, hidden), further captions as negatives, the same on every rank. noise_seed: of ``text_noise``.
+    rows: (N, K) int64, each tile's own texts (captions, or a phrase of its class) in the bank; -1: none. texts:
+    (N, K, hidden), their vectors, zeros where there is none. image_group, text_group: (N,) int64, see
+    ``PromptBook.draw``; -1: none. extra_rows: (E,), extra: (E, hidden), further captions, the same on every rank, which
+    are negatives of tiles that they are not written of. noise_seed: of ``text_noise``.
     """
 
     pixels: Tensor
     labels: list[Tensor | None]
     classes: list[Tensor | None]
+    rows: Tensor
     texts: Tensor
-    described: Tensor
     image_group: Tensor
     text_group: Tensor
+    extra_rows: Tensor
     extra: Tensor
     noise_seed: int
 
@@ -76,10 +78,11 @@ class AlignBatch(Batch):
             pixels=by_set(lambda b: b.pixels),
             labels=[labels_of(which) for which in range(len(first.parts))],
             classes=first.classes,
+            rows=by_set(lambda b: b.rows),
             texts=by_set(lambda b: b.texts),
-            described=by_set(lambda b: b.described),
             image_group=by_set(lambda b: b.image_group),
             text_group=by_set(lambda b: b.text_group),
+            extra_rows=first.extra_rows,
             extra=first.extra,
             noise_seed=first.noise_seed,
         )
@@ -111,6 +114,9 @@ class AlignObjective(Objective):
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
         self._style = self._style_set()
         self._pool = book.caption_rows()
+        self._log_frequency = (
+            config.caption_prior * book.caption_frequency().clamp(min=1).log() if config.caption_prior else None
+        )
         self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
         classes = book.draw(self._nobody, generator(config.seed)).classes
         self._log_priors = [
@@ -137,30 +143,31 @@ class AlignObjective(Objective):
         weights = torch.tensor(config.size_weights)
         size = config.sizes[int(torch.multinomial(weights, 1, generator=generator(config.seed, _SHARED, step, 0)))]
         classes = self._classes(shared)
-        extra = self._extra(shared)
+        extra_rows = self._extra(shared)
         tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
         parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
-        drawn = self.book.draw(parts, own)
+        drawn = self.book.draw(parts, own, config.captions)
         images = atmosphere(self._restyled(tiles, own), config.augment, own)
         count = sum(len(part) for part in parts)
-        texts = torch.zeros(count, self.bank.hidden_size)
+        rows = torch.full((count, config.captions), -1, dtype=torch.int64)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
-        described = torch.zeros(count, dtype=torch.bool)
         if config.caption_weight > 0:
-            texts[drawn.positions] = self.bank.vectors(drawn.texts)
+            rows[drawn.positions] = drawn.texts
             image_group[drawn.positions], text_group[drawn.positions] = drawn.image_group, drawn.text_group
-            described[drawn.positions] = True
+        texts = torch.zeros(*rows.shape, self.bank.hidden_size)
+        texts[rows >= 0] = self.bank.vectors(rows[rows >= 0])
         return AlignBatch(
             step=step,
             parts=parts,
             pixels=self.normalise(images).contiguous(memory_format=torch.channels_last),
             labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
             classes=classes,
+            rows=rows,
             texts=texts,
-            described=described,
             image_group=image_group,
             text_group=text_group,
-            extra=extra,
+            extra_rows=extra_rows,
+            extra=self.bank.vectors(extra_rows),
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
 
@@ -198,9 +205,8 @@ class AlignObjective(Objective):
     def _extra(self, random: torch.Generator) -> Tensor:
         config = self.config
         if not len(self._pool) or config.caption_weight == 0 or config.loss == "sigmoid":
-            return torch.zeros(0, self.bank.hidden_size)
-        chosen = torch.randint(len(self._pool), (config.pool,), generator=random)
-        return self.bank.vectors(self._pool[chosen])
+            return torch.zeros(0, dtype=torch.int64)
+        return self._pool[torch.randint(len(self._pool), (config.pool,), generator=random)]
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
@@ -249,19 +255,29 @@ class AlignObjective(Objective):
         noise: torch.Generator,
         gather: Gather,
     ) -> Tensor:
-        kept = gather(batch.described.to(torch.uint8)).bool()
-        image, texts = gather(image)[kept], gather(batch.texts)[kept]
-        image_group, text_group = gather(batch.image_group)[kept], gather(batch.text_group)[kept]
-        if len(texts) < 2:
+        rows = gather(batch.rows)
+        kept = rows[:, 0] >= 0
+        if int(kept.sum()) < 2:
             return _nothing(model, image, batch)
+        image, rows, vectors = gather(image)[kept], rows[kept], gather(batch.texts)[kept]
+        image_group, text_group = gather(batch.image_group)[kept], gather(batch.text_group)[kept]
+        own = rows >= 0
+        # every text once, however many tiles it tells of
+        columns, place = torch.unique(torch.cat([rows[own], batch.extra_rows]), return_inverse=True)
+        texts = vectors.new_empty(len(columns), vectors.shape[-1])
+        texts[place] = torch.cat([vectors[own], batch.extra])
+        own_columns = torch.full_like(rows, -1)
+        own_columns[own] = place[: int(own.sum())]
+        groups = torch.full_like(columns, -1)
+        named = text_group >= 0
+        groups[own_columns[named, 0]] = text_group[named]
         unit = F.normalize(texts, dim=-1)
-        positives = positive_pairs(unit, self.config.same_text, image_group, text_group)
-        near = (F.normalize(batch.extra, dim=-1) @ unit.T > self.config.same_text).any(dim=1)
-        embedded = model.texts(self._noised(torch.cat([texts, batch.extra[~near]]), noise))
-        own, extra = embedded[: len(unit)], embedded[len(unit) :]
+        positives = positive_pairs(unit, own_columns, self.config.same_text, image_group, groups)
+        embedded = model.texts(self._noised(texts, noise))
         if model.bias is not None:
-            return sigmoid_loss(image, own, scale, model.bias, positives)
-        return info_nce(image, own, scale, positives, extra)
+            return sigmoid_loss(image, embedded, scale, model.bias, positives)
+        frequency = None if self._log_frequency is None else self._log_frequency.to(image.device)[columns]
+        return info_nce(image, embedded, scale, positives, frequency)
 
     def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
         if self.config.text_noise == 0:
@@ -272,11 +288,12 @@ class AlignObjective(Objective):
     # -- the model -------------------------------------------------------------------------------------------------
 
     def frozen(self, model: AlignModel) -> list[nn.Module]:
-        """The backbone with ``freeze_backbone`` or its ``frozen_layers``, the text head with ``freeze_text_head``."""
+        """What of the backbone and which heads ``freeze_*`` and ``frozen_layers`` name."""
         config = self.config
         chosen = (
             *((layer, True) for layer in early_layers(model.vision.backbone, config.frozen_layers)),
             (model.vision.backbone, config.freeze_backbone),
+            (model.vision.head, config.freeze_head),
             (model.text, config.freeze_text_head),
         )
         return [module for module, still in chosen if still]

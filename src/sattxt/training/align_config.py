@@ -16,7 +16,7 @@ _RANGES = {
     **dict.fromkeys(("class_weight", "caption_weight", "size_weights"), NOT_NEGATIVE),
     **dict.fromkeys(("pool", "steps", "text_noise", "frozen_layers"), NOT_NEGATIVE),
     **dict.fromkeys(("sizes", "clip_norm", "initial_scale", "max_scale"), POSITIVE),
-    **dict.fromkeys(("class_prior", "restyle", "same_text", "text_mix"), SHARE),
+    **dict.fromkeys(("caption_prior", "class_prior", "restyle", "same_text", "text_mix"), SHARE),
     **dict.fromkeys(("ema", "smoothing"), DECAY),
 }
 
@@ -31,15 +31,18 @@ class AlignConfig:
     the two terms; 0 leaves one out. smoothing: of class labels. class_prior: how far the
     loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; the exponent tau
     of Menon et al. 2021), where a class below a hundredth counts as one. pool: captions drawn as further negatives.
-    same_text: frozen cosine similarity above which two captions count as the same.
+    captions: of a tile's captions, how many a step uses at most. caption_prior: as ``class_prior``, for captions that
+    are written of many tiles, in the image-to-text direction. same_text: frozen cosine similarity above which two
+    captions count as the same.
     text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
     named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
     initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
     probability that a tile of another set takes on the colours of a random tile of the set ``restyle_from`` (see
     ``augment.restyle``).
-    frozen_layers: the backbone's first layers that stay as they are, norms included. initial_scale, max_scale:
-    1 / temperature.
+    frozen_layers: the backbone's first layers that stay as they are, norms included. freeze_backbone, freeze_head,
+    freeze_text_head: the backbone, the vision head, the text head stay as they are; with the first two, so do image
+    embeddings. initial_scale, max_scale: 1 / temperature.
     """
 
     steps: int
@@ -59,6 +62,8 @@ class AlignConfig:
     smoothing: float = 0.05
     class_prior: float = 0.0
     pool: int = 1024
+    captions: int = 1
+    caption_prior: float = 0.0
     same_text: float = 0.95
     text_noise: float = 0.0
     text_mix: float = 0.0
@@ -69,6 +74,7 @@ class AlignConfig:
     initial_scale: float = 1 / 0.07
     max_scale: float = 100.0
     freeze_backbone: bool = False
+    freeze_head: bool = False
     frozen_layers: int = 0
     freeze_text_head: bool = False
     precision: Precision = "auto"
@@ -82,12 +88,15 @@ class AlignConfig:
             raise InputError(f"loss={self.loss!r}: pass 'info_nce' or 'sigmoid'")
         if not self.class_weight + self.caption_weight:
             raise InputError("class_weight and caption_weight: pass at least one above 0")
+        if self.freeze_backbone and self.freeze_head and self.freeze_text_head:
+            raise InputError("freeze_backbone, freeze_head, freeze_text_head: pass at most two, or nothing is trained")
         if len(self.sizes) != len(self.size_weights) or not self.sizes:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
         if not sum(self.size_weights):
             raise InputError(f"size_weights={self.size_weights}: pass at least one above 0")
-        if self.accumulate < 1:
-            raise InputError(f"accumulate={self.accumulate}: pass 1 or more")
+        for name in ("accumulate", "captions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: pass 1 or more")
         if self.text_start not in ("random", "isometric"):
             raise InputError(f"text_start={self.text_start!r}: pass 'random' or 'isometric'")
         if (self.restyle > 0) != (self.restyle_from is not None):

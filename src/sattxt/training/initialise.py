@@ -66,10 +66,11 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
-        if state["sattxt"].get("frozen_layers"):
+        still = [name for name in ("frozen_layers", "freeze_head", "freeze_text_head") if state["sattxt"].get(name)]
+        if still:
             raise InputError(
-                f"{source}: this run kept {state['sattxt']['frozen_layers']} layers frozen, and a checkpoint leaves "
-                "out what is frozen; write it with `sattxt train export` and start from that model"
+                f"{source}: a checkpoint leaves out what is frozen ({', '.join(still)}); write this run with "
+                "`sattxt train export` and start from that model"
             )
         average = state["callbacks"]["average"]
         return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])

@@ -15,45 +15,58 @@ from sattxt.errors import InputError
 
 
 def positive_pairs(
-    unit: Tensor, same_text: float, image_group: Tensor | None = None, text_group: Tensor | None = None
+    unit: Tensor,
+    own: Tensor,
+    same_text: float,
+    image_group: Tensor | None = None,
+    text_group: Tensor | None = None,
 ) -> Tensor:
-    """Which texts describe which images: (N, N) bool, image i by text j.
+    """Which texts describe which images: (N, M) bool, image i by text j.
 
-    Its own text does, texts that are (nearly) the same do, and a class phrase does for every image of its class.
+    Its own texts do, texts that are (nearly) the same do, and a class phrase does for every image of its class.
 
     Args:
-        unit: (N, hidden) frozen text vectors, L2-normalised; row i is image i's text.
+        unit: (M, hidden) frozen text vectors, L2-normalised.
+        own: (N, K) int64, which of them are image i's own; -1: none.
         same_text: cosine similarity above which two texts count as the same.
         image_group: (N,) int64, the class of the image, numbered across all data sets; -1: none.
-        text_group: (N,) int64, the class that the text names; -1: it is no class phrase.
+        text_group: (M,) int64, the class that the text names; -1: it is no class phrase.
     """
-    positives = unit @ unit.T > same_text
-    positives.fill_diagonal_(True)
+    used = torch.unique(own[own >= 0])
+    near = unit[used] @ unit.T > same_text
+    near[torch.arange(len(used), device=unit.device), used] = True
+    positives = torch.zeros(len(own), len(unit), dtype=torch.bool, device=unit.device)
+    for column in own.T:
+        positives[column >= 0] |= near[torch.searchsorted(used, column[column >= 0])]
     if image_group is not None and text_group is not None:
         positives |= (image_group[:, None] == text_group[None]) & (text_group >= 0)[None]
     return positives
 
 
 def info_nce(
-    image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor, extra_text: Tensor | None = None
+    image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor, log_frequency: Tensor | None = None
 ) -> Tensor:
     """Symmetric InfoNCE with several positives a row.
 
     Args:
         image: (N, D) and text: (M, D), L2-normalised.
         logit_scale: scalar, 1 / temperature.
-        positives: (N, M) bool; every row and every column has at least one True.
-        extra_text: (E, D) further negatives for the image-to-text direction.
+        positives: (N, M) bool; every row has at least one True. A text that describes none of the images is a further
+            negative of the image-to-text direction.
+        log_frequency: (M,), added to the logits of the image-to-text direction (logit adjustment, as in
+            :func:`class_contrast`): a text that stands for many in a collection is no better an answer for that.
 
     Returns:
         scalar, 0.5 * (image-to-text + text-to-image).
     """
-    if not bool(positives.any(dim=0).all() and positives.any(dim=1).all()):
-        raise InputError("positives: every image and every text needs at least one partner")
+    if not bool(positives.any(dim=1).all()):
+        raise InputError("positives: every image needs at least one text")
     logits = logit_scale * image @ text.T
     targets = positives.to(logits.dtype)
-    rows = logits if extra_text is None else torch.cat([logits, logit_scale * image @ extra_text.T], dim=1)
-    image_to_text = -(F.log_softmax(rows, dim=1)[:, : text.shape[0]] * targets).sum(1) / targets.sum(1)
+    rows = logits if log_frequency is None else logits + log_frequency
+    image_to_text = -(F.log_softmax(rows, dim=1) * targets).sum(1) / targets.sum(1)
+    told = positives.any(dim=0)
+    logits, targets = logits[:, told], targets[:, told]
     text_to_image = -(F.log_softmax(logits, dim=0) * targets).sum(0) / targets.sum(0)
     return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
