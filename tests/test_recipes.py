@@ -36,6 +36,8 @@ from sattxt.training.teacher_start import start_teacher
 from sattxt.training.text_bank import bank_size, build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.vision_start import load_vision
+from sattxt.weights.resolver import resolve
+from sattxt.weights.store import read_model
 
 #: The full-size recipe made small by overrides alone.
 TINY: dict[str, Any] = {
@@ -251,9 +253,12 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from
 
 
-def test_the_recipe_of_the_text_head_alone_trains_a_model_of_mini() -> None:
+def test_the_recipe_of_the_text_head_alone_trains_the_bundled_model(tmp_path: Path) -> None:
     mini, texts = read_recipe("mini"), read_recipe("mini-text")
-    for part in ("image", "vision", "head", "text_encoder", "vocabulary"):
+    tower = load_vision(texts, tmp_path)  # needs no backbone on disk
+    stored = read_model(resolve("sattxt-mini")).vision
+    assert {name: value.shape for name, value in tower.state_dict().items()} == {n: v.shape for n, v in stored.items()}
+    for part in ("image", "head", "text_encoder", "vocabulary"):
         assert getattr(mini, part) == getattr(texts, part), part
     assert [{**e, "count": 0} for e in mini.sets] == [{**e, "count": 0} for e in texts.sets]
     assert texts.align.freeze_backbone

@@ -381,11 +381,11 @@ EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 
 
 def test_a_run_learns_what_chance_cannot(tmp_path: Path) -> None:
-    run = Toy(tmp_path)
+    run = Toy(tmp_path, seed=1)
     assert run.train(EVERY_STEP) == 60
     by_class = losses(run, "class")
     assert len(by_class) == 60
-    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.2
+    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.3
     assert run.validate()["toy"] > 70  # chance: 33, of 60 tiles
     with (tmp_path / "validation.csv").open() as handle:
         (row,) = csv.DictReader(handle)

@@ -27,9 +27,9 @@ class AlignConfig:
 
     counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
     losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
-    from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool``. class_weight, caption_weight: of
-    the two terms; 0 leaves one out. smoothing: of class labels. class_prior: how far the
-    loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; the exponent tau
+    from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool`` and ``caption_prior``.
+    class_weight, caption_weight: of the two terms; 0 leaves one out. smoothing: of class labels. class_prior: how far
+    the loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; exponent tau
     of Menon et al. 2021), where a class below a hundredth counts as one. pool: captions drawn as further negatives.
     captions: of a tile's captions, how many a step uses at most. caption_prior: as ``class_prior``, for captions that
     are written of many tiles, in the image-to-text direction. same_text: frozen cosine similarity above which two

@@ -177,7 +177,7 @@ class PromptBook:
 
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
-        return torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]))
+        return self.caption_frequency().nonzero()[:, 0]
 
     def caption_frequency(self) -> Tensor:
         """(T,) float32: for how many tiles each prompt is a caption (more often where it is so twice); 0 for others."""
