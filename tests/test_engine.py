@@ -8,12 +8,14 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import typer
 from test_training import Toy, to_pixels
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, UnknownModelError, WeightsError
@@ -49,7 +51,13 @@ def assert_same_weights(ours: Run, theirs: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate": 3}, {"freeze_backbone": True, "text_noise": 0.1, "loss": "sigmoid"}]
+    "options",
+    [
+        {},
+        {"accumulate": 3},
+        {"freeze_backbone": True, "text_noise": 0.1, "loss": "sigmoid"},
+        {"freeze_backbone": True, "freeze_head": True, "image_views": 2},
+    ],
 )
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, options: dict, log_every: int) -> None:
@@ -186,9 +194,15 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_learning_rate_of_what_is_frozen_may_change(tmp_path: Path) -> None:
+    Toy(tmp_path, steps=1, freeze_backbone=True, backbone_lr=1e-3).train(EVERY_STEP)
+    assert Toy(tmp_path, steps=2, freeze_backbone=True, backbone_lr=0.0).resume() == 1
+    with pytest.raises(WeightsError, match=r"was written with head_lr=0\.0012, this run has 0\.1"):
+        Toy(tmp_path, steps=2, freeze_backbone=True, head_lr=0.1).resume()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path: Path) -> None:
-    run = Toy(tmp_path)
-    run.aligner.normalise = lambda x: x * math.nan
+    run = Toy(tmp_path, normalise=lambda x: x * math.nan)
     before = {k: v.clone() for k, v in run.model.named_parameters()}
     with pytest.raises(SatTxtError, match=r"step 0: the loss is nan on toy \(\d, \d, \d, …\)"):
         run.train(EVERY_STEP)
@@ -270,11 +284,43 @@ def test_accumulated_micro_batches_have_the_gradient_of_their_mean(tmp_path: Pat
         torch.testing.assert_close(seen[name], value, rtol=1e-4, atol=1e-6)
 
 
+def joined(batches: list[AlignBatch]) -> AlignBatch:
+    """The batch of one process that has the tiles of all ``batches``, which are those of a step's ranks."""
+    first = batches[0]
+
+    def by_set(values: Callable[[AlignBatch], Tensor]) -> Tensor:
+        cut = [torch.split(values(b), [len(part) for part in b.parts]) for b in batches]
+        return torch.cat([pieces[which] for which in range(len(first.parts)) for pieces in cut])
+
+    def images(values: Callable[[AlignBatch], Tensor | None]) -> Tensor | None:
+        return None if values(first) is None else by_set(values)  # type: ignore[arg-type]
+
+    def labels_of(which: int) -> Tensor | None:
+        own = [b.labels[which] for b in batches]
+        return None if own[0] is None else torch.cat([label for label in own if label is not None])
+
+    return AlignBatch(
+        step=first.step,
+        parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
+        pixels=images(lambda b: b.pixels),
+        embedded=images(lambda b: b.embedded),
+        labels=[labels_of(which) for which in range(len(first.parts))],
+        classes=first.classes,
+        rows=by_set(lambda b: b.rows),
+        texts=by_set(lambda b: b.texts),
+        image_group=by_set(lambda b: b.image_group),
+        text_group=by_set(lambda b: b.text_group),
+        extra_rows=first.extra_rows,
+        extra=first.extra,
+        noise_seed=first.noise_seed,
+    )
+
+
 class Joined(AlignObjective):
     """One process that sees what two ranks see."""
 
     def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> AlignBatch:
-        return AlignBatch.joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
+        return joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
 
 
 @pytest.mark.parametrize("captions", [1, 2])
@@ -291,7 +337,7 @@ def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path, cap
     for batch in batches:
         turn = iter(zip(*theirs, strict=True))
         got.append(float(run.aligner.losses(model, batch, lambda _, turn=turn: torch.cat(next(turn))).total.detach()))
-    joint = float(run.aligner.losses(model, AlignBatch.joined(batches)).total.detach())
+    joint = float(run.aligner.losses(model, joined(batches)).total.detach())
     alone = float(run.aligner.losses(model, batches[0]).total.detach())
     assert got == pytest.approx([joint, joint], abs=1e-5)
     assert abs(alone - joint) > 0.1

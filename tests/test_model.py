@@ -85,7 +85,7 @@ def test_the_tower_gets_no_more_than_fits_the_cache(
     many = [np.roll(tile, shift, axis=0) for shift in range(0, 20, 5) for tile in tiles]
     wanted = model.encode_image(many)
     segments = model.segment(many[0], LABELS, window=16).scores
-    monkeypatch.setattr("sattxt.encoding._CACHE_BYTES", 1)
+    monkeypatch.setattr("sattxt.vision._CACHE_BYTES", 1)
     assert model._images.step == 8
     taken: list[int] = []
     hook = model._images.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))

@@ -20,7 +20,7 @@ from sattxt import SatTxt
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
 from sattxt.text_head import TextHead
-from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
+from sattxt.training.align import AlignBatch, AlignConfig, AlignModel, AlignObjective
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample, restyle
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
@@ -34,7 +34,7 @@ from sattxt.training.scenes import SCENES, draw_scenes
 from sattxt.training.spectral import index_captions, read_s2_tiles
 from sattxt.training.text_bank import TextBank
 from sattxt.training.text_isometry import make_isometric
-from sattxt.training.validate import caption_recall, zero_shot_accuracy
+from sattxt.training.validate import Normalise, caption_recall, zero_shot_accuracy
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -87,6 +87,27 @@ def test_a_frequent_text_counts_as_often_as_it_occurs_towards_texts_alone() -> N
     wanted = 0.5 * (towards_texts.mean() + towards_images.mean())
     frequency = torch.tensor([1.0, 1.0, 3.0]).log()
     assert float(info_nce(image, text, scale, eye, frequency)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "sigmoid"])
+def test_pairs_that_are_not_compared_take_no_part(kind: str) -> None:
+    torch.manual_seed(0)
+    image, text, scale, eye = unit(6, 8), unit(6, 8), torch.tensor(5.0), torch.eye(6, dtype=torch.bool)
+    compared = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).bool()
+
+    def loss(images: torch.Tensor, texts: torch.Tensor, pairs: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+        if kind == "info_nce":
+            return info_nce(images, texts, scale, pairs, compared=seen)
+        return sigmoid_loss(images, texts, scale, torch.tensor(-2.0), pairs, seen)
+
+    halves = [loss(image[s], text[s], eye[s, s], None) for s in (slice(0, 3), slice(3, 6))]
+    within = loss(image, text, eye, compared)
+    assert float(within) == pytest.approx(float(sum(halves)) / 2, abs=1e-6)
+    assert float(within) < float(loss(image, text, eye, None))
+    given = image.clone().requires_grad_()
+    loss(given, text, eye, compared).backward()
+    assert given.grad is not None
+    assert bool(torch.isfinite(given.grad).all())
 
 
 def test_positives_are_ones_own_texts_their_like_and_the_phrases_of_ones_class() -> None:
@@ -333,7 +354,7 @@ COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)
 class Toy(Run[AlignModel]):
     """Three colours of noisy tiles, random frozen text vectors, a small MobileNet."""
 
-    def __init__(self, out: Path, *, seed: int = 0, **options: object) -> None:
+    def __init__(self, out: Path, *, seed: int = 0, normalise: Normalise | None = None, **options: object) -> None:
         generator = torch.Generator().manual_seed(9)
         images, labels, captions = [], [], []
         for label, colour in enumerate(COLOURS.values()):
@@ -359,7 +380,7 @@ class Toy(Run[AlignModel]):
         config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
         model = AlignModel(vision, 24, 10.0, loss=config.loss)
         self.sets = [tiles]
-        self.aligner = AlignObjective(config, self.sets, book, bank, to_pixels)
+        self.aligner = AlignObjective(config, self.sets, book, bank, normalise or to_pixels)
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.aligner, model, out)
 
@@ -540,6 +561,38 @@ def test_a_caption_of_many_tiles_is_weighed_by_how_often_it_is_written(tmp_path:
     assert caption_term(with_a_rare_class(weighed), plain.model) != pytest.approx(
         caption_term(with_a_rare_class(plain), plain.model), abs=1e-2
     )
+
+
+@pytest.mark.parametrize("contrast", ["set", "all"])
+def test_captions_of_other_sets_are_compared_only_where_asked_for(tmp_path: Path, contrast: str) -> None:
+    toy = Toy(tmp_path)
+    first = toy.sets[0]
+    second = dataclasses.replace(first, name="other", captions=[[f"another {t}" for t in c] for c in first.captions])
+    book = PromptBook(
+        PromptConfig(), [SetTexts(s.name, [], s.captions, -torch.ones(60).long()) for s in (first, second)]
+    )
+    bank = TextBank(torch.randn(len(book.prompts), 24, generator=torch.Generator().manual_seed(1)), book.row)
+    config = dataclasses.replace(toy.aligner.config, counts=(6, 4), contrast=contrast)
+    aligner = AlignObjective(config, [first, second], book, bank, to_pixels)
+    batch = aligner.draw(0)
+    theirs = torch.arange(10)[:, None] >= 6
+    elsewhere = aligner.book.origins()[batch.extra_rows, 1]
+    assert bool(elsewhere.any())
+    changed = dataclasses.replace(
+        batch,
+        texts=torch.where(theirs[..., None], -batch.texts, batch.texts),
+        extra=torch.where(elsewhere[:, None], -batch.extra, batch.extra),
+    )
+
+    def pull(given: AlignBatch) -> torch.Tensor:
+        """On the images of the first set."""
+        image = torch.nn.functional.normalize(torch.randn(10, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
+        image.requires_grad_()
+        aligner.losses(toy.model, dataclasses.replace(given, pixels=None, embedded=image)).terms["caption"].backward()
+        assert image.grad is not None
+        return image.grad[:6] / image.grad[:6].norm()
+
+    assert torch.allclose(pull(batch), pull(changed), atol=1e-5) == (contrast == "set")
 
 
 def test_ranks_walk_the_tiles_together(tmp_path: Path) -> None:

@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
 _PLAIN = ImageOptions()
-#: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
-#: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
-_CACHE_BYTES = 2**24
-_FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
 
 
 @dataclass(frozen=True)
@@ -57,17 +53,12 @@ class ImageEncoder:
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim
         self._preprocessor = Preprocessor(config)
-        self._bytes = self.tower.activation_bytes(config.size)
+        self._size = config.size
 
     @property
     def step(self) -> int | None:
-        """Images that one pass of the tower takes at most, whatever the batch; ``None``: a batch is one pass.
-
-        On a CPU the largest power of two, and 8 at least, whose activations fit into the cache.
-        """
-        if self.device.type != "cpu":
-            return None
-        return max(_FEWEST, 1 << (_CACHE_BYTES // self._bytes).bit_length() >> 1)
+        """Images that one pass of the tower takes at most, see :meth:`VisionTower.images_per_pass`."""
+        return self.tower.images_per_pass(self._size, self.device)
 
     def to(self, device: torch.device) -> None:
         """Move the tower."""

@@ -18,6 +18,11 @@ from sattxt.mobilenet import MobileNetV1
 
 LAYER_NORM_EPS = 1e-5
 
+#: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
+#: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
+_CACHE_BYTES = 2**24
+_FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
+
 
 class ImageTokens(NamedTuple):
     """What the vision tower sees in a batch of N images, P patches each.
@@ -142,6 +147,15 @@ class VisionTower(nn.Module):
             tokens = (size // sizes.patch_size) ** 2 + 1 + sizes.num_register_tokens
             values = tokens * (sizes.hidden_size + sizes.intermediate_size)
         return values * self.dtype.itemsize
+
+    def images_per_pass(self, size: int, device: torch.device) -> int | None:
+        """(3, size, size) images that one pass takes at most, whatever the batch; ``None``: a batch is one pass.
+
+        On a CPU the largest power of two, and 8 at least, whose activations fit into the cache.
+        """
+        if device.type != "cpu":
+            return None
+        return max(_FEWEST, 1 << (_CACHE_BYTES // self.activation_bytes(size)).bit_length() >> 1)
 
     def forward(self, pixel_values: Tensor) -> ImageTokens:
         """Pixel values of any float dtype to tokens in the weights' dtype."""

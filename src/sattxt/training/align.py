@@ -8,8 +8,8 @@ contrasted across all data sets (and all ranks), and class prompts, contrasted w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,75 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
+from sattxt.training.align_batch import AlignBatch
 from sattxt.training.align_config import AlignConfig
 from sattxt.training.align_model import AlignModel
-from sattxt.training.augment import atmosphere, augment, resized, restyle
+from sattxt.training.augment import resized
 from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.image_bank import ImageBank
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
-from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
+from sattxt.training.objective import Gather, Objective, StepLosses, alone
 from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
 from sattxt.training.prompting import PromptBook
 from sattxt.training.seeds import generator
 from sattxt.training.text_bank import TextBank
+from sattxt.training.tile_views import TileViews
 from sattxt.training.vision_start import early_layers
 
 __all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
 _SHARED, _OWN, _NORMS = range(3)
 _RAREST = 0.01  # a class below that share of its data set counts as one of it: a handful of tiles says little
-
-
-@dataclass
-class AlignBatch(Batch):
-    """A micro-batch of stage 2; N tiles, set after set.
-
-    pixels: (N, 3, S, S) float32. labels: for each data set (n,) int64 into its classes, or ``None`` where it has none.
-    classes: for each data set (K, hidden), one frozen text vector a class, the same on every rank; or ``None``.
-    rows: (N, K) int64, each tile's own texts (captions, or a phrase of its class) in the bank; -1: none. texts:
-    (N, K, hidden), their vectors, zeros where there is none. image_group, text_group: (N,) int64, see
-    ``PromptBook.draw``; -1: none. extra_rows: (E,), extra: (E, hidden), further captions, the same on every rank, which
-    are negatives of tiles that they are not written of. noise_seed: of ``text_noise``.
-    """
-
-    pixels: Tensor
-    labels: list[Tensor | None]
-    classes: list[Tensor | None]
-    rows: Tensor
-    texts: Tensor
-    image_group: Tensor
-    text_group: Tensor
-    extra_rows: Tensor
-    extra: Tensor
-    noise_seed: int
-
-    @staticmethod
-    def joined(batches: list[AlignBatch]) -> AlignBatch:
-        """The batch of one process that has the tiles of all ``batches``, which are those of a step's ranks."""
-        first = batches[0]
-
-        def by_set(values: Callable[[AlignBatch], Tensor]) -> Tensor:
-            cut = [torch.split(values(b), [len(part) for part in b.parts]) for b in batches]
-            return torch.cat([pieces[which] for which in range(len(first.parts)) for pieces in cut])
-
-        def labels_of(which: int) -> Tensor | None:
-            own = [b.labels[which] for b in batches]
-            return None if own[0] is None else torch.cat([label for label in own if label is not None])
-
-        return AlignBatch(
-            step=first.step,
-            parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
-            pixels=by_set(lambda b: b.pixels),
-            labels=[labels_of(which) for which in range(len(first.parts))],
-            classes=first.classes,
-            rows=by_set(lambda b: b.rows),
-            texts=by_set(lambda b: b.texts),
-            image_group=by_set(lambda b: b.image_group),
-            text_group=by_set(lambda b: b.text_group),
-            extra_rows=first.extra_rows,
-            extra=first.extra,
-            noise_seed=first.noise_seed,
-        )
 
 
 class AlignObjective(Objective):
@@ -95,6 +46,7 @@ class AlignObjective(Objective):
         book: the prompts of ``sets``, in their order.
         bank: made of ``book.prompts``.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
+        context: see :class:`~sattxt.training.objective.Objective`.
 
     Raises:
         InputError: the parts do not fit together, or there is neither a class nor a caption to learn from.
@@ -109,14 +61,17 @@ class AlignObjective(Objective):
         book: PromptBook,
         bank: TextBank,
         normalise: Callable[[Tensor], Tensor],
+        context: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(config, sets, normalise)
+        super().__init__(config, sets, normalise, context)
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
-        self._style = self._style_set()
+        self._views = TileViews(config, sets, normalise)
+        self._images: ImageBank | None = None
         self._pool = book.caption_rows()
         self._log_frequency = (
             config.caption_prior * book.caption_frequency().clamp(min=1).log() if config.caption_prior else None
         )
+        self._origins = book.origins() if config.contrast == "set" else None
         self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
         classes = book.draw(self._nobody, generator(config.seed)).classes
         self._log_priors = [
@@ -140,14 +95,17 @@ class AlignObjective(Objective):
         config, parts = self.config, self.parts(step, micro, rank, ranks)
         shared = generator(config.seed, _SHARED, step, 1 + micro)
         own = generator(config.seed, _OWN, step, micro, rank)
-        weights = torch.tensor(config.size_weights)
-        size = config.sizes[int(torch.multinomial(weights, 1, generator=generator(config.seed, _SHARED, step, 0)))]
         classes = self._classes(shared)
         extra_rows = self._extra(shared)
-        tiles = [augment(s.take(i), size, config.augment, own) for s, i in zip(self.sets, parts, strict=True)]
-        parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another tile where one is unreadable
+        embedded, images = None, None
+        if config.image_views:
+            embedded, parts = self._stored(parts, own)
+        else:
+            weights = torch.tensor(config.size_weights)
+            size = config.sizes[int(torch.multinomial(weights, 1, generator=generator(config.seed, _SHARED, step, 0)))]
+            images = self._views.moved(parts, size, own)
+            parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another where one is unreadable
         drawn = self.book.draw(parts, own, config.captions)
-        images = atmosphere(self._restyled(tiles, own), config.augment, own)
         count = sum(len(part) for part in parts)
         rows = torch.full((count, config.captions), -1, dtype=torch.int64)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
@@ -159,7 +117,8 @@ class AlignObjective(Objective):
         return AlignBatch(
             step=step,
             parts=parts,
-            pixels=self.normalise(images).contiguous(memory_format=torch.channels_last),
+            pixels=None if images is None else self._views.aired(images, own),
+            embedded=embedded,
             labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
             classes=classes,
             rows=rows,
@@ -171,20 +130,19 @@ class AlignObjective(Objective):
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
 
-    def _style_set(self) -> TileSet | LazyTiles | None:
-        index = self.config.style_index([s.name for s in self.sets])
-        return None if index is None else self.sets[index]
+    def prepare(self, model: AlignModel, out: Path, device: torch.device) -> None:
+        """Embed every tile ``image_views`` times, or read what an earlier run in ``out`` left of it."""
+        if self.config.image_views:
+            facts = [f"{self.context.get('image')} {self.context.get(f'set {s.name}')}" for s in self.sets]
+            self._images = self._views.embedded(model, out, device, facts)
 
-    def _restyled(self, tiles: list[Tensor], random: torch.Generator) -> Tensor:
-        """The sets' tiles end to end, some with the style set's colours; its own keep theirs."""
-        images = torch.cat(tiles)
-        if self._style is None:
-            return images
-        index = torch.randint(len(self._style), (len(images),), generator=random)
-        moved = restyle(images, self._style.take(index).float().div_(255), self.config.restyle, random)
-        parts = zip(self.sets, tiles, strict=True)
-        own = torch.cat([torch.full((len(part), 1, 1, 1), s is self._style) for s, part in parts])
-        return torch.where(own, images, moved)
+    def _stored(self, parts: list[Tensor], random: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """Embeddings of the tiles, and which these are: another where one could not be read."""
+        bank = self._images
+        if bank is None:
+            raise InputError("image_views: the tiles are not embedded yet; call prepare() before a batch is drawn")
+        found = [bank.take(which, index, random) for which, index in enumerate(parts)]
+        return torch.cat(found), [bank.tiles[which][index] for which, index in enumerate(parts)]
 
     def _classes(self, random: torch.Generator) -> list[Tensor | None]:
         """For each data set, (K, hidden): one text vector a class."""
@@ -216,8 +174,11 @@ class AlignObjective(Objective):
         ``scale`` is among the terms for the log; it is not minimised.
         """
         config = self.config
-        with autocast(config.precision, batch.pixels.device):
-            image = model.image(batch.pixels)
+        image = batch.embedded
+        if image is None:
+            assert batch.pixels is not None
+            with autocast(config.precision, batch.pixels.device):
+                image = model.image(batch.pixels)
         scale = model.log_scale.exp().clamp(max=config.max_scale)
         noise = generator(batch.noise_seed)
         terms: dict[str, Tensor] = {}
@@ -273,11 +234,16 @@ class AlignObjective(Objective):
         groups[own_columns[named, 0]] = text_group[named]
         unit = F.normalize(texts, dim=-1)
         positives = positive_pairs(unit, own_columns, self.config.same_text, image_group, groups)
+        compared = None
+        if self._origins is not None:
+            which = torch.repeat_interleave(torch.tensor([len(part) for part in batch.parts], device=kept.device))
+            compared = self._origins.to(kept.device)[columns][:, gather(which)[kept]].T
+            positives &= compared
         embedded = model.texts(self._noised(texts, noise))
         if model.bias is not None:
-            return sigmoid_loss(image, embedded, scale, model.bias, positives)
+            return sigmoid_loss(image, embedded, scale, model.bias, positives, compared)
         frequency = None if self._log_frequency is None else self._log_frequency.to(image.device)[columns]
-        return info_nce(image, embedded, scale, positives, frequency)
+        return info_nce(image, embedded, scale, positives, frequency, compared)
 
     def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
         if self.config.text_noise == 0:
@@ -309,6 +275,11 @@ class AlignObjective(Objective):
             *parameter_groups([model.text], text_lr, decay),
             {"params": scalars, "lr": config.head_lr, "weight_decay": 0.0},
         ]
+
+    def identity(self) -> dict[str, Any]:
+        """As :meth:`Objective.identity`, without the learning rates of what is frozen."""
+        rates = {"backbone_lr": self.config.freeze_backbone, "text_lr": self.config.freeze_text_head}
+        return {key: value for key, value in super().identity().items() if not rates.get(key)}
 
     @torch.no_grad()
     def calibrate_norms(self, model: AlignModel, sizes: tuple[int, ...], batches: int = 60) -> AlignModel:

@@ -14,7 +14,7 @@ from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_r
 _RANGES = {
     **dict.fromkeys(("backbone_lr", "head_lr", "text_lr", "weight_decay", "warmup"), NOT_NEGATIVE),
     **dict.fromkeys(("class_weight", "caption_weight", "size_weights"), NOT_NEGATIVE),
-    **dict.fromkeys(("pool", "steps", "text_noise", "frozen_layers"), NOT_NEGATIVE),
+    **dict.fromkeys(("pool", "steps", "image_views", "text_noise", "frozen_layers"), NOT_NEGATIVE),
     **dict.fromkeys(("sizes", "clip_norm", "initial_scale", "max_scale"), POSITIVE),
     **dict.fromkeys(("caption_prior", "class_prior", "restyle", "same_text", "text_mix"), SHARE),
     **dict.fromkeys(("ema", "smoothing"), DECAY),
@@ -32,8 +32,9 @@ class AlignConfig:
     the loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; exponent tau
     of Menon et al. 2021), where a class below a hundredth counts as one. pool: captions drawn as further negatives.
     captions: of a tile's captions, how many a step uses at most. caption_prior: as ``class_prior``, for captions that
-    are written of many tiles, in the image-to-text direction. same_text: frozen cosine similarity above which two
-    captions count as the same.
+    are written of many tiles, in the image-to-text direction. contrast: of captions, between the tiles and captions of
+    all data sets (``all``) or within each (``set``), where telling the data sets apart earns nothing. same_text: frozen
+    cosine similarity above which two captions count as the same.
     text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
     named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
@@ -42,7 +43,9 @@ class AlignConfig:
     ``augment.restyle``).
     frozen_layers: the backbone's first layers that stay as they are, norms included. freeze_backbone, freeze_head,
     freeze_text_head: the backbone, the vision head, the text head stay as they are; with the first two, so do image
-    embeddings. initial_scale, max_scale: 1 / temperature.
+    embeddings. image_views: above 0, these are computed once, before the first step, of that many views of each tile
+    (the whole tile, then augmented ones), and a step takes a random one; 0: a step embeds views of its own.
+    initial_scale, max_scale: 1 / temperature.
     """
 
     steps: int
@@ -64,6 +67,7 @@ class AlignConfig:
     pool: int = 1024
     captions: int = 1
     caption_prior: float = 0.0
+    contrast: Literal["all", "set"] = "all"
     same_text: float = 0.95
     text_noise: float = 0.0
     text_mix: float = 0.0
@@ -75,6 +79,7 @@ class AlignConfig:
     max_scale: float = 100.0
     freeze_backbone: bool = False
     freeze_head: bool = False
+    image_views: int = 0
     frozen_layers: int = 0
     freeze_text_head: bool = False
     precision: Precision = "auto"
@@ -94,6 +99,13 @@ class AlignConfig:
             raise InputError(f"{len(self.sizes)} sizes, {len(self.size_weights)} size_weights; pass one weight a size")
         if not sum(self.size_weights):
             raise InputError(f"size_weights={self.size_weights}: pass at least one above 0")
+        if self.image_views and not (self.freeze_backbone and self.freeze_head and len(self.sizes) == 1):
+            raise InputError(
+                f"image_views={self.image_views}: pass freeze_backbone and freeze_head, so that embeddings stay what "
+                f"they are, and one of the sizes {self.sizes}; or image_views 0"
+            )
+        if self.contrast not in ("all", "set"):
+            raise InputError(f"contrast={self.contrast!r}: pass 'all' or 'set'")
         for name in ("accumulate", "captions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: pass 1 or more")

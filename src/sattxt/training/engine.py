@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sattxt.device import resolve_device
 from sattxt.errors import InputError, MissingExtraError, WeightsError
 from sattxt.training.objective import Objective
 
@@ -92,6 +93,7 @@ def fit(
     check_folder(out, resume=resume)
     if resume:
         check_checkpoint(read_checkpoint(path), module.identity, path)
+    objective.prepare(model, out, resolve_device("cpu" if options.accelerator == "cpu" else None))
     board = TensorBoardLog(out / "tensorboard") if options.tensorboard else None
     callbacks: list[L.Callback] = [
         AverageWeights(objective, average),

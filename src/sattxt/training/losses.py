@@ -44,7 +44,12 @@ def positive_pairs(
 
 
 def info_nce(
-    image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor, log_frequency: Tensor | None = None
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    positives: Tensor,
+    log_frequency: Tensor | None = None,
+    compared: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE with several positives a row.
 
@@ -55,6 +60,7 @@ def info_nce(
             negative of the image-to-text direction.
         log_frequency: (M,), added to the logits of the image-to-text direction (logit adjustment, as in
             :func:`class_contrast`): a text that stands for many in a collection is no better an answer for that.
+        compared: (N, M) bool, the pairs that are told apart, ``positives`` among them; all by default.
 
     Returns:
         scalar, 0.5 * (image-to-text + text-to-image).
@@ -62,20 +68,33 @@ def info_nce(
     if not bool(positives.any(dim=1).all()):
         raise InputError("positives: every image needs at least one text")
     logits = logit_scale * image @ text.T
-    targets = positives.to(logits.dtype)
+    if compared is not None:
+        logits = logits.masked_fill(~compared, -torch.inf)
     rows = logits if log_frequency is None else logits + log_frequency
-    image_to_text = -(F.log_softmax(rows, dim=1) * targets).sum(1) / targets.sum(1)
     told = positives.any(dim=0)
-    logits, targets = logits[:, told], targets[:, told]
-    text_to_image = -(F.log_softmax(logits, dim=0) * targets).sum(0) / targets.sum(0)
+    image_to_text = _cross_entropy(rows, positives, dim=1)
+    text_to_image = _cross_entropy(logits[:, told], positives[:, told], dim=0)
     return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
 
-def sigmoid_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, positives: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, positives: Tensor, dim: int) -> Tensor:
+    """Of softmax along ``dim`` against equal shares for ``positives``."""
+    likely = F.log_softmax(logits, dim=dim).masked_fill(~positives, 0)
+    return -likely.sum(dim) / positives.sum(dim)
+
+
+def sigmoid_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    positives: Tensor,
+    compared: Tensor | None = None,
+) -> Tensor:
     """SigLIP: every pair is its own binary decision. Shapes as in :func:`info_nce`; the sum is divided by N."""
     logits = logit_scale * image @ text.T + logit_bias
-    signs = torch.where(positives, 1.0, -1.0)
-    return -F.logsigmoid(signs * logits).sum() / image.shape[0]
+    likely = F.logsigmoid(torch.where(positives, 1.0, -1.0) * logits)
+    return -(likely if compared is None else likely[compared]).sum() / image.shape[0]
 
 
 def class_contrast(

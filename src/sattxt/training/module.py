@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sattxt.errors import SatTxtError, WeightsError
+from sattxt.training.checksum import checksum
 from sattxt.training.objective import Batch, Objective, StepLosses
 from sattxt.training.optim import warmup_cosine
 
@@ -112,11 +112,9 @@ class TrainingModule(L.LightningModule):
 
 def run_identity(objective: Objective, model: nn.Module) -> dict[str, Any]:
     """What a checkpoint must agree with to be resumed: the objective's part, and a checksum of what is frozen."""
-    check, state = 0, model.state_dict()
-    for name in sorted(set(state) - trained_names(objective, model)):
-        values = state[name].detach().cpu().contiguous().reshape(-1)
-        check = zlib.crc32(values.view(torch.uint8).numpy().data, check)
-    return {**objective.identity(), "frozen_weights": check}
+    state, trained = model.state_dict(), trained_names(objective, model)
+    frozen = {name: value for name, value in state.items() if name not in trained}
+    return {**objective.identity(), "frozen_weights": checksum(frozen)}
 
 
 def trained_names(objective: Objective, model: nn.Module) -> set[str]:

@@ -7,8 +7,9 @@ what it would have drawn, and the batches of several ranks are those that one pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -93,16 +94,21 @@ class Objective(ABC):
         config: ``counts`` are tiles a step, rank and data set; ``accumulate`` cuts them into that many micro-batches.
         sets: the training tiles.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
+        context: what else of a recipe a checkpoint must agree with, see :meth:`identity`; none without a recipe.
 
     Raises:
         InputError: counts, data sets and ``accumulate`` do not fit together.
     """
 
     stage: str
-    #: What else of a recipe a checkpoint must agree with, see :meth:`identity`; empty without a recipe.
-    context: dict[str, Any]
 
-    def __init__(self, config: StepConfig, sets: Sequence[NamedTiles], normalise: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        config: StepConfig,
+        sets: Sequence[NamedTiles],
+        normalise: Callable[[Tensor], Tensor],
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
         if len(config.counts) != len(sets):
             raise InputError(f"counts has {len(config.counts)} values for {len(sets)} data sets; pass one each")
         for tiles, count in zip(sets, config.counts, strict=True):
@@ -117,7 +123,7 @@ class Objective(ABC):
                 "micro-batches; pass no more than that"
             )
         self.step_config, self.tiles, self.normalise = config, sets, normalise
-        self.context: dict[str, Any] = {}
+        self.context = dict(context or {})
         self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
 
     @abstractmethod
@@ -135,6 +141,14 @@ class Objective(ABC):
     @abstractmethod
     def groups(self, model: Any) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: everything that is trained, with learning rate and weight decay."""
+
+    def prepare(self, model: Any, out: Path, device: torch.device) -> None:  # noqa: B027
+        """What there is to compute before the first batch is drawn.
+
+        Args:
+            model: about to be trained, on ``device``.
+            out: the run's folder, for what later processes and resumed runs need not compute again.
+        """
 
     def after_step(self, model: Any, statistics: dict[str, Tensor]) -> None:  # noqa: B027
         """Called after each optimiser step with the statistics' means over micro-batches and ranks."""

@@ -184,6 +184,13 @@ class PromptBook:
         flat = torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)])
         return torch.bincount(flat, minlength=len(self.row)).float()
 
+    def origins(self) -> Tensor:
+        """(T, sets) bool: whose class prompts or captions each prompt is among."""
+        found = torch.zeros(len(self.row), len(self._sets), dtype=torch.bool)
+        for which, rows in enumerate(self._sets):
+            found[torch.cat([rows.classes.flat, rows.captions.flat]), which] = True
+        return found
+
     def draw(self, parts: Sequence[Tensor], generator: torch.Generator, captions: int = 1) -> StepPrompts:
         """The prompts of a batch.
 

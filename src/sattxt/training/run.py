@@ -202,10 +202,9 @@ class AlignRun(Run[AlignModel]):
             model.text.load_state_dict(text_head_like(model.text, init_text).state_dict())
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normaliser(recipe.image)
-        self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise)
-        self.aligner.context = _context(
-            recipe, recipe.sets, {"text_encoder": recipe.text_encoder, "prompts": asdict(recipe.prompting)}
-        )
+        further = {"text_encoder": recipe.text_encoder, "prompts": asdict(recipe.prompting)}
+        context = _context(recipe, recipe.sets, further)
+        self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise, context)
         super().__init__(self.aligner, model, out)
 
     def _sample(self, limit: int = 50_000) -> Tensor:
@@ -290,8 +289,8 @@ class SRDRun(Run[SRDModel]):
             torch.manual_seed(config.seed)
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image))
-        self.distiller.context = _context(recipe, recipe.pairs, {})
+        context = _context(recipe, recipe.pairs, {})
+        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image), context)
         super().__init__(self.distiller, model, out)
 
     def _figures(self, model: SRDModel) -> dict[str, float]:

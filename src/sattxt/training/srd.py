@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class SRDObjective(Objective):
     Args:
         model: whose centres start at the teacher's means over the first batch, whole tiles (``centre_start``).
         normalise: from (N, 3, H, W) floats in [0, 1] to the student's pixel values.
+        context: see :class:`~sattxt.training.objective.Objective`.
 
     Raises:
         InputError: the parts do not fit together; a data set lacks bands that the teacher needs; ``patch_weight`` asks
@@ -77,8 +78,9 @@ class SRDObjective(Objective):
         teacher: Teacher,
         sets: Sequence[PairSet | LazyPairs],
         normalise: Callable[[Tensor], Tensor],
+        context: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(config, sets, normalise)
+        super().__init__(config, sets, normalise, context)
         if config.patch_weight and model.patch_to_teacher is None:
             raise InputError("patch_weight is above 0, but the model has no patch map; make it with patches=True")
         if model.to_teacher.out_features != teacher.width:

@@ -30,7 +30,7 @@ def embed_tiles(
     """(n, D) float32, L2-normalised, on the model's device: whole tiles at ``size`` pixels."""
     device = model.log_scale.device
     parts = []
-    for part in torch.split(index, _BATCH):
+    for part in torch.split(index, model.vision.images_per_pass(size, device) or _BATCH):
         pixels = normalise(resized(tiles.take(part), size)).to(device)
         parts.append(model.image(pixels.contiguous(memory_format=torch.channels_last)))
     return torch.cat(parts)

@@ -32,7 +32,7 @@ def open_folder(entry: Entry, split: str) -> TileSet | LazyTiles:
     if not placed:
         raise InputError(
             f"data set {entry.name!r}: {path}: no image lies in a class folder, such as {images[0]}; expected "
-            "{split}/{class}/{image} or {class}/{image}"
+            "{split}/{class}/{image} or {class}/{image}; for images and a file of captions or labels, pass kind: table"
         )
     outside = [(name, "lies in no class folder") for name in images if name not in placed]
     keys = {_key(name): name for name in placed}

@@ -1,0 +1,94 @@
+"""What stage 2 sees of tiles: views as training shows them, or embeddings of views that were computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sattxt.device import resolve_dtype
+from sattxt.training.align_config import AlignConfig
+from sattxt.training.align_model import AlignModel
+from sattxt.training.augment import atmosphere, augment, resized, restyle
+from sattxt.training.checksum import checksum
+from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
+from sattxt.training.seeds import generator
+
+_BATCH = 128
+_VIEWS = 3  # of a seed's streams, beside those of ``align``
+
+
+class TileViews:
+    """Views of the tiles of ``sets``.
+
+    Args:
+        normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
+
+    Raises:
+        InputError: ``restyle_from`` names none of ``sets``.
+    """
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        sets: Sequence[Tiles],
+        normalise: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._config, self._sets, self._normalise = config, sets, normalise
+        index = config.style_index([s.name for s in sets])
+        self._style = None if index is None else sets[index]
+
+    def moved(self, parts: Sequence[Tensor], size: int, random: torch.Generator) -> Tensor:
+        """(N, 3, size, size) in [0, 1]: each set's tiles at ``parts``, set after set, augmented and restyled."""
+        return self._moved(list(zip(self._sets, parts, strict=True)), size, random)
+
+    def aired(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """Pixel values of images in [0, 1], some of them behind more air."""
+        return self._pixels(atmosphere(images, self._config.augment, random))
+
+    def embedded(self, model: AlignModel, out: Path, device: torch.device, facts: Sequence[str]) -> ImageBank:
+        """``image_views`` embeddings of every tile: of the whole tile, then of augmented ones.
+
+        Args:
+            model: whose vision side stays what it is. device: which a copy of it computes on.
+            out: see :func:`~sattxt.training.image_bank.build_image_bank`. facts: of each set's pixels.
+        """
+        config, (size,) = self._config, self._config.sizes
+
+        def view(which: int, index: Tensor, number: int) -> Tensor:
+            if number == 0:
+                return self._pixels(resized(self._sets[which].take(index), size))
+            random = generator(config.seed, _VIEWS, which, number, int(index[0]))
+            return self.aired(self._moved([(self._sets[which], index)], size, random), random)
+
+        tower = copy.deepcopy(model.vision).for_inference(resolve_dtype(config.precision, device)).to(device)
+        step = tower.images_per_pass(size, device) or _BATCH
+
+        @torch.inference_mode()
+        def embed(pixels: Tensor) -> Tensor:
+            parts = [tower(part.to(device)).embedding.float() for part in torch.split(pixels, step)]
+            return F.normalize(torch.cat(parts), dim=-1).cpu()
+
+        how = (config.augment, config.restyle, config.restyle_from, config.seed) if config.image_views > 1 else ()
+        shared = f"{checksum(model.vision.state_dict())} {size} {config.precision} {how}"
+        known = [f"{shared} {fact}" for fact in facts]
+        return build_image_bank(self._sets, view, embed, config.image_views, out, known)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return self._normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def _moved(self, chosen: Sequence[tuple[Tiles, Tensor]], size: int, random: torch.Generator) -> Tensor:
+        """The tiles of each set end to end, augmented, some with the style set's colours; its own keep theirs."""
+        tiles = [augment(s.take(index), size, self._config.augment, random) for s, index in chosen]
+        images = torch.cat(tiles)
+        if self._style is None:
+            return images
+        source = torch.randint(len(self._style), (len(images),), generator=random)
+        moved = restyle(images, self._style.take(source).float().div_(255), self._config.restyle, random)
+        parts = zip(chosen, tiles, strict=True)
+        own = torch.cat([torch.full((len(part), 1, 1, 1), s is self._style) for (s, _), part in parts])
+        return torch.where(own, images, moved)

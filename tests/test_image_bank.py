@@ -1,0 +1,185 @@
+"""Stage 2 with the vision side frozen: every tile is embedded once, before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import Toy, losses, to_pixels
+
+from sattxt.errors import InputError
+from sattxt.training.align import AlignObjective
+from sattxt.training.data import LazyTiles
+from sattxt.training.engine import EngineOptions
+from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
+
+pytest.importorskip("lightning")
+
+EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+CPU = torch.device("cpu")
+
+
+def still(out: Path, views: int = 1, **options: object) -> Toy:
+    """With norms that fit the tiles: else random weights give all of them the same embedding."""
+    run = Toy(out, freeze_backbone=True, freeze_head=True, image_views=views, **{"steps": 12, **options})
+    norms = [m for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    run.model.train()
+    with torch.no_grad():
+        run.model.image(to_pixels(run.sets[0].images.float() / 255))
+    run.model.eval()
+    return run
+
+
+def embeddings(run: Toy) -> torch.Tensor:
+    """Of the whole tiles, as evaluation computes them."""
+    with torch.no_grad():
+        return run.model.eval().image(to_pixels(run.sets[0].take(torch.arange(60)).float() / 255))
+
+
+def assert_alike(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # norms are folded into kernels
+
+
+def files(out: Path) -> list[Path]:
+    return sorted(out.glob("images-*.safetensors"))
+
+
+def test_one_view_is_the_whole_tile(tmp_path: Path) -> None:
+    run = still(tmp_path)
+    run.aligner.prepare(run.model, tmp_path, CPU)
+    batch = run.aligner.draw(3)
+    assert batch.pixels is None
+    assert batch.embedded is not None
+    assert_alike(batch.embedded, embeddings(run)[batch.parts[0]])
+
+
+def test_further_views_are_augmented_and_drawn_at_random(tmp_path: Path) -> None:
+    run = still(tmp_path, views=4)
+    run.aligner.prepare(run.model, tmp_path, CPU)
+    bank = run.aligner._images
+    assert bank is not None
+    (views,) = bank.views
+    assert views.shape == (60, 4, 32)
+    assert_alike(views[:, 0], embeddings(run))
+    apart = 1 - torch.einsum("nvd,nwd->vwn", views, views).mean(-1)
+    assert bool((apart[~torch.eye(4, dtype=torch.bool)] > 1e-5).all())
+    drawn = torch.cat([run.aligner.draw(step).embedded for step in range(20)])  # type: ignore[arg-type]
+    tiles = torch.cat([run.aligner.draw(step).parts[0] for step in range(20)])
+    which = (views[tiles] - drawn[:, None]).abs().sum(-1).argmin(1)
+    assert bool((torch.bincount(which, minlength=4) > 50).all())  # 90 of 360 each
+
+
+def test_every_set_has_its_own_views(tmp_path: Path) -> None:
+    run = still(tmp_path, views=2)
+    first = run.sets[0]
+    second = dataclasses.replace(first, name="night", images=first.images // 4)
+    book = PromptBook(
+        PromptConfig(templates=("a photo of {}",)),
+        [SetTexts(s.name, [[name] for name in s.classes], s.captions, s.labels) for s in (first, second)],
+    )
+    config = dataclasses.replace(run.aligner.config, counts=(5, 3), restyle=1.0, restyle_from="night")
+    aligner = AlignObjective(config, [first, second], book, run.aligner.bank, to_pixels)
+    aligner.prepare(run.model, tmp_path, CPU)
+    assert len(files(tmp_path)) == 2
+    bank = aligner._images
+    assert bank is not None
+    assert_alike(bank.views[0][:, 0], embeddings(run))
+    assert (bank.views[0] - bank.views[1]).abs().amax() > 0.01
+    batch = aligner.draw(0)
+    assert batch.embedded is not None
+    assert [len(part) for part in batch.parts] == [5, 3]
+    for part, views, embedded in zip(batch.parts, bank.views, torch.split(batch.embedded, [5, 3]), strict=True):
+        assert bool((views[part] == embedded[:, None]).all(-1).any(-1).all())
+
+
+def test_the_text_head_learns_from_stored_embeddings(tmp_path: Path) -> None:
+    run = still(tmp_path, views=2, steps=60, head_lr=1e-2, text_noise=0.1)
+    before = run.validate()["toy"]
+    run.train(EVERY_STEP)
+    by_class = losses(run, "class")
+    assert np.mean(by_class[-10:]) < np.mean(by_class[:10]) - 0.2
+    assert run.validate()["toy"] > max(before, 70)  # chance: 33
+
+
+def test_what_is_embedded_is_read_again_and_not_computed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="sattxt")
+    for _ in range(2):
+        run = still(tmp_path)
+        run.aligner.prepare(run.model, tmp_path, CPU)
+    assert caplog.text.count("embedded once") == 1
+    bank = run.aligner._images
+    assert bank is not None
+    assert_alike(bank.views[0][:, 0], embeddings(run))
+
+
+@pytest.mark.parametrize("changed", ["seed", "image_views", "tiles", "byte", "cut"])
+def test_embeddings_of_something_else_are_not_taken(tmp_path: Path, changed: str) -> None:
+    first = still(tmp_path)
+    first.aligner.prepare(first.model, tmp_path, CPU)
+    run = still(tmp_path, views=2 if changed == "image_views" else 1, seed=1 if changed == "seed" else 0)
+    if changed == "tiles":
+        run.sets[0].images = 255 - run.sets[0].images
+    (path,) = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    if changed == "byte":
+        content[-2000] ^= 1
+        path.write_bytes(content)
+    elif changed == "cut":
+        path.write_bytes(content[:-5000])
+    run.aligner.prepare(run.model, tmp_path, CPU)
+    bank = run.aligner._images
+    assert bank is not None
+    assert bank.views[0].shape[1] == (2 if changed == "image_views" else 1)
+    assert_alike(bank.views[0][:, 0], embeddings(run))
+
+
+def test_what_stands_in_for_an_unreadable_tile_keeps_its_own_label(tmp_path: Path) -> None:
+    run = still(tmp_path)
+    images = run.sets[0].images.numpy()
+
+    def decode(index: int) -> np.ndarray:
+        if index == 19:  # the last of the first colour; the next is of the second
+            raise ValueError("broken")
+        return images[index]
+
+    def aligner() -> AlignObjective:
+        tiles = LazyTiles(
+            "toy", run.sets[0].keys, decode, 32, labels=run.sets[0].labels.clone(), classes=run.sets[0].classes
+        )
+        return AlignObjective(run.aligner.config, [tiles], run.aligner.book, run.aligner.bank, to_pixels)
+
+    for _ in range(2):  # computed, then read
+        made = aligner()
+        made.prepare(run.model, tmp_path, CPU)
+        batch = next(b for b in (made.draw(step) for step in range(4)) if 19 in made.parts(b.step, 0, 0, 1)[0])
+        place = int((made.parts(batch.step, 0, 0, 1)[0] == 19).nonzero()[0, 0])
+        assert int(batch.parts[0][place]) == 20
+        assert batch.labels[0] is not None
+        assert batch.embedded is not None
+        assert int(batch.labels[0][place]) == 1
+        assert_alike(batch.embedded[place], embeddings(run)[20])
+
+
+def test_a_batch_before_that_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="call prepare"):
+        still(tmp_path).aligner.draw(0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"freeze_head": False},
+        {"freeze_backbone": False},
+        {"sizes": (32, 64), "size_weights": (1.0, 1.0)},
+    ],
+)
+def test_only_what_stays_the_same_can_be_embedded_once(tmp_path: Path, options: dict[str, object]) -> None:
+    given = {"freeze_backbone": True, "freeze_head": True, **options}
+    with pytest.raises(InputError, match=r"image_views=1: pass freeze_backbone and freeze_head"):
+        Toy(tmp_path, image_views=1, **given)
