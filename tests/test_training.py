@@ -652,6 +652,34 @@ def test_class_prior_takes_the_training_labels_frequencies_into_the_class_term(t
     assert class_term(even) < class_term(plain) - 0.3  # what is frequent needs less evidence
 
 
+def test_data_sets_weigh_as_their_tiles_or_all_alike(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, caption_weight=0.0)
+    tiles, labels = toy.sets[0], toy.sets[0].labels
+    other = dataclasses.replace(tiles, name="other", labels=(labels + 1) % 3)  # what is right here is wrong there
+    book = PromptBook(
+        PromptConfig(templates=("a photo of {}",)),
+        [SetTexts(s.name, [[colour] for colour in COLOURS], s.captions, s.labels) for s in (tiles, other)],
+    )
+
+    def class_term(sets: list[TileSet], counts: tuple[int, ...], average: str = "tiles") -> float:
+        config = dataclasses.replace(toy.aligner.config, counts=counts, class_average=average)
+        part = PromptBook(book.config, [SetTexts(s.name, [[c] for c in COLOURS], s.captions, s.labels) for s in sets])
+        aligner = AlignObjective(config, sets, part, toy.aligner.bank, to_pixels)
+        whole = dataclasses.replace(aligner.draw(0), pixels=None, embedded=embedded[: sum(counts)])
+        parts = [torch.arange(count) for count in counts]
+        known = [s.labels[index] for s, index in zip(sets, parts, strict=True)]
+        batch = dataclasses.replace(whole, parts=parts, labels=known)
+        return float(aligner.losses(toy.model, batch).terms["class"].detach())
+
+    embedded = unit(60, 32)
+    one = class_term([tiles], (45,))
+    both = [class_term([tiles, other], (45, 15), average) for average in ("tiles", "sets")]
+    embedded = embedded[45:]
+    second = class_term([other], (15,))
+    assert both == pytest.approx([0.75 * one + 0.25 * second, 0.5 * one + 0.5 * second], abs=1e-5)
+    assert abs(both[0] - both[1]) > 1e-3
+
+
 def test_with_the_vision_side_frozen_no_image_embedding_moves(tmp_path: Path) -> None:
     def aligner() -> Toy:
         return Toy(tmp_path, freeze_backbone=True, freeze_head=True, steps=3)
@@ -679,6 +707,8 @@ def test_with_the_vision_side_frozen_no_image_embedding_moves(tmp_path: Path) ->
         ({"freeze_backbone": True, "freeze_head": True, "freeze_text_head": True}, "pass at most two"),
         ({"class_prior": 1.5}, "class_prior=1.5: pass 0 or more, at most 1"),
         ({"loss": "triplet"}, "loss='triplet'"),
+        ({"contrast": "none"}, "contrast='none': pass 'all' or 'set'"),
+        ({"class_average": "tile"}, "class_average='tile': pass 'tiles' or 'sets'"),
         ({"precision": "float16"}, "precision='float16': pass one of 'auto', 'bfloat16', 'float32'"),
         ({"class_weight": 0.0, "caption_weight": 0.0}, "at least one above 0"),
         ({"text_mix": 1.5}, "text_mix=1.5"),

@@ -285,6 +285,14 @@ def test_a_table_gives_tiles_captions_and_labels(tmp_path, images, suffix, where
     assert open_set(entry, tmp_path, "val").captions == [["more trees"]]
 
 
+def test_images_that_no_row_names_are_counted(tmp_path, images, caplog):
+    table(tmp_path / "t.jsonl", ROWS[1:])
+    entry = {"name": "t", "kind": "table", "path": "t.jsonl", "images": "images", "size": 16}
+    with caplog.at_level("INFO", logger="sattxt"):
+        open_set(entry, tmp_path, "train")
+    assert re.search(r"t: 1 images in .*images are named by no row of t\.jsonl", caplog.text)
+
+
 def test_a_table_without_a_column_of_captions_or_labels_says_what_it_has(tmp_path, images):
     table(images / "t.csv", [{"image": "a.png", "description": "a lake"}])
     entry = {"name": "t", "kind": "table", "path": "images/t.csv", "size": 16, "val_share": 0}

@@ -203,7 +203,8 @@ class AlignObjective(Objective):
                 if len(own):
                     prior = None if log_prior is None else log_prior.to(image.device)
                     loss = class_contrast(image[start:stop][known], texts, own, scale, self.config.smoothing, prior)
-                    total, count = total + loss * len(own), count + len(own)
+                    weight = len(own) if self.config.class_average == "tiles" else 1
+                    total, count = total + loss * weight, count + weight
             start = stop
         return total / count if count else _nothing(model, image, batch)
 

@@ -28,8 +28,9 @@ class AlignConfig:
     counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
     losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
     from them. loss: of captions; ``sigmoid`` has a learned bias and ignores ``pool`` and ``caption_prior``.
-    class_weight, caption_weight: of the two terms; 0 leaves one out. smoothing: of class labels. class_prior: how far
-    the loss makes up for classes of unlike frequency within a data set (0: not, 1: as if all were alike; exponent tau
+    class_weight, caption_weight: of the two terms; 0 leaves one out. smoothing: of class labels. class_average: whether
+    in the class term all tiles weigh alike, so that a data set weighs as its count, or all data sets. class_prior: how
+    far the loss makes up for classes of unlike frequency in a data set (0: not, 1: as if all were alike; exponent tau
     of Menon et al. 2021), where a class below a hundredth counts as one. pool: captions drawn as further negatives.
     captions: of a tile's captions, how many a step uses at most. caption_prior: as ``class_prior``, for captions that
     are written of many tiles, in the image-to-text direction. contrast: of captions, between the tiles and captions of
@@ -63,6 +64,7 @@ class AlignConfig:
     class_weight: float = 1.0
     caption_weight: float = 0.6
     smoothing: float = 0.05
+    class_average: Literal["tiles", "sets"] = "tiles"
     class_prior: float = 0.0
     pool: int = 1024
     captions: int = 1
@@ -104,8 +106,9 @@ class AlignConfig:
                 f"image_views={self.image_views}: pass freeze_backbone and freeze_head, so that embeddings stay what "
                 f"they are, and one of the sizes {self.sizes}; or image_views 0"
             )
-        if self.contrast not in ("all", "set"):
-            raise InputError(f"contrast={self.contrast!r}: pass 'all' or 'set'")
+        for name, choices in (("contrast", ("all", "set")), ("class_average", ("tiles", "sets"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name}={getattr(self, name)!r}: pass {' or '.join(map(repr, choices))}")
         for name in ("accumulate", "captions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: pass 1 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import InputError
+from sattxt.file_store import is_image
 from sattxt.sample_files import (
     PATH_COLUMNS,
     TABLE_SUFFIXES,
@@ -23,6 +25,8 @@ from sattxt.sample_files import (
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.sources.archives import Files, chosen, image_tiles, renamed
 from sattxt.training.sources.entry import IMAGE_KEYS, Entry, hint
+
+log = logging.getLogger(__name__)
 
 TABLE_KEYS = IMAGE_KEYS | {
     "path", "images", "captions", "size", "memory", "names", "val_share",
@@ -136,7 +140,7 @@ def open_table(entry: Entry, split: str) -> TileSet | LazyTiles:
 
     ``captions``: a second, parallel file, one caption (``.txt``) a line for each image. Rows of the same image are one
     tile with all of their captions. Rows that name no image, one that is not there, or neither caption nor label are
-    skipped and counted.
+    skipped and counted; images that no row names are counted in the log.
 
     Raises:
         InputError: no such column; counts that differ between parallel files; nothing in the split, or no image of it
@@ -170,6 +174,9 @@ def open_table(entry: Entry, split: str) -> TileSet | LazyTiles:
         good, bad = parse_rows(with_lines, both)
     files = Files(entry.optional_path("images") or path.parent)
     present = set(files.names())
+    unnamed = sum(map(is_image, present - {row.image for row in good}))
+    if unnamed and split == "train":
+        log.info("%s: %d images in %s are named by no row of %s", entry.name, unnamed, files.path, path.name)
     return listed_tiles(entry, files, good, bad, split, lambda row: row.image if row.image in present else None, path)
 
 
