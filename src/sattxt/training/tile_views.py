@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from sattxt.training.augment import atmosphere, augment, resized, restyle
 from sattxt.training.checksum import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
 from sattxt.training.seeds import generator
+from sattxt.vision import VisionTower
 
-_BATCH = 128
 _VIEWS = 3  # of a seed's streams, beside those of ``align``
 
 
@@ -65,12 +66,14 @@ class TileViews:
             random = generator(config.seed, _VIEWS, which, number, int(index[0]))
             return self.aired(self._moved([(self._sets[which], index)], size, random), random)
 
-        tower = copy.deepcopy(model.vision).for_inference(resolve_dtype(config.precision, device)).to(device)
-        step = tower.images_per_pass(size, device) or _BATCH
+        @functools.cache
+        def tower() -> VisionTower:  # made where there is something to embed
+            return copy.deepcopy(model.vision).for_inference(resolve_dtype(config.precision, device)).to(device)
 
         @torch.inference_mode()
         def embed(pixels: Tensor) -> Tensor:
-            parts = [tower(part.to(device)).embedding.float() for part in torch.split(pixels, step)]
+            step = tower().images_per_pass(size, device) or len(pixels)
+            parts = [tower()(part.to(device)).embedding.float() for part in torch.split(pixels, step)]
             return F.normalize(torch.cat(parts), dim=-1).cpu()
 
         how = (config.augment, config.restyle, config.restyle_from, config.seed) if config.image_views > 1 else ()
