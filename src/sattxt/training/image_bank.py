@@ -91,12 +91,15 @@ def _embedded(
     embed: Callable[[Tensor], Tensor],
     count: int,
 ) -> tuple[Tensor, Tensor]:
+    from tqdm import tqdm
+
     log.info("%s: %d tiles are embedded once, in %d views", found.name, len(found), count)
-    places = torch.arange(len(found))
-    views = [
-        torch.cat([embed(view(which, part, number)) for part in torch.split(places, _BATCH)]) for number in range(count)
-    ]
-    return torch.stack(views, dim=1), found.actual(places)
+    places, rows = torch.arange(len(found)), []
+    with tqdm(total=len(found), unit=" tiles", desc=found.name, delay=1.0, disable=None) as bar:
+        for part in torch.split(places, _BATCH):
+            rows.append(torch.stack([embed(view(which, part, number)) for number in range(count)], dim=1))
+            bar.update(len(part))
+    return torch.cat(rows), found.actual(places)
 
 
 def _checksum(found: Tiles) -> list[int]:
