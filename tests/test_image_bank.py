@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from test_training import Toy, losses, to_pixels
 
-from sattxt.errors import InputError
+from sattxt.errors import DiskFullError, InputError
 from sattxt.training.align import AlignObjective
 from sattxt.training.data import LazyTiles
 from sattxt.training.engine import EngineOptions
@@ -164,6 +165,19 @@ def test_what_stands_in_for_an_unreadable_tile_keeps_its_own_label(tmp_path: Pat
         assert batch.embedded is not None
         assert int(batch.labels[0][place]) == 1
         assert_alike(batch.embedded[place], embeddings(run)[20])
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sattxt.training.image_bank.save_file", full)
+    run = still(tmp_path)
+    with pytest.raises(DiskFullError, match=r"images-0\.safetensors: no space left"):
+        run.aligner.prepare(run.model, tmp_path, CPU)
+    assert not files(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_batch_before_that_says_what_is_missing(tmp_path: Path) -> None:

@@ -28,14 +28,13 @@ from sattxt.training.objective import Gather, Objective, StepLosses, alone
 from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
 from sattxt.training.prompting import PromptBook
-from sattxt.training.seeds import generator
+from sattxt.training.seeds import Stream, generator
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tile_views import TileViews
 from sattxt.training.vision_start import early_layers
 
 __all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
-_SHARED, _OWN, _NORMS = range(3)
 _RAREST = 0.01  # a class below that share of its data set counts as one of it: a handful of tiles says little
 
 
@@ -68,7 +67,7 @@ class AlignObjective(Objective):
         self._views = TileViews(config, sets, normalise)
         self._images: ImageBank | None = None
         self._pool = book.caption_rows()
-        self._log_frequency = (
+        self._caption_prior = (
             config.caption_prior * book.caption_frequency().clamp(min=1).log() if config.caption_prior else None
         )
         self._origins = book.origins() if config.contrast == "set" else None
@@ -93,8 +92,8 @@ class AlignObjective(Objective):
     def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> AlignBatch:
         """See :class:`AlignBatch`. Image side, class phrases and extra captions are common to a step's ranks."""
         config, parts = self.config, self.parts(step, micro, rank, ranks)
-        shared = generator(config.seed, _SHARED, step, 1 + micro)
-        own = generator(config.seed, _OWN, step, micro, rank)
+        shared = generator(config.seed, Stream.SHARED, step, 1 + micro)
+        own = generator(config.seed, Stream.OWN, step, micro, rank)
         classes = self._classes(shared)
         extra_rows = self._extra(shared)
         embedded, images = None, None
@@ -102,7 +101,9 @@ class AlignObjective(Objective):
             embedded, parts = self._stored(parts, own)
         else:
             weights = torch.tensor(config.size_weights)
-            size = config.sizes[int(torch.multinomial(weights, 1, generator=generator(config.seed, _SHARED, step, 0)))]
+            size = config.sizes[
+                int(torch.multinomial(weights, 1, generator=generator(config.seed, Stream.SHARED, step, 0)))
+            ]
             images = self._views.moved(parts, size, own)
             parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another where one is unreadable
         drawn = self.book.draw(parts, own, config.captions)
@@ -238,12 +239,12 @@ class AlignObjective(Objective):
         compared = None
         if self._origins is not None:
             which = torch.repeat_interleave(torch.tensor([len(part) for part in batch.parts], device=kept.device))
-            compared = self._origins.to(kept.device)[columns][:, gather(which)[kept]].T
+            compared = self._origins[columns.cpu()].to(kept.device)[:, gather(which)[kept]].T
             positives &= compared
         embedded = model.texts(self._noised(texts, noise))
         if model.bias is not None:
             return sigmoid_loss(image, embedded, scale, model.bias, positives, compared)
-        frequency = None if self._log_frequency is None else self._log_frequency.to(image.device)[columns]
+        frequency = None if self._caption_prior is None else self._caption_prior[columns.cpu()].to(image.device)
         return info_nce(image, embedded, scale, positives, frequency, compared)
 
     def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
@@ -298,7 +299,7 @@ class AlignObjective(Objective):
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
             norm.train()
-        random, device = generator(self.config.seed, _NORMS), model.log_scale.device
+        random, device = generator(self.config.seed, Stream.NORMS), model.log_scale.device
         for batch in range(batches):
             size = sizes[batch % len(sizes)]
             drawn = [

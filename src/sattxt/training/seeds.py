@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 import torch
+
+
+class Stream(IntEnum):
+    """What stage 2 draws for, the key after its seed: common to a step's ranks, a rank's own, BatchNorm statistics,
+    views that are embedded once.
+    """
+
+    SHARED = 0
+    OWN = 1
+    NORMS = 2
+    VIEWS = 3
 
 
 def generator(*key: int) -> torch.Generator:

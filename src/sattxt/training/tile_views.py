@@ -17,10 +17,8 @@ from sattxt.training.align_model import AlignModel
 from sattxt.training.augment import atmosphere, augment, resized, restyle
 from sattxt.training.checksum import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
-from sattxt.training.seeds import generator
+from sattxt.training.seeds import Stream, generator
 from sattxt.vision import VisionTower
-
-_VIEWS = 3  # of a seed's streams, beside those of ``align``
 
 
 class TileViews:
@@ -63,7 +61,7 @@ class TileViews:
         def view(which: int, index: Tensor, number: int) -> Tensor:
             if number == 0:
                 return self._pixels(resized(self._sets[which].take(index), size))
-            random = generator(config.seed, _VIEWS, which, number, int(index[0]))
+            random = generator(config.seed, Stream.VIEWS, which, number, int(index[0]))
             return self.aired(self._moved([(self._sets[which], index)], size, random), random)
 
         @functools.cache
