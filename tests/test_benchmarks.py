@@ -23,6 +23,7 @@ from sattxt.device import multiplies_bfloat16  # noqa: E402
 from sattxt.vision import VisionTower  # noqa: E402
 
 TINY = Settings(size="tiny").to_dict()
+HEAD = HeadConfig(1024, 320, 2, 5, 896)
 
 
 @pytest.fixture
@@ -129,6 +130,25 @@ def test_folder_embeds_every_tile_and_splits_the_time() -> None:
     assert table["model"]["× model alone"] == 1.0
     shares = sum(table[stage]["share of CPU time"] for stage in ("decode", "preprocess", "model"))
     assert shares == pytest.approx(1, abs=0.35)  # medians of each stage, not of their sum
+
+
+def test_training_sets_a_step_beside_stock_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import training
+
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: True)  # for the rest of this process otherwise
+    result = training.run(**TINY)
+    table = rows(result, "Forward and backward")
+    assert [row["memory"] for row in table] == ["as the C library has it"] * 3 + ["freed memory is kept"] * 3
+    assert [row["× stock modules"] for row in table if row["case"] == "stock modules"] == [1.0, 1.0]
+    assert all(row["tiles/s"] > 0 for row in table)
+    ours = training.VisionTower(training.VisionConfig(training.BackboneConfig("mobilenet_v1", {}, 16), HEAD))
+    stock = training._Stock(HEAD, 1.0)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (stock, ours)]
+    assert 0.99 < counts[0] / counts[1] < 1.01
+    pixels = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        assert stock(pixels).shape == ours(pixels).embedding.shape
+        assert stock.backbone(pixels).last_hidden_state.shape[-2:] == ours(pixels).grid
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -439,6 +441,44 @@ def test_early_layers_that_are_frozen_do_not_move_and_the_others_do(tmp_path: Pa
     assert torch.equal(norms["layer.3.normalization.running_mean"], still["layer.3.normalization.running_mean"])
     with pytest.raises(InputError, match="frozen_layers=99: the backbone has 26 layers"):
         Toy(tmp_path / "more", frozen_layers=99)
+
+
+def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_path: Path) -> None:
+    run = Toy(tmp_path, freeze_norms=True, steps=4, warmup=0)
+    before = {k: v.clone() for k, v in run.model.vision.state_dict().items()}
+    run.train(EVERY_STEP)
+    moved = {k for k, v in run.model.vision.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any("running" in name or "batches" in name for name in moved)
+    assert {"backbone.layer.25.normalization.weight", "backbone.layer.25.normalization.bias"} <= moved
+    assert run.aligner.calibrate_norms(run.average, (32,)) is run.average  # there is nothing to measure
+    # what a step sees of a tile does not depend on the tiles beside it, as in inference
+    run.model.train()
+    for module in run.aligner.in_eval_mode(run.model):
+        module.eval()
+    pixels = to_pixels(run.sets[0].images[:40].float() / 255)
+    assert torch.allclose(run.model.image(pixels)[:2], run.model.image(pixels[:2]), atol=1e-5)
+
+
+def test_what_a_run_frees_it_keeps_for_the_next_step() -> None:
+    """In a process of its own: the setting is the process's."""
+    program = """
+import resource, torch
+from sattxt.training.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(25_000_000).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+without = faults()
+done = keep_freed_memory()
+faults()
+print(int(done), without, faults())
+"""
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    done, without, kept = map(int, out.split())
+    if done:  # glibc
+        assert kept < without / 4
 
 
 def test_restyled_tiles_take_on_the_source_sets_colours() -> None:

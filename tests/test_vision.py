@@ -8,7 +8,7 @@ import torch
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.mobilenet import MobileNetV1
-from sattxt.vision import VisionTower, build_backbone
+from sattxt.vision import Attention, VisionTower, build_backbone
 
 
 def tower(stride: int = 16) -> VisionTower:
@@ -39,6 +39,51 @@ def test_mobilenet_equals_the_transformers_model() -> None:
     for size in (64, 75, 96):
         x = torch.randn(2, 3, size, size)
         assert torch.allclose(ours(x), theirs(x).last_hidden_state, atol=1e-5)
+        with torch.no_grad():
+            assert torch.allclose(ours(x), theirs(x).last_hidden_state, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["statistics of the batch", "statistics that stay"])
+def test_mobilenet_learns_as_the_transformers_model(train: bool) -> None:
+    from transformers import MobileNetV1Config, MobileNetV1Model
+
+    torch.manual_seed(0)
+    theirs = MobileNetV1Model(MobileNetV1Config(depth_multiplier=0.25)).double().train(train)
+    randomise_statistics(theirs)
+    ours = MobileNetV1(0.25).double().train(train)
+    ours.load_state_dict(theirs.state_dict())
+    for size in (64, 75, 90):
+        x = torch.randn(3, 3, size, size, dtype=torch.float64)
+        wanted = theirs(x).last_hidden_state
+        weigh = torch.randn(wanted.shape, dtype=torch.float64)
+        due = torch.autograd.grad((wanted * weigh).sum(), list(theirs.parameters()))
+        found = torch.autograd.grad((ours(x) * weigh).sum(), list(ours.parameters()))
+        for (name, _), mine, yours in zip(ours.named_parameters(), found, due, strict=True):
+            assert torch.allclose(mine, yours, rtol=1e-6, atol=1e-8), (size, name)
+
+
+def test_attention_is_the_same_with_and_without_a_gradient() -> None:
+    torch.manual_seed(0)
+    layer = Attention(32, 4)
+    x = torch.randn(3, 17, 32)
+    with torch.no_grad():
+        plain = layer(x)
+    assert layer(x).requires_grad
+    assert torch.allclose(layer(x), plain, atol=1e-6)
+
+
+def test_dark_even_tiles_keep_their_contrast_in_bfloat16_training() -> None:
+    """The first layers compute in float32, as they do in inference: bfloat16 would round the contrast away."""
+    model = tower().eval()
+    x = -0.9 + 0.004 * torch.randn(4, 3, 64, 64)  # half a grey level of 255
+    with torch.autocast("cpu", torch.bfloat16):
+        first = model.backbone.conv_stem  # type: ignore[union-attr]
+        seen = []
+        handle = first.register_forward_hook(lambda _m, _x, out: seen.append(out.detach()))
+        model(x)
+        handle.remove()
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0], first(x))
 
 
 @pytest.mark.parametrize(("stride", "side"), [(32, 3), (16, 6), (8, 12)])

@@ -33,19 +33,30 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        kernel, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
-        if kernel > 1:
-            if stride == 1:  # symmetric: let the convolution pad, which saves a copy
-                x = F.conv2d(
-                    x,
-                    self.convolution.weight,
-                    self.convolution.bias,
-                    padding=kernel // 2,
-                    groups=self.convolution.groups,
-                )
-                return F.relu6(self.normalization(x), inplace=True)
-            x = F.pad(x, (*_same(x.shape[-1], kernel, stride), *_same(x.shape[-2], kernel, stride)))
-        return F.relu6(self.normalization(self.convolution(x)), inplace=True)
+        norm = self.normalization
+        if isinstance(norm, nn.BatchNorm2d) and not norm.training:
+            return F.relu6(self._convolved(x, *self._folded(norm)), inplace=True)
+        return F.relu6(norm(self._convolved(x, self.convolution.weight, self.convolution.bias)), inplace=True)
+
+    def _folded(self, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        """Kernel and bias that convolve and normalise at once: a pass less over activations, forward and backward."""
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return self.convolution.weight * gain.view(-1, 1, 1, 1), norm.bias - norm.running_mean * gain
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        kernel, stride, groups = self.convolution.kernel_size[0], self.convolution.stride[0], self.convolution.groups
+        if kernel == 1 or stride == 1:  # symmetric: let the convolution pad, which saves a copy
+            return F.conv2d(x, weight, bias, stride, padding=kernel // 2, groups=groups)
+        rows, columns = x.shape[-2:]
+        if groups > 1 and stride == 2 and torch.is_grad_enabled() and x.device.type == "cpu":
+            # The CPU's gradient of a depthwise kernel with strides takes several times that of all places.
+            whole = F.conv2d(x, weight, bias, padding=kernel // 2, groups=groups)
+            kept = whole[:, :, (rows + 1) % 2 :: 2, (columns + 1) % 2 :: 2]
+            return kept.contiguous(memory_format=torch.channels_last)
+        x = F.pad(x, (*_same(columns, kernel, stride), *_same(rows, kernel, stride)))
+        return F.conv2d(x, weight, bias, stride, groups=groups)
 
 
 class MobileNetV1(nn.Module):
@@ -76,9 +87,13 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixel values to the last feature map."""
-        x = self.conv_stem(x if self._narrow is None else x.float())
-        for number, layer in enumerate(self.layer):
-            x = layer(x if self._narrow is None or number != _EXACT_LAYERS else x.to(self._narrow))
+        with torch.autocast(x.device.type, enabled=False):  # in training too
+            x = self.conv_stem(x if self._narrow is None else x.float())
+            for layer in self.layer[:_EXACT_LAYERS]:
+                x = layer(x)
+        x = x if self._narrow is None else x.to(self._narrow)
+        for layer in self.layer[_EXACT_LAYERS:]:
+            x = layer(x)
         return x
 
     def narrow(self, dtype: torch.dtype) -> MobileNetV1:

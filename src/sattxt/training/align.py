@@ -266,6 +266,11 @@ class AlignObjective(Objective):
         )
         return [module for module, still in chosen if still]
 
+    def in_eval_mode(self, model: AlignModel) -> list[nn.Module]:
+        """What is frozen and, with ``freeze_norms``, every norm that keeps statistics."""
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] if self.config.freeze_norms else []
+        return [*self.frozen(model), *norms]
+
     def groups(self, model: AlignModel) -> list[dict[str, Any]]:
         """Backbone, heads, text head, and the loss's own scalars."""
         config, decay = self.config, self.config.weight_decay
@@ -287,10 +292,11 @@ class AlignObjective(Objective):
     def calibrate_norms(self, model: AlignModel, sizes: tuple[int, ...], batches: int = 60) -> AlignModel:
         """A copy of ``model`` in eval mode whose BatchNorm statistics are means over plain training batches.
 
-        Averaged weights need their own: those of the weights they were averaged from do not fit. A frozen backbone
-        keeps the statistics it was trained with: then, and where there is nothing to measure, it is ``model`` itself.
+        Averaged weights need their own: those of the weights they were averaged from do not fit. A frozen backbone and
+        frozen norms keep the statistics they were trained with: then, and where there is nothing to measure, it is
+        ``model`` itself.
         """
-        if self.config.freeze_backbone or not batches:
+        if self.config.freeze_backbone or self.config.freeze_norms or not batches:
             return model.eval()
         model = copy.deepcopy(model).eval()
         still = {n for layer in early_layers(model.vision.backbone, self.config.frozen_layers) for n in layer.modules()}

@@ -42,10 +42,12 @@ class AlignConfig:
     initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
     probability that a tile of another set takes on the colours of a random tile of the set ``restyle_from`` (see
     ``augment.restyle``).
-    frozen_layers: the backbone's first layers that stay as they are, norms included. freeze_backbone, freeze_head,
-    freeze_text_head: the backbone, the vision head, the text head stay as they are; with the first two, so do image
-    embeddings. image_views: above 0, these are computed once, before the first step, of that many views of each tile
-    (the whole tile, then augmented ones), and a step takes a random one; 0: a step embeds views of its own.
+    frozen_layers: the backbone's first layers that stay as they are, norms included. freeze_norms: BatchNorm's means
+    and variances stay as they are, in training too, while its gains and biases are trained; what is trained is then
+    what inference computes, whatever data sets share a batch. freeze_backbone, freeze_head, freeze_text_head: the
+    backbone, the vision head, the text head stay as they are; with the first two, so do image embeddings. image_views:
+    above 0, these are computed once, before the first step, of that many views of each tile (the whole tile, then
+    augmented ones), and a step takes a random one; 0: a step embeds views of its own.
     initial_scale, max_scale: 1 / temperature.
     """
 
@@ -83,6 +85,7 @@ class AlignConfig:
     freeze_head: bool = False
     image_views: int = 0
     frozen_layers: int = 0
+    freeze_norms: bool = False
     freeze_text_head: bool = False
     precision: Precision = "auto"
     seed: int = 0

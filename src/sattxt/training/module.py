@@ -54,9 +54,9 @@ class TrainingModule(L.LightningModule):
             group["lr"] = lr * factor
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Training mode, except for what is frozen."""
+        """Training mode, except for what stays in eval mode."""
         self.model.train()
-        for module in self.objective.frozen(self.model):
+        for module in self.objective.in_eval_mode(self.model):
             module.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

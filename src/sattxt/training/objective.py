@@ -138,6 +138,10 @@ class Objective(ABC):
     def frozen(self, model: Any) -> list[nn.Module]:
         """The modules of ``model`` that never change, norms included."""
 
+    def in_eval_mode(self, model: Any) -> list[nn.Module]:
+        """The modules of ``model`` that are in eval mode while the others train: what is frozen, and perhaps norms."""
+        return self.frozen(model)
+
     @abstractmethod
     def groups(self, model: Any) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: everything that is trained, with learning rate and weight decay."""
