@@ -243,6 +243,33 @@ def test_logs_have_means_rates_and_figures(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(run, "validation.csv")] == ["4", "5"]
 
 
+@pytest.mark.parametrize("steps", [2, 4], ids=["its last step", "steps left"])
+def test_a_run_killed_while_it_validates_loses_neither_its_step_nor_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    engine = EngineOptions(accelerator="cpu", checkpoint_every=2, validate_every=2)
+    whole = Toy(tmp_path / "whole", steps=steps)
+    whole.train(engine)
+    killed = Toy(tmp_path / "killed", steps=steps)
+
+    def die(model: object) -> dict[str, float]:
+        raise Killed
+
+    monkeypatch.setattr(killed, "_figures", die)
+    with pytest.raises(Killed):
+        killed.train(engine)
+    resumed = Toy(tmp_path / "killed", steps=steps)
+    assert resumed.resume() == 2
+    assert resumed.train(engine) == steps
+    assert rows(resumed, "validation.csv") == rows(whole, "validation.csv")
+    assert [row["step"] for row in rows(whole, "validation.csv")] == ["2", "4"][: steps // 2]
+    assert_same_weights(resumed, whole)
+    again = Toy(tmp_path / "killed", steps=steps)
+    again.resume()
+    monkeypatch.setattr(again, "_figures", die)  # it has them all
+    assert again.train(engine) == steps
+
+
 def test_rows_after_the_step_of_a_checkpoint_are_dropped(tmp_path: Path) -> None:
     log = CsvLog(tmp_path / "losses.csv")
     for step in (2, 4, 6):

@@ -159,7 +159,10 @@ class LossLog(StepCallback):
 
 
 class Validation(StepCallback):
-    """Every ``every`` steps and at the end: figures of the averaged model, in a CSV row and TensorBoard."""
+    """Every ``every`` steps and at the end: figures of the averaged model, in a CSV row and TensorBoard.
+
+    They come after the step's checkpoint. A run that was killed between the two computes them when it is resumed.
+    """
 
     def __init__(
         self,
@@ -171,17 +174,37 @@ class Validation(StepCallback):
     ) -> None:
         self._log, self._every, self._average, self._validate = CsvLog(path), every, average, validate
         self._board = board
+        self._measured = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget rows after the checkpoint."""
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero:
             self._log.rewind(trainer.global_step)
+        self._catch_up(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that had no step left may lack the figures of its last one."""
+        self._catch_up(trainer)
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Validate where it is due; ranks other than 0 wait."""
-        if step % self._every and step != trainer.max_steps:
+        """Validate where it is due."""
+        if self._due(trainer, step):
+            self._measure(trainer, step)
+
+    def _due(self, trainer: L.Trainer, step: int) -> bool:
+        return step > 0 and (step % self._every == 0 or step == trainer.max_steps)
+
+    def _catch_up(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        if not self._due(trainer, step) or step == self._measured:
             return
+        if trainer.strategy.broadcast(not self._log.has(step)):  # every rank asks: the answer is the first one's
+            self._measure(trainer, step)
+
+    def _measure(self, trainer: L.Trainer, step: int) -> None:
+        """Ranks other than 0 wait."""
+        self._measured = step
         with whole_parameters(trainer):
             if trainer.is_global_zero:
                 figures = dict(self._validate(self._average))
@@ -197,7 +220,7 @@ class Checkpoints(StepCallback):
     """The checkpoint at ``path``: every ``every`` steps, at the end, and when the run is told to stop.
 
     SIGTERM and the first Ctrl-C end the run after the step they fall into; a second Ctrl-C ends it at once. A file is
-    replaced whole or not at all. This callback comes last: what the others keep of a step goes into its checkpoint.
+    replaced whole or not at all. This callback comes after those that keep something of a step for the checkpoint.
 
     Raises:
         DiskFullError: no space is left; the previous checkpoint is kept.

@@ -86,6 +86,7 @@ def fit(
     from sattxt.training.batches import StepData
     from sattxt.training.callbacks import AverageWeights, Checkpoints, LossLog, Validation
     from sattxt.training.logs import TensorBoardLog
+    from sattxt.training.memory import keep_freed_memory
     from sattxt.training.module import TrainingModule
 
     path, steps = out / CHECKPOINT, objective.step_config.steps
@@ -94,14 +95,16 @@ def fit(
     if resume:
         check_checkpoint(read_checkpoint(path), module.identity, path)
     objective.prepare(model, out, resolve_device("cpu" if options.accelerator == "cpu" else None))
+    if options.accelerator != "gpu":
+        keep_freed_memory()
     board = TensorBoardLog(out / "tensorboard") if options.tensorboard else None
     callbacks: list[L.Callback] = [
         AverageWeights(objective, average),
         LossLog(out / "losses.csv", options.log_every, board, progress),
     ]
-    if validate is not None:
-        callbacks.append(Validation(out / "validation.csv", options.validate_every, average, validate, board))
     callbacks.append(Checkpoints(path, options.checkpoint_every))
+    if validate is not None:  # after the checkpoint: what it takes minutes to measure must not cost the step
+        callbacks.append(Validation(out / "validation.csv", options.validate_every, average, validate, board))
     with _quiet():
         trainer = _trainer(
             options,

@@ -31,6 +31,13 @@ class CsvLog:
                 writer.writeheader()
             writer.writerow(values)
 
+    def has(self, step: int) -> bool:
+        """Whether there is a row of this step."""
+        if not self.path.is_file():
+            return False
+        with self.path.open(newline="", encoding="utf-8") as handle:
+            return any(int(row["step"]) == step for row in csv.DictReader(handle))
+
     def rewind(self, step: int) -> None:
         """Drop the rows after ``step``: the run goes on from there."""
         if not self.path.is_file():
