@@ -253,15 +253,23 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from
 
 
-def test_the_recipe_of_the_text_head_alone_trains_the_bundled_model(tmp_path: Path) -> None:
-    mini, texts = read_recipe("mini"), read_recipe("mini-text")
-    tower = load_vision(texts, tmp_path)  # needs no backbone on disk
+@pytest.mark.parametrize("name", ["mini-text", "mini-whole"])
+def test_recipes_that_go_on_from_the_bundled_model_fit_it(tmp_path: Path, name: str) -> None:
+    mini, further = read_recipe("mini"), read_recipe(name)
+    tower = load_vision(further, tmp_path)  # needs no backbone on disk
     stored = read_model(resolve("sattxt-mini")).vision
     assert {name: value.shape for name, value in tower.state_dict().items()} == {n: v.shape for n, v in stored.items()}
     for part in ("image", "head", "text_encoder", "vocabulary"):
-        assert getattr(mini, part) == getattr(texts, part), part
+        assert getattr(mini, part) == getattr(further, part), part
     theirs = [{**entry, "count": 0} for entry in mini.sets]
-    assert all({**entry, "count": 0} in theirs for entry in texts.sets)
+    assert all({**entry, "count": 0} in theirs for entry in further.sets)
+
+
+def test_recipes_that_go_on_train_what_they_say() -> None:
+    whole, texts = read_recipe("mini-whole"), read_recipe("mini-text")
+    assert whole.align.freeze_norms
+    assert whole.align.frozen_layers == 0
+    assert not whole.align.freeze_backbone
     assert texts.align.freeze_backbone
     assert texts.align.freeze_head
     assert texts.align.image_views == 1
