@@ -78,7 +78,9 @@ def stem(path: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     tower.load_state_dict(stored.vision)
     layer = tower.backbone.conv_stem
     seen: list[torch.Tensor] = []
-    layer.normalization.register_forward_pre_hook(lambda module, values: seen.append(values[0]))
+    layer.register_forward_pre_hook(  # in eval mode a norm is folded into its convolution, and is not called itself
+        lambda module, inputs: seen.append(module._convolved(inputs[0], module.convolution.weight, None))
+    )
     images = [np.asarray(Image.open(file)) for file in sorted(folder.rglob("*.png"))]
     with torch.no_grad():
         tower.eval()(Preprocessor(stored.config.image).batch(images))
