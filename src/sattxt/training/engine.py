@@ -94,9 +94,10 @@ def fit(
     check_folder(out, resume=resume)
     if resume:
         check_checkpoint(read_checkpoint(path), module.identity, path)
-    objective.prepare(model, out, resolve_device("cpu" if options.accelerator == "cpu" else None))
-    if options.accelerator != "gpu":
+    device = resolve_device("cpu" if options.accelerator == "cpu" else None)
+    if device.type == "cpu":
         keep_freed_memory()
+    objective.prepare(model, out, device)
     board = TensorBoardLog(out / "tensorboard") if options.tensorboard else None
     callbacks: list[L.Callback] = [
         AverageWeights(objective, average),

@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for the next allocation, for the rest of the process; whether it does.
 
     glibc gives large blocks back to the system at once, and each new one comes as pages that the system has to clear.
-    A training step on the CPU allocates the same gigabytes as the one before, and spends up to a third of its time so.
+    A training step on the CPU allocates the same gigabytes as the one before, and may spend half of its time so.
     """
     if not sys.platform.startswith("linux"):
         return False
