@@ -28,9 +28,9 @@ class _Stock(nn.Module):
         from transformers import MobileNetV1Config, MobileNetV1Model
 
         self.backbone = MobileNetV1Model(MobileNetV1Config(depth_multiplier=depth_multiplier), add_pooling_layer=False)
-        for layer in self.backbone.layer:  # stride 16: its last stride becomes 1
-            if layer.convolution.in_channels == head.input_dim // 2 and layer.convolution.stride == (2, 2):
-                layer.convolution.stride = (1, 1)
+        for module in self.backbone.layer.modules():  # stride 16: its last stride becomes 1
+            if isinstance(module, nn.Conv2d) and (module.in_channels, module.stride) == (head.input_dim // 2, (2, 2)):
+                module.stride = (1, 1)
         self.embed = nn.Linear(head.input_dim, head.dim)
         wide = 3 * head.ffn_dim // 2  # as many weights as SwiGLU's three matrices
         self.blocks = nn.TransformerEncoder(
@@ -114,6 +114,6 @@ def _step(embed: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[], Non
     def step() -> None:
         with autocast("auto", pixels.device):
             image = embed(pixels)
-        F.normalize(image.float(), dim=-1).square().mean().backward()
+        F.normalize(image.float(), dim=-1).square().mean().backward()  # type: ignore[no-untyped-call]
 
     return step
