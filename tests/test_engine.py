@@ -144,6 +144,10 @@ def test_options_are_refused_before_any_data_are_read(tmp_path: Path) -> None:
             ["align", "--set", "align.restyle=0.5", "--set", "align.restyle_from=s3"],
             "restyle_from='s3': no such data set",
         ),
+        (
+            ["align", "--set", "align.tile_mix=0.5", "--set", "align.tile_mix_in=[s3]"],
+            "tile_mix_in: no data set 's3'",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             training(arguments + common, standalone_mode=False)
@@ -322,8 +326,8 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
     def images(values: Callable[[AlignBatch], Tensor | None]) -> Tensor | None:
         return None if values(first) is None else by_set(values)  # type: ignore[arg-type]
 
-    def labels_of(which: int) -> Tensor | None:
-        own = [b.labels[which] for b in batches]
+    def labels_of(values: Callable[[AlignBatch], list[Tensor | None]], which: int) -> Tensor | None:
+        own = [values(b)[which] for b in batches]
         return None if own[0] is None else torch.cat([label for label in own if label is not None])
 
     return AlignBatch(
@@ -331,7 +335,7 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
         parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
         pixels=images(lambda b: b.pixels),
         embedded=images(lambda b: b.embedded),
-        labels=[labels_of(which) for which in range(len(first.parts))],
+        labels=[labels_of(lambda b: b.labels, which) for which in range(len(first.parts))],
         classes=first.classes,
         rows=by_set(lambda b: b.rows),
         texts=by_set(lambda b: b.texts),
@@ -339,6 +343,8 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
         text_group=by_set(lambda b: b.text_group),
         extra_rows=first.extra_rows,
         extra=first.extra,
+        others=[labels_of(lambda b: b.others, which) for which in range(len(first.parts))],
+        share=by_set(lambda b: b.share),
         noise_seed=first.noise_seed,
     )
 

@@ -23,7 +23,7 @@ from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
 from sattxt.text_head import TextHead
 from sattxt.training.align import AlignBatch, AlignConfig, AlignModel, AlignObjective
-from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample, restyle
+from sattxt.training.augment import AugmentConfig, atmosphere, augment, mixed, random_geometry, resample, restyle
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.engine import EngineOptions
@@ -155,7 +155,34 @@ def test_a_log_prior_takes_the_classes_frequencies_out_of_what_is_learnt() -> No
     assert learnt(torch.tensor([0.9, 0.1]).log()) == pytest.approx(0, abs=1e-2)
 
 
+def test_a_second_class_takes_the_rest_of_the_target() -> None:
+    torch.manual_seed(0)
+    image, classes, scale = unit(6, 8), unit(4, 8), torch.tensor(5.0)
+    labels, others, share = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([1, 2, 3, 0, 0, 2]), torch.rand(6)
+    target = torch.zeros(6, 4)
+    for row, (first, second, part) in enumerate(zip(labels, others, share, strict=True)):
+        target[row, first] += part
+        target[row, second] += 1 - part
+    wanted = torch.nn.functional.cross_entropy(scale * image @ classes.T, target, label_smoothing=0.1)
+    found = class_contrast(image, classes, labels, scale, 0.1, None, others, share)
+    torch.testing.assert_close(found, wanted)
+
+
 # -- augmentation --------------------------------------------------------------------------------------------------
+
+
+def test_a_mixed_tile_has_as_much_of_the_other_as_its_share_says() -> None:
+    """Black tiles with white partners: how bright a tile is is what it has of the other."""
+    random = torch.Generator().manual_seed(5)
+    images = torch.cat([torch.zeros(400, 3, 20, 30), torch.ones(400, 3, 20, 30)])
+    chosen = torch.arange(800) < 200
+    out, share = mixed(images, torch.arange(800).roll(400), chosen, random)
+    torch.testing.assert_close(out[:400].mean((1, 2, 3)), 1 - share[:400])
+    assert torch.equal(out[200:], images[200:])
+    assert torch.equal(share[200:], torch.ones(600))
+    assert 0.4 < float(share[:200].mean()) < 0.7  # uniform, and a little more where a rectangle is cut off at the edge
+    pasted = ((out[:200] == 0) | (out[:200] == 1)).all(dim=3).all(dim=2).all(dim=1)
+    assert 70 < int(pasted.sum()) < 130  # the others shine through
 
 
 def test_augmentation_is_a_function_of_its_generator() -> None:
@@ -403,6 +430,12 @@ def losses(run: Run, column: str) -> list[float]:
 EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 
 
+def test_a_run_on_mixed_tiles_learns_too(tmp_path: Path) -> None:
+    run = Toy(tmp_path, seed=1, tile_mix=0.3)
+    run.train(EVERY_STEP)
+    assert run.validate()["toy"] > 70  # chance: 33, of 60 tiles
+
+
 def test_a_run_learns_what_chance_cannot(tmp_path: Path) -> None:
     run = Toy(tmp_path, seed=1)
     assert run.train(EVERY_STEP) == 60
@@ -520,6 +553,36 @@ def test_a_run_restyles_the_tiles_of_other_sets(tmp_path: Path) -> None:
     assert torch.equal(styled[1], plain[1])  # how rough its own tiles are tells water from forest: they stay
     with pytest.raises(InputError, match="restyle_from='s2': no such data set; pass one of toy"):
         Toy(tmp_path / "c", restyle=0.5, restyle_from="s2")
+
+
+def test_tiles_are_mixed_within_their_set_and_told_by_no_caption(tmp_path: Path) -> None:
+    plain, run = Toy(tmp_path / "a").aligner.draw(0), Toy(tmp_path / "b", tile_mix=0.5).aligner
+    batch = run.draw(0)
+    held = batch.share < 1
+    assert 3 < int(held.sum()) < 15  # of 18
+    assert torch.equal(batch.rows[:, 0] < 0, held)
+    assert torch.equal(batch.pixels[~held], plain.pixels[~held])
+    assert torch.equal(batch.labels[0], plain.labels[0])
+    # a tile between two colours: by its share of each, to within the noise
+    colour = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
+    first, second = colour[batch.labels[0]], colour[batch.others[0]]
+    mean = torch.lerp(second, first, batch.share[:, None])
+    assert (batch.pixels.mean((2, 3)) / 2 + 0.5 - mean)[held].abs().max() < 0.3
+    assert Toy(tmp_path / "c", tile_mix=0.5, tile_mix_in=("toy",)).aligner.draw(0).share.equal(batch.share)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile_mix": 0.5, "class_weight": 0}, "tile_mix=0.5: only the class term sees mixed tiles"),
+        ({"tile_mix_in": ("toy",)}, "pass a tile_mix above 0 too"),
+        ({"tile_mix": 0.5, "tile_mix_in": ("tyo",)}, "tile_mix_in: no data set 'tyo'; pass some of toy"),
+        ({"tile_mix": 1.5}, "tile_mix"),
+    ],
+)
+def test_mixing_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Toy(tmp_path, **options)
 
 
 # -- the text head -------------------------------------------------------------------------------------------------

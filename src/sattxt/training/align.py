@@ -20,7 +20,7 @@ from sattxt.errors import InputError
 from sattxt.training.align_batch import AlignBatch
 from sattxt.training.align_config import AlignConfig
 from sattxt.training.align_model import AlignModel
-from sattxt.training.augment import resized
+from sattxt.training.augment import mixed, resized
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.image_bank import ImageBank
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
@@ -66,6 +66,7 @@ class AlignObjective(Objective):
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
         self._views = TileViews(config, sets, normalise)
         self._images: ImageBank | None = None
+        self._mixing = config.mix_probabilities([s.name for s in sets])
         self._pool = book.caption_rows()
         self._caption_prior = (
             config.caption_prior * book.caption_frequency().clamp(min=1).log() if config.caption_prior else None
@@ -108,11 +109,17 @@ class AlignObjective(Objective):
             parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another where one is unreadable
         drawn = self.book.draw(parts, own, config.captions)
         count = sum(len(part) for part in parts)
+        labels = [None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)]
+        others, share = labels, torch.ones(count)
+        if images is not None and config.tile_mix > 0:
+            images, others, share = self._mixed(images, parts, labels, own)
         rows = torch.full((count, config.captions), -1, dtype=torch.int64)
         image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
         if config.caption_weight > 0:
             rows[drawn.positions] = drawn.texts
             image_group[drawn.positions], text_group[drawn.positions] = drawn.image_group, drawn.text_group
+            for told in (rows, image_group, text_group):
+                told[share < 1] = -1
         texts = torch.zeros(*rows.shape, self.bank.hidden_size)
         texts[rows >= 0] = self.bank.vectors(rows[rows >= 0])
         return AlignBatch(
@@ -120,7 +127,7 @@ class AlignObjective(Objective):
             parts=parts,
             pixels=None if images is None else self._views.aired(images, own),
             embedded=embedded,
-            labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
+            labels=labels,
             classes=classes,
             rows=rows,
             texts=texts,
@@ -128,8 +135,31 @@ class AlignObjective(Objective):
             text_group=text_group,
             extra_rows=extra_rows,
             extra=self.bank.vectors(extra_rows),
+            others=others,
+            share=share,
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
+
+    def _mixed(
+        self, images: Tensor, parts: list[Tensor], labels: list[Tensor | None], random: torch.Generator
+    ) -> tuple[Tensor, list[Tensor | None], Tensor]:
+        """Images of which some hold another labelled one of their data set, the classes of these, and shares."""
+        count = len(images)
+        partners, chosen, start = torch.arange(count), torch.zeros(count, dtype=torch.bool), 0
+        others: list[Tensor | None] = []
+        for part, own, probability in zip(parts, labels, self._mixing, strict=True):
+            if own is not None:
+                known = (own >= 0).nonzero()[:, 0]
+                swapped = torch.arange(len(part))
+                swapped[known] = known[torch.randperm(len(known), generator=random)]
+                partners[start : start + len(part)] = start + swapped
+                chosen[start + known] = torch.rand(len(known), generator=random) < probability
+                others.append(own[swapped])
+            else:
+                others.append(None)
+            start += len(part)
+        images, share = mixed(images, partners, chosen, random)
+        return images, others, share
 
     def prepare(self, model: AlignModel, out: Path, device: torch.device) -> None:
         """Embed every tile ``image_views`` times, or read what an earlier run in ``out`` left of it."""
@@ -195,15 +225,17 @@ class AlignObjective(Objective):
         self, model: AlignModel, image: Tensor, batch: AlignBatch, scale: Tensor, noise: torch.Generator
     ) -> Tensor:
         total, count, start = image.new_zeros(()), 0, 0
-        described = zip(batch.parts, batch.labels, batch.classes, self._log_priors, strict=True)
-        for part, labels, classes, log_prior in described:
+        described = zip(batch.parts, batch.labels, batch.others, batch.classes, self._log_priors, strict=True)
+        for part, labels, others, classes, log_prior in described:
             stop = start + len(part)
-            if labels is not None and classes is not None:
+            if labels is not None and others is not None and classes is not None:
                 texts, known = model.texts(self._noised(classes, noise)), labels >= 0
                 own = labels[known]
                 if len(own):
                     prior = None if log_prior is None else log_prior.to(image.device)
-                    loss = class_contrast(image[start:stop][known], texts, own, scale, self.config.smoothing, prior)
+                    second = (others[known], batch.share[start:stop][known]) if self.config.tile_mix else (None, None)
+                    chosen = image[start:stop][known]
+                    loss = class_contrast(chosen, texts, own, scale, self.config.smoothing, prior, *second)
                     weight = len(own) if self.config.class_average == "tiles" else 1
                     total, count = total + loss * weight, count + weight
             start = stop

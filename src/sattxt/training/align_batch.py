@@ -19,7 +19,8 @@ class AlignBatch(Batch):
     own texts (captions, or a phrase of its class) in the bank; -1: none. texts: (N, K, hidden), their vectors, zeros
     where there is none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,),
     extra: (E, hidden), further captions, the same on every rank, which are negatives of tiles that they are not written
-    of. noise_seed: of ``text_noise``.
+    of. others: for each data set (n,) int64 into its classes, the second class of a tile that holds a part of another;
+    or ``None``, with ``labels``. share: (N,) float32, what of a tile is its own. noise_seed: of ``text_noise``.
     """
 
     pixels: Tensor | None
@@ -32,4 +33,6 @@ class AlignBatch(Batch):
     text_group: Tensor
     extra_rows: Tensor
     extra: Tensor
+    others: list[Tensor | None]
+    share: Tensor
     noise_seed: int

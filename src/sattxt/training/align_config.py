@@ -16,7 +16,7 @@ _RANGES = {
     **dict.fromkeys(("class_weight", "caption_weight", "size_weights"), NOT_NEGATIVE),
     **dict.fromkeys(("pool", "steps", "image_views", "text_noise", "frozen_layers"), NOT_NEGATIVE),
     **dict.fromkeys(("sizes", "clip_norm", "initial_scale", "max_scale"), POSITIVE),
-    **dict.fromkeys(("caption_prior", "class_prior", "restyle", "same_text", "text_mix"), SHARE),
+    **dict.fromkeys(("caption_prior", "class_prior", "restyle", "same_text", "text_mix", "tile_mix"), SHARE),
     **dict.fromkeys(("ema", "smoothing"), DECAY),
 }
 
@@ -41,7 +41,9 @@ class AlignConfig:
     named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else
     initialises; ``isometric`` keeps the frozen encoder's own geometry, centred, which unseen words need. restyle:
     probability that a tile of another set takes on the colours of a random tile of the set ``restyle_from`` (see
-    ``augment.restyle``).
+    ``augment.restyle``). tile_mix: probability that a labelled tile holds another of its data set too, in a rectangle
+    or shining through (see ``augment.mixed``); it belongs to both classes by their shares, and no caption tells of it.
+    tile_mix_in: the data sets whose tiles are; of all by default.
     frozen_layers: the backbone's first layers that stay as they are, norms included. freeze_norms: BatchNorm's means
     and variances stay as they are, in training too, while its gains and biases are trained; what is trained is then
     what inference computes, whatever data sets share a batch. freeze_backbone, freeze_head, freeze_text_head: the
@@ -78,6 +80,8 @@ class AlignConfig:
     text_start: Literal["random", "isometric"] = "random"
     restyle: float = 0.0
     restyle_from: str | None = None
+    tile_mix: float = 0.0
+    tile_mix_in: tuple[str, ...] = ()
     ema: float = 0.998
     initial_scale: float = 1 / 0.07
     max_scale: float = 100.0
@@ -117,6 +121,13 @@ class AlignConfig:
                 raise InputError(f"{name}={getattr(self, name)}: pass 1 or more")
         if self.text_start not in ("random", "isometric"):
             raise InputError(f"text_start={self.text_start!r}: pass 'random' or 'isometric'")
+        if self.tile_mix and (self.class_weight == 0 or self.image_views):
+            raise InputError(
+                f"tile_mix={self.tile_mix}: only the class term sees mixed tiles, and it mixes pixels; pass a "
+                "class_weight above 0 and image_views 0, or tile_mix 0"
+            )
+        if self.tile_mix_in and not self.tile_mix:
+            raise InputError(f"tile_mix_in={list(self.tile_mix_in)}: pass a tile_mix above 0 too")
         if (self.restyle > 0) != (self.restyle_from is not None):
             raise InputError(
                 f"restyle={self.restyle}, restyle_from={self.restyle_from}: pass a share above 0 and a set's name, "
@@ -134,3 +145,14 @@ class AlignConfig:
         if self.restyle_from not in names:
             raise InputError(f"restyle_from={self.restyle_from!r}: no such data set; pass one of {', '.join(names)}")
         return list(names).index(self.restyle_from)
+
+    def mix_probabilities(self, names: Sequence[str]) -> list[float]:
+        """Of the data sets ``names``: how likely a tile of each is mixed with another.
+
+        Raises:
+            InputError: ``tile_mix_in`` names another.
+        """
+        for name in self.tile_mix_in:
+            if name not in names:
+                raise InputError(f"tile_mix_in: no data set {name!r}; pass some of {', '.join(names)}")
+        return [self.tile_mix if not self.tile_mix_in or name in self.tile_mix_in else 0.0 for name in names]

@@ -157,5 +157,32 @@ def restyle(images: Tensor, source: Tensor, probability: float, generator: torch
     return torch.where(chosen, torch.lerp(images, moved, share), images)
 
 
+def mixed(images: Tensor, partners: Tensor, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Some tiles with a part of another in them: half of these blended (mixup; Zhang et al. 2018, arXiv 1710.09412,
+    equation 1, alpha 1), half with a rectangle of the other in its own place (CutMix; Yun et al. 2019, arXiv
+    1905.04899, equation 2, alpha 1).
+
+    Args:
+        images: (N, 3, H, W). partners: (N,) int64, which of ``images`` is mixed into each. chosen: (N,) bool.
+
+    Returns:
+        (N, 3, H, W), and (N,) float32, the share that is still the tile's own: 1 where it was not chosen.
+    """
+    count, (height, width) = len(images), images.shape[-2:]
+    own, blended = torch.rand(count, generator=generator), torch.rand(count, generator=generator) < 0.5
+    centre = torch.rand(2, count, generator=generator)
+    half = 0.5 * (1 - own).sqrt()
+    inside = [
+        ((torch.arange(side) + 0.5) / side - middle[:, None]).abs() < half[:, None]
+        for side, middle in ((height, centre[0]), (width, centre[1]))
+    ]
+    pasted = (inside[0][:, :, None] & inside[1][:, None, :]).float()
+    weight = torch.where(blended[:, None, None], (1 - own)[:, None, None], pasted) * chosen[:, None, None]
+    out = images.clone()
+    where = chosen.nonzero()[:, 0]
+    out[where] = torch.lerp(images[where], images[partners[where]], weight[where, None])
+    return out, 1 - weight.mean(dim=(1, 2))
+
+
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)

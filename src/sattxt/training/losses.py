@@ -104,6 +104,8 @@ def class_contrast(
     logit_scale: Tensor,
     smoothing: float = 0.0,
     log_prior: Tensor | None = None,
+    others: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of images against one text embedding a class of their own data set.
 
@@ -111,6 +113,15 @@ def class_contrast(
         image: (N, D), classes: (K, D), L2-normalised. labels: (N,) int64 in [0, K).
         log_prior: (K,), added to the logits: what is learnt then leaves out how frequent classes are in training
             (logit adjustment; Menon et al. 2021, arXiv 2007.07314, equation 10).
+        others: (N,) int64 in [0, K), a second class of each image. share: (N,) in [0, 1], what of its target the first
+            has; the second has the rest. Both or neither.
     """
     logits = logit_scale * image @ classes.T
-    return F.cross_entropy(logits if log_prior is None else logits + log_prior, labels, label_smoothing=smoothing)
+    if log_prior is not None:
+        logits = logits + log_prior
+    if others is None or share is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    first, second = (
+        F.cross_entropy(logits, which, label_smoothing=smoothing, reduction="none") for which in (labels, others)
+    )
+    return torch.lerp(second, first, share).mean()

@@ -163,7 +163,9 @@ class AlignRun(Run[AlignModel]):
         require_lightning()
         data, out = Path(data), Path(out)
         self.recipe = recipe
-        recipe.align.style_index([entry["name"] for entry in recipe.sets])
+        names = [entry["name"] for entry in recipe.sets]
+        recipe.align.style_index(names)
+        recipe.align.mix_probabilities(names)
         with _alone(out):
             self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
             validation = _validation(recipe.sets, data, open_set)
