@@ -313,8 +313,9 @@ def test_leave_out_trains_on_nothing_of_the_data_set(
     assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
     measured = [command for command in commands if command[1] == "eval"]
     assert {option(command, "--split") for command in measured} == {"val"}
-    found = [(option(command, "--model"), "--centre-scores" in command) for command in measured]
-    assert len(set(found)) == 6
+    readings = {flag for flag, _ in studies.READINGS.values()}
+    found = [(option(command, "--model"), frozenset(readings & set(command))) for command in measured]
+    assert len(set(found)) == len(measured) == 9
     assert not Path("RUN").exists()
 
 
@@ -380,11 +381,13 @@ def test_a_study_goes_on_where_it_stopped_and_writes_what_each_figure_saw(
     assert "--resume" in going_on.asked[0]
     assert "srd" not in [asked[1] for asked in going_on.asked]
     document = json.loads((out / "leave-out-ucm.json").read_text(encoding="utf-8"))
-    seen = {(row["statistics"], row["centre_scores"]): row["unlabelled_data_seen"] for row in document["rows"]}
-    assert seen["as exported", False] == "none"
-    assert seen["of s2_tiles", False] == "s2_tiles train: statistics"
-    assert seen["of ucm", True].startswith("ucm train")
-    assert "ucm val" in seen["of ucm", True]
+    seen = {(row["statistics"], row["tiles"]): row["unlabelled_data_seen"] for row in document["rows"]}
+    assert seen["as exported", "each by itself"] == "none"
+    assert seen["of s2_tiles", "each by itself"] == "s2_tiles train: statistics"
+    for reading in ("centred", "together"):
+        assert seen["of ucm", reading].startswith("ucm train")
+        assert "ucm val" in seen["of ucm", reading]
+    assert {row["transductive"] for row in document["rows"] if row["tiles"] != "each by itself"} == {True}
     assert "ucm" not in document["trained_on"]["stage 2"]
     assert str(tmp_path) not in json.dumps(document)
     assert "60.0" in capsys.readouterr().out

@@ -15,7 +15,6 @@ from sattxt.results import FloatArray, ZeroShotBatch, ZeroShotResult
 if TYPE_CHECKING:
     from sattxt.config import ModelConfig
     from sattxt.encoding import Encoded
-    from sattxt.loading import Failure
 
 
 @dataclass(frozen=True)
@@ -110,22 +109,51 @@ class Classifier:
         Raises:
             ImageError: an image cannot be read; with ``on_error="skip"`` only where it is the one image given.
         """
+        found = self._embedded(images, options)
+        results = self._score(found.vectors, found.sources)
+        return results[0] if found.single else ZeroShotBatch(results, found.indices, found.failures)
+
+    def together(self, images: Any, **options: Any) -> ZeroShotBatch:
+        """Classify many tiles at once: each by its scores, and by the tiles that are like it.
+
+        For a collection in which every label is the right one for some of the tiles; frequencies may differ. It helps
+        most where a label's words are not quite what the tiles show (``"copse"`` for forest). What a tile is called
+        then depends on the others. Time grows with the square of their number.
+
+        Args:
+            images, options: as of a call; at least as many tiles as labels.
+
+        Returns:
+            ``scores`` are the plain cosines, ``probs`` those of :func:`sattxt.transduction.transduce`.
+
+        Raises:
+            InputError: a multi-label classifier, or fewer tiles than labels.
+            ImageError: as of a call.
+        """
+        from sattxt.transduction import transduce
+
+        if self.multi_label:
+            raise InputError("tiles classified together have one label each; make the classifier without multi_label")
+        found = self._embedded(images, options)
+        probs = transduce(found.vectors, self.weights, self.calibration.logit_scale)
+        scores = _cosines(found.vectors, self.weights)
+        rows = zip(scores, probs, found.sources, strict=True)
+        results = [ZeroShotResult(self.labels, score, prob, False, source) for score, prob, source in rows]
+        return ZeroShotBatch(results, found.indices, found.failures)
+
+    def _embedded(self, images: Any, options: dict[str, Any]) -> Encoded:
         vectors = self._as_embeddings(images)
-        if vectors is not None:
-            if options:
-                raise InputError(f"embeddings take no image options, got {', '.join(options)}")
-            single, matrix = vectors.ndim == 1, np.atleast_2d(vectors)
-            indices: list[int] = list(range(len(matrix)))
-            failures: list[Failure] = []
-            sources: list[str | None] = [None] * len(matrix)
-        else:
+        if vectors is None:
             found = self._embed(images, **options)
-            matrix, indices, failures = found.vectors, found.indices, found.failures
-            sources, single = found.sources, found.single
-        if single and failures:  # one tile, on_error="skip": there is no batch for the failure to stand in
-            raise ImageError(failures[0].error)
-        results = self._score(matrix, sources)
-        return results[0] if single else ZeroShotBatch(results, indices, failures)
+            if found.single and found.failures:  # on_error="skip": there is no batch for the failure to stand in
+                raise ImageError(found.failures[0].error)
+            return found
+        from sattxt.encoding import Encoded
+
+        if options:
+            raise InputError(f"embeddings take no image options, got {', '.join(options)}")
+        matrix = np.atleast_2d(vectors)
+        return Encoded(matrix, list(range(len(matrix))), [None] * len(matrix), [], vectors.ndim == 1)
 
     def _score(self, vectors: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
         scores = _cosines(vectors, self.weights)

@@ -26,12 +26,19 @@ from sattxt.evaluation.metrics import (
 )
 from sattxt.evaluation.result import Result, percent
 from sattxt.results import FloatArray
+from sattxt.transduction import transduce
 
 TOP = 5
+_LEAST = 1e-30  # a probability whose logarithm is taken
 
 CENTRED = (
     "transductive: each label's scores had their mean over all evaluated tiles subtracted, which uses these tiles, "
     "unlabelled, and assumes that the classes are about equally frequent among them"
+)
+
+TOGETHER = (
+    "transductive: the evaluated tiles were classified together, unlabelled, each by its text scores and by the tiles "
+    "that are like it (sattxt.transduction)"
 )
 
 
@@ -42,6 +49,7 @@ def zero_shot(
     tuning: EvalData | None = None,
     *,
     centre_scores: bool = False,
+    together: bool = False,
 ) -> Result:
     """Score every image against every class.
 
@@ -52,29 +60,40 @@ def zero_shot(
         tuning: of multi-label data, the split on which the threshold is chosen; without one it is chosen on one half
             of the samples and applied to the other, both ways.
         centre_scores: see :func:`centred`; the result says ``"transductive": true`` among its settings.
+        together: the tiles tell of one another, see :func:`sattxt.transduction.transduce`; said likewise.
 
     Raises:
-        InputError: ``centre_scores`` with multi-label data, or with fewer tiles than classes.
+        InputError: ``centre_scores`` or ``together`` with multi-label data, with fewer tiles than classes, or both.
     """
-    if centre_scores and data.multi_label:
-        raise InputError(f"{data.store.path}: centred scores are for data with one label a tile; leave it out")
+    if centre_scores and together:
+        raise InputError("centre_scores and together exclude each other; pass one")
+    if (centre_scores or together) and data.multi_label:
+        what = "centred scores are" if centre_scores else "tiles classified together are"
+        raise InputError(f"{data.store.path}: {what} for data with one label a tile; leave it out")
     encoder = embedder.encoder
     data = embedder.readable(data)
     tuning = None if tuning is None else embedder.readable(tuning)
     weights = classes.vectors(encoder)
-    scores = embedder(data) @ weights.T
+    images = embedder(data)
+    scores = images @ weights.T
+    scale = encoder.logit_scale
     if centre_scores:
         scores = centred(scores)
+    elif together:
+        scores, scale = np.log(transduce(images, weights, scale).clip(_LEAST)), 1.0
     result = Result("zero-shot", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
     result.ids = [sample.id for sample in data.samples]
     if centre_scores:
         result.settings |= {"centre_scores": True, "transductive": True}
         result.notes.append(CENTRED)
+    elif together:
+        result.settings |= {"together": True, "transductive": True}
+        result.notes.append(TOGETHER)
     if data.multi_label:
         tuned = None if tuning is None else (embedder(tuning) @ weights.T, tuning.indicators)
         multi_label_figures(result, scores, data, classes, tuned)
     else:
-        single_label_figures(result, scores, data, classes, encoder.logit_scale)
+        single_label_figures(result, scores, data, classes, scale)
     return result
 
 

@@ -26,6 +26,15 @@ CentreScores = Annotated[
     ),
 ]
 
+Together = Annotated[
+    bool,
+    typer.Option(
+        "--together",
+        help="Classify the evaluated tiles together: each by its text scores and by the tiles like it. Transductive: "
+        "it uses the test tiles, unlabelled.",
+    ),
+]
+
 
 @measuring
 def command(
@@ -35,6 +44,7 @@ def command(
     names: Names = None,
     prompts: Prompts = None,
     centre_scores: CentreScores = False,
+    together: Together = False,
 ) -> None:
     """Classify images by their classes' names: accuracy, calibration, confusion; mAP and F1 where labels are several.
 
@@ -45,12 +55,15 @@ def command(
 
     Class folders are named by their own names in words, unless --names, --label-set or a --dataset of a known name says
     better. With --prompts the figure is the mean over assignments of one phrase to each class: the phrases in turn, and
-    100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores the result
-    says "transductive": true among its settings.
+    100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores or --together
+    the result says "transductive": true among its settings.
     """
+    if centre_scores and together:
+        raise InputError("--centre-scores and --together exclude each other")
     if prompts is not None:
-        if centre_scores:
-            raise InputError("--centre-scores and --prompts exclude each other; pass --names for words of your own")
+        if centre_scores or together:
+            flag = "--centre-scores" if centre_scores else "--together"
+            raise InputError(f"{flag} and --prompts exclude each other; pass --names for words of your own")
         if names is not None or label_set is not None:
             raise InputError("--prompts gives the words: it excludes --names and --label-set")
         result = phrasings(setup.embedder, setup.samples, prompts, setup.templates(templates))
@@ -61,7 +74,7 @@ def command(
     tuning = None
     if data.multi_label and data.split == "test" and setup.collection.has("val"):
         tuning = setup.collection.split("val", setup.limit)
-    result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores)
+    result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores, together=together)
     if setup.report is not None and "confusion" in result.tables:
         from sattxt.evaluation.plots import confusion_picture
 
