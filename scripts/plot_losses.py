@@ -15,6 +15,8 @@ from pathlib import Path
 #: Columns that are no losses.
 OTHERS = ("seconds", "step", "scale", "lr", "tiles_per_s", "entropy")
 
+ACROSS = 5  # panels in a row
+
 
 def read(path: Path) -> dict[str, list[float]]:
     """Each column's numbers."""
@@ -36,13 +38,18 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError:
         raise SystemExit("matplotlib is missing: pip install 'sattxt[eval]'") from None
     runs = {path.stem.removesuffix("_losses"): read(path) for path in given.files}
-    figure = Figure(figsize=(4.2 * len(runs), 3.2), layout="constrained")
-    for axes, (name, columns) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+    across = min(len(runs), ACROSS)
+    down = -(-len(runs) // across)
+    figure = Figure(figsize=(4.2 * across, 3.2 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flat
+    for axes, (name, columns) in zip(panels, runs.items(), strict=False):
         for column in columns:
             if column not in OTHERS:
                 axes.plot(columns["step"], columns[column], label=column)
         axes.set(title=name, xlabel="step", ylabel="loss")
         axes.legend()
+    for axes in panels:
+        axes.set_axis_off()
     figure.savefig(given.out, dpi=110)
     print(given.out)
 

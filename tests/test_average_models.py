@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sattxt import SatTxt
+from sattxt.weights.checksums import write_sums
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "src" / "sattxt" / "weights" / "bundled" / "sattxt-mini"
@@ -38,6 +40,26 @@ def test_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(3)}, tmp_path / "b")
     with pytest.raises(SystemExit, match="one architecture"):
         script().average(tmp_path / "a", tmp_path / "b", 0.5)
+
+
+def test_text_heads_take_a_share_of_their_own(tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "model"
+    shutil.copytree(BUNDLED, other)
+    for name in ("vision.safetensors", "text_head.safetensors"):
+        save_file({k: v + 1 if v.is_floating_point() else v for k, v in load_file(other / name).items()}, other / name)
+    write_sums(other)
+    script().main([str(BUNDLED), str(other), "--share", "1", "--text-share", "0.25", "--out", str(out)])
+    before, after = (load_file(folder / "text_head.safetensors")["proj.weight"] for folder in (BUNDLED, out))
+    torch.testing.assert_close(after.float() - before.float(), torch.full(after.shape, 0.25), atol=2e-3, rtol=0)
+    image_side = load_file(other / "vision.safetensors")
+    assert all(torch.equal(v, image_side[k]) for k, v in load_file(out / "vision.safetensors").items())
+
+
+@pytest.mark.parametrize("option", ["--share", "--text-share"])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script().main([str(BUNDLED), str(BUNDLED), option, "1.5", "--out", str(tmp_path / "model")])
+    assert f"{option} 1.5: pass 0 to 1" in capsys.readouterr().err
 
 
 def test_what_is_written_is_a_model(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from
 
 
-@pytest.mark.parametrize("name", ["mini-text", "mini-whole"])
+@pytest.mark.parametrize("name", ["mini-text", "mini-whole", "mini-eighth"])
 def test_recipes_that_go_on_from_the_bundled_model_fit_it(tmp_path: Path, name: str) -> None:
     mini, further = read_recipe("mini"), read_recipe(name)
     tower = load_vision(further, tmp_path)  # needs no backbone on disk
@@ -266,7 +266,10 @@ def test_recipes_that_go_on_from_the_bundled_model_fit_it(tmp_path: Path, name: 
 
 
 def test_recipes_that_go_on_train_what_they_say() -> None:
-    whole, texts = read_recipe("mini-whole"), read_recipe("mini-text")
+    whole, texts, eighth = read_recipe("mini-whole"), read_recipe("mini-text"), read_recipe("mini-eighth")
+    assert eighth.align.freeze_norms
+    assert eighth.align.freeze_text_head
+    assert "eurosat" not in eighth.align.tile_mix_in
     assert whole.align.freeze_norms
     assert whole.align.frozen_layers == 0
     assert not whole.align.freeze_backbone
