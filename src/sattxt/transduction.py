@@ -20,7 +20,7 @@ _NEIGHBOURS = 3
 _CONFIDENT = 8  # tiles that a class's mean starts from
 _ROUNDS = 10
 _ASSIGNMENTS = 5  # a round
-_ROWS = 2048  # of the similarity matrix at a time
+_COSINES = 2**25  # of pairs of tiles, in memory at a time
 _LEAST = 1e-6  # tiles that a class must have for its mean to move; variances likewise
 
 
@@ -29,7 +29,7 @@ def transduce(images: FloatArray, labels: FloatArray, logit_scale: float) -> Flo
     """Class probabilities of tiles that are looked at together.
 
     Every label is taken to be the right one for at least a few of the tiles. How frequent each is is not assumed.
-    Time grows with the square of the number of tiles (their neighbours), memory in proportion to it.
+    Time grows with the square of the number of tiles (their neighbours), memory in proportion to it, beside 128 MiB.
 
     Args:
         images: (N, D) unit vectors, N at least K. labels: (K, D) unit vectors.
@@ -65,8 +65,9 @@ def transduce(images: FloatArray, labels: FloatArray, logit_scale: float) -> Flo
 def _neighbours(tiles: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(N, count) places of each tile's nearest others, and their cosine similarities, none below 0."""
     places, weights = [], []
-    for start in range(0, len(tiles), _ROWS):
-        cosines = tiles[start : start + _ROWS] @ tiles.T
+    rows = max(1, _COSINES // len(tiles))
+    for start in range(0, len(tiles), rows):
+        cosines = tiles[start : start + rows] @ tiles.T
         cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -2  # not itself
         found = cosines.topk(count, dim=1)
         places.append(found.indices)
