@@ -26,7 +26,6 @@ from sattxt.evaluation.metrics import (
 )
 from sattxt.evaluation.result import Result, percent
 from sattxt.results import FloatArray
-from sattxt.transduction import transduce
 
 TOP = 5
 _LEAST = 1e-30  # a probability whose logarithm is taken
@@ -80,6 +79,8 @@ def zero_shot(
     if centre_scores:
         scores = centred(scores)
     elif together:
+        from sattxt.transduction import transduce  # here: `sattxt eval --help` needs no torch
+
         scores, scale = np.log(transduce(images, weights, scale).clip(_LEAST)), 1.0
     result = Result("zero-shot", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
     result.ids = [sample.id for sample in data.samples]
