@@ -124,7 +124,8 @@ class Classifier:
             images, options: as of a call; at least as many tiles as labels.
 
         Returns:
-            ``scores`` are the plain cosines, ``probs`` those of :func:`sattxt.transduction.transduce`.
+            ``scores`` are the plain cosines, ``probs`` those of :func:`sattxt.transduction.transduce`: near 0 or 1, and
+            surer than they are right.
 
         Raises:
             InputError: a multi-label classifier, or fewer tiles than labels.
@@ -136,9 +137,7 @@ class Classifier:
             raise InputError("tiles classified together have one label each; make the classifier without multi_label")
         found = self._embedded(images, options)
         probs = transduce(found.vectors, self.weights, self.calibration.logit_scale)
-        scores = _cosines(found.vectors, self.weights)
-        rows = zip(scores, probs, found.sources, strict=True)
-        results = [ZeroShotResult(self.labels, score, prob, False, source) for score, prob, source in rows]
+        results = self._results(_cosines(found.vectors, self.weights), probs, found.sources)
         return ZeroShotBatch(results, found.indices, found.failures)
 
     def _embedded(self, images: Any, options: dict[str, Any]) -> Encoded:
@@ -161,6 +160,9 @@ class Classifier:
             probs = self.calibration.softmax(scores) if len(scores) else scores
         else:
             probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
+        return self._results(scores, probs, sources)
+
+    def _results(self, scores: FloatArray, probs: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
         return [
             ZeroShotResult(self.labels, score, prob, self.multi_label, source)
             for score, prob, source in zip(scores, probs, sources, strict=True)
