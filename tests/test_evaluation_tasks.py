@@ -184,6 +184,7 @@ def test_captions_and_images_find_each_other(tmp_path, embed):
     assert document["i2t_r@1"] == 100
     assert document["t2i_r@1"] >= 100 * 5 / 6 - 1e-3, "all but the caption without a colour"
     assert document["t2i_r@5"] == 100
+    assert document["mean_recall_perfect"] == 100
     figures = sample_figures(document)[1]
     for name in ("i2t_r@1", "t2i_r@1", "mean_recall"):
         assert figures[name].value == pytest.approx(document[name], abs=1e-3)
@@ -198,6 +199,7 @@ def test_equal_captions_are_wrong_by_the_protocol_and_right_when_shared(tmp_path
     document = caption_retrieval(embed, open_data(tmp_path / "c.jsonl").split()).to_dict()
     assert document["i2t_r@1"] == document["t2i_r@1"] == 25
     assert document["mean_recall_shared"] == 100
+    assert document["mean_recall_perfect"] == 75, "one in four is first, all are among five"
     assert document["settings"]["captions_shared_between_images"] == 4
 
 

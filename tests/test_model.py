@@ -382,6 +382,27 @@ def test_segment_does_not_depend_on_how_windows_are_batched(model: SatTxt, tiles
     assert np.abs(together.scores - one_by_one.scores).max() < 1e-4
 
 
+def test_segment_takes_the_window_that_the_model_names(
+    model: SatTxt, golden_model_dir: Path, tiles: list[np.ndarray]
+) -> None:
+    named = SatTxt.from_pretrained(golden_model_dir, preprocess={"window": 48}, dtype="float32", text_cache=False)
+    scene = np.concatenate(tiles[:2], axis=1)
+    found = named.segment(scene, LABELS).scores
+    assert np.abs(found - model.segment(scene, LABELS, window=48).scores).max() < 1e-5
+    assert np.abs(found - model.segment(scene, LABELS).scores).max() > 1e-3
+    assert np.abs(named.segment(scene, LABELS, window=64).scores - model.segment(scene, LABELS).scores).max() < 1e-5
+
+
+def test_no_embedding_depends_on_the_window(golden_model_dir: Path) -> None:
+    plain, named = (
+        SatTxt.from_pretrained(golden_model_dir, preprocess=given, dtype="float32", text_cache=False)
+        for given in ({}, {"window": 48})
+    )
+    assert named.fingerprint == plain.fingerprint
+    assert "window" not in plain.config.to_dict()["image"]  # as sattxt 0.1 reads it
+    assert type(named.config).from_dict(named.config.to_dict()) == named.config
+
+
 def test_segment_writes_a_picture_with_a_legend(model: SatTxt, tiles: list[np.ndarray], tmp_path: Path) -> None:
     result = model.segment(tiles[0], LABELS)
     result.save_png(tmp_path / "map.png")

@@ -24,7 +24,8 @@ class ImageConfig:
     """From an RGB image in [0, 255] to ``pixel_values``: resize, centre crop, ``x * rescale``, ``(x - mean) / std``.
 
     ``size`` is the side of the square fed to the backbone. The short side is resized to it (long side truncated
-    to an integer), then the centre is cropped. ``preset`` names where the numbers come from.
+    to an integer), then the centre is cropped. ``preset`` names where the numbers come from. ``window`` is the side,
+    in pixels of the image, of the squares that segmentation cuts it into unless told otherwise; ``None``: ``size``.
     """
 
     size: int = 224
@@ -33,6 +34,7 @@ class ImageConfig:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     preset: str = "custom"
+    window: int | None = None
 
 
 #: Pixel scalings of the published weights, by name. ``official`` is how the released code behaves: pixels stay in
@@ -143,7 +145,10 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; ``from_dict`` reads it back equal."""
-        return asdict(self)
+        data = asdict(self)
+        if data["image"]["window"] is None:
+            del data["image"]["window"]  # sattxt 0.1 does not know it
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], *, name: str = "config.json") -> ModelConfig:
@@ -168,7 +173,8 @@ class ModelConfig:
 
 
 def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConfig) -> ImageConfig:
-    """The image config for ``preprocess``: a preset's name, or explicit ``rescale``, ``mean``, ``std`` (and ``size``).
+    """The image config for ``preprocess``: a preset's name, or explicit ``rescale``, ``mean``, ``std`` (and ``size``,
+    ``window``).
 
     What is not named is taken from ``base``.
     """

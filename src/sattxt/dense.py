@@ -96,12 +96,14 @@ def segment_image(
     Args:
         weights: (K, 2 D) unit text embeddings. tokens: pixel values (N, 3, S, S) to :class:`ImageTokens`.
         window: side of a window in image pixels; it is resized to ``config.size``. Smaller windows give finer maps
-            that see less around them. Default: ``config.size``, or the image's short side where that is less.
+            that see less around them. Default: ``config.window``, or else ``config.size``. Never more than the
+            image's short side.
 
     Raises:
         InputError: window or overlap out of range.
     """
     height, width = rgb.shape[:2]
+    window = config.window if window is None else window
     side = min(window or config.size, height, width)
     if window is not None and window < 8:
         raise InputError(f"window={window}: pass at least 8 pixels")

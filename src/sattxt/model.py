@@ -165,7 +165,8 @@ class SatTxt:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        config = replace(self.config, image=replace(self.config.image, window=None))  # no embedding depends on it
+        digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
         if self._stored is not None:
             sums = read_sums(self._stored.path)  # the card and config.json are no weights
             digest.update(repr(sorted(s for s in sums.items() if s[0].endswith(".safetensors"))).encode())
@@ -443,8 +444,9 @@ class SatTxt:
         """Open-vocabulary segmentation of an image of any size, from patch tokens.
 
         Args:
-            window: side in pixels of the overlapping squares the image is cut into (default: the model's input size).
-                A smaller one gives a finer map that sees less around each place.
+            window: side in pixels of the overlapping squares the image is cut into. A smaller one gives a finer map
+                that sees less around each place, and takes more of them. Default: what the model's config names
+                (``config.image.window``; 56 for sattxt-mini), or else its input size.
             overlap: share of a window that the next one repeats, in [0, 0.9]; their scores are blended.
 
         Returns:

@@ -33,7 +33,7 @@ def segment(
     labels: options.Labels = None,
     label_set: options.LabelSet = None,
     window: Annotated[
-        int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer.")
+        int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer. Default: the model's.")
     ] = None,
     overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
     as_json: options.Json = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,6 @@ from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.labels import ClassPrompts
 from sattxt.evaluation.metrics import Figure, average_precision_at_k, recall_at_k
 from sattxt.evaluation.result import Result, percent
-from sattxt.results import FloatArray
 
 DEPTH = 100
 RANKS = (1, 5, 10)
@@ -61,8 +62,9 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     """R@1, R@5, R@10 both ways and their mean, every caption a query of its own for its own image.
 
     An image's query is answered by any of its captions. As in the published protocol, an equal caption of another
-    image is a wrong answer (of equal ones, chance decides); ``settings`` says how many captions are shared. In
-    ``mean_recall_shared`` equal captions are right wherever they stand.
+    image is a wrong answer (of equal ones, chance decides); ``settings`` says how many captions are shared, and
+    ``mean_recall_perfect`` what an encoder would reach that knows every image's captions, but of equal ones no more
+    than chance does. In ``mean_recall_shared`` equal captions are right wherever they stand.
 
     Raises:
         InputError: the data have no captions.
@@ -79,9 +81,9 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     which = np.array([position[text] for text in texts])
     vectors = encoder.encode_texts(unique)[which]
     own = np.arange(len(data))[:, None] == owners[None, :]
-    told = np.zeros((len(data), len(unique)), dtype=bool)
-    told[owners, which] = True
-    equal = told[:, which]
+    told = np.zeros((len(data), len(unique)), dtype=np.float32)
+    np.add.at(told, (owners, which), 1)
+    equal = told[:, which] > 0
     settings = {
         "queries": "captions",
         "captions": len(texts),
@@ -89,15 +91,20 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     }
     result = Result("retrieval", encoder.describe(), data.describe(), settings, skipped=embedder.skipped)
     result.ids = [sample.id for sample in data.samples]
-    to_text, to_image = _recalls(images, vectors, own), _recalls(vectors, images, own.T)
+    seen, asked = (lambda rows: images[rows] @ vectors.T), (lambda rows: vectors[rows] @ images.T)
+    to_text, to_image = _recalls(seen, own), _recalls(asked, own.T)
     for way, hits in (("i2t", to_text), ("t2i", to_image)):
         for k, column in zip(RANKS, hits.T, strict=True):
             result.figures[f"{way}_r@{k}"] = percent(column)
     result.figures["mean_recall"] = float(np.mean([result.figures[name] for name in list(result.figures)]))
-    shared = np.concatenate(
-        [_recalls(images, vectors, equal).mean(axis=0), _recalls(vectors, images, equal.T).mean(axis=0)]
-    )
-    result.figures["mean_recall_shared"] = percent(shared)
+    told /= told.sum(axis=0)
+    perfect = (lambda rows: told[rows][:, which]), (lambda rows: told.T[which[rows]])
+    for name, (to_texts, to_images), right in (
+        ("mean_recall_shared", (seen, asked), equal),
+        ("mean_recall_perfect", perfect, own),
+    ):
+        ways = [_recalls(to_texts, right).mean(axis=0), _recalls(to_images, right.T).mean(axis=0)]
+        result.figures[name] = percent(np.concatenate(ways))
     per_image = np.stack([np.bincount(owners, column, len(data)) for column in to_image.T], axis=1)
     captions = np.bincount(owners, minlength=len(data)).astype(float)[:, None]
     for k, text_hit, image_hits in zip(RANKS, to_text.T, per_image.T, strict=True):
@@ -110,14 +117,14 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     return result
 
 
-def _recalls(queries: FloatArray, gallery: FloatArray, relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q, 3) R@1, R@5, R@10 of each query; in slices, so that memory stays bounded.
+def _recalls(similarity: Callable[[slice], NDArray[np.float32]], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(Q, 3) R@1, R@5, R@10 of each query; in slices of the queries, so that memory stays bounded.
 
     Similarities are rounded, so that equal captions are equal whatever the order of summation was.
     """
     parts = []
-    for start in range(0, len(queries), _ROWS):
+    for start in range(0, len(relevant), _ROWS):
         rows = slice(start, start + _ROWS)
-        similarity = (queries[rows] @ gallery.T).round(6)
-        parts.append(np.stack([recall_at_k(similarity, relevant[rows], k) for k in RANKS], axis=1))
+        scores = similarity(rows).round(6)
+        parts.append(np.stack([recall_at_k(scores, relevant[rows], k) for k in RANKS], axis=1))
     return np.concatenate(parts)

@@ -339,9 +339,9 @@ def _context(recipe: Recipe, entries: Sequence[Mapping[str, Any]], further: Mapp
     """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
 
     ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
-    exported model. Every value is text, which any checkpoint can hold.
+    exported model, ``image.window`` that of its segmentation. Every value is text, which any checkpoint can hold.
     """
-    image = {key: value for key, value in asdict(recipe.image).items() if key != "size"}
+    image = {key: value for key, value in asdict(recipe.image).items() if key not in ("size", "window")}
     parts = {"image": image, **further}
     found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:
