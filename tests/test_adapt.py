@@ -313,9 +313,9 @@ def test_leave_out_trains_on_nothing_of_the_data_set(
     assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
     measured = [command for command in commands if command[1] == "eval"]
     assert {option(command, "--split") for command in measured} == {"val"}
-    readings = {flag for flag, _ in studies.READINGS.values()}
-    found = [(option(command, "--model"), frozenset(readings & set(command))) for command in measured]
-    assert len(set(found)) == len(measured) == 9
+    flags = {flag for flag, _ in studies.READINGS.values()} | {"--names", "--label-set"}
+    found = [(option(command, "--model"), frozenset(flags & set(command))) for command in measured]
+    assert len(set(found)) == len(measured) == 15
     assert not Path("RUN").exists()
 
 
