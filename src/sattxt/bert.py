@@ -14,6 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sattxt.attention import attention
 from sattxt.errors import WeightsError
 
 
@@ -118,7 +119,7 @@ class _Layer(nn.Module):
             projections[name](hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen).transpose(1, 2).flatten(2)
+        mixed = attention(query, key, value, seen).transpose(1, 2).flatten(2)
         output: Any = self.attention["output"]
         hidden = output["LayerNorm"](output["dense"](mixed) + hidden)
         inner = F.gelu(self.intermediate["dense"](hidden))

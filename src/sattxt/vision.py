@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sattxt.attention import attention
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.mobilenet import MobileNetV1
@@ -57,14 +58,7 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(N, heads, T, width) each to the same: softmax(q k^T / sqrt(width)) v."""
-    if q.requires_grad and q.device.type == "cpu":  # torch's fused gradient takes ten times as long for so few tokens
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        return self.proj(attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
 class SwiGLU(nn.Module):
