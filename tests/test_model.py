@@ -393,6 +393,11 @@ def test_segment_takes_the_window_that_the_model_names(
     assert np.abs(named.segment(scene, LABELS, window=64).scores - model.segment(scene, LABELS).scores).max() < 1e-5
 
 
+def test_an_input_size_that_would_cut_patches_off_is_refused(golden_model_dir: Path) -> None:
+    with pytest.raises(InputError, match="size=40: pass a multiple of 16"):
+        SatTxt.from_pretrained(golden_model_dir, preprocess={"size": 40}, text_cache=False)
+
+
 def test_no_embedding_depends_on_the_window(golden_model_dir: Path) -> None:
     plain, named = (
         SatTxt.from_pretrained(golden_model_dir, preprocess=given, dtype="float32", text_cache=False)

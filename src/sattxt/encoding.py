@@ -45,9 +45,16 @@ class Encoded:
 
 
 class ImageEncoder:
-    """A vision tower with everything before it."""
+    """A vision tower with everything before it.
+
+    Raises:
+        InputError: the config's size is no multiple of the tower's patches, whose last ones would be cut off.
+    """
 
     def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        patch = getattr(getattr(tower.backbone, "config", None), "patch_size", 1)
+        if config.size % patch:
+            raise InputError(f"size={config.size}: pass a multiple of {patch}, the side of the model's patches")
         self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype
