@@ -86,6 +86,7 @@ def test_the_tower_gets_no_more_than_fits_the_cache(
     wanted = model.encode_image(many)
     segments = model.segment(many[0], LABELS, window=16).scores
     monkeypatch.setattr("sattxt.vision._CACHE_BYTES", 1)
+    assert model._images.step == 8
     taken: list[int] = []
     hook = model._images.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
     found = model.encode_image(many, batch_size=19)
@@ -390,28 +391,6 @@ def test_segment_takes_the_window_that_the_model_names(
     assert np.abs(found - model.segment(scene, LABELS, window=48).scores).max() < 1e-5
     assert np.abs(found - model.segment(scene, LABELS).scores).max() > 1e-3
     assert np.abs(named.segment(scene, LABELS, window=64).scores - model.segment(scene, LABELS).scores).max() < 1e-5
-
-
-def test_larger_tiles_are_looked_at_more_closely_where_the_model_says_so(
-    golden_model_dir: Path, tiles: list[np.ndarray]
-) -> None:
-    def opened(**image: int) -> SatTxt:
-        return SatTxt.from_pretrained(golden_model_dir, preprocess=image, dtype="float32", text_cache=False)
-
-    small = [tile[:32, :32] for tile in tiles]
-    both, at_32, at_64 = opened(size=32, large_size=64), opened(size=32), opened(size=64)
-    mixed = [image for pair in zip(small, tiles, strict=True) for image in pair]
-    found = both.encode_image(mixed, batch_size=3)
-    assert np.abs(found[::2] - at_32.encode_image(small)).max() < 1e-5
-    assert np.abs(found[1::2] - at_64.encode_image(tiles)).max() < 1e-5
-    assert np.abs(found[1::2] - at_32.encode_image(tiles)).max() > 1e-3
-    assert both.image_tokens(tiles).grid == at_64.image_tokens(tiles).grid
-    assert len({model.fingerprint for model in (both, at_32, at_64)}) == 3
-    with pytest.raises(InputError, match=r"different sizes \(32 and 64\)"):
-        both.preprocess(mixed)
-    for image in ({"size": 64, "large_size": 32}, {"size": 32, "large_size": 72}):
-        with pytest.raises(InputError, match=r"large_size is 32|multiple of 16"):
-            opened(**image)
 
 
 def test_an_input_size_that_would_cut_patches_off_is_refused(golden_model_dir: Path) -> None:

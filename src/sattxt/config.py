@@ -23,8 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class ImageConfig:
     """From an RGB image in [0, 255] to ``pixel_values``: resize, centre crop, ``x * rescale``, ``(x - mean) / std``.
 
-    ``size`` is the side of the square fed to the backbone; ``large_size``, where there is one, that for images whose
-    short side is longer than ``size``, which would lose detail. The short side is resized to it (long side truncated
+    ``size`` is the side of the square fed to the backbone. The short side is resized to it (long side truncated
     to an integer), then the centre is cropped. ``preset`` names where the numbers come from. ``window`` is the side,
     in pixels of the image, of the squares that segmentation cuts it into unless told otherwise; ``None``: ``size``.
     """
@@ -36,16 +35,6 @@ class ImageConfig:
     std: tuple[float, float, float] = CLIP_STD
     preset: str = "custom"
     window: int | None = None
-    large_size: int | None = None
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Every side that images are resized to."""
-        return (self.size,) if self.large_size is None else (self.size, self.large_size)
-
-    def side(self, height: int, width: int) -> int:
-        """The side that an image of ``height`` x ``width`` pixels is resized to."""
-        return self.sizes[-1] if min(height, width) > self.size else self.size
 
 
 #: Pixel scalings of the published weights, by name. ``official`` is how the released code behaves: pixels stay in
@@ -157,9 +146,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; ``from_dict`` reads it back equal."""
         data = asdict(self)
-        for key in ("window", "large_size"):  # sattxt 0.1 does not know them
-            if data["image"][key] is None:
-                del data["image"][key]
+        if data["image"]["window"] is None:
+            del data["image"]["window"]  # sattxt 0.1 does not know it
         return data
 
     @classmethod
@@ -186,9 +174,9 @@ class ModelConfig:
 
 def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConfig) -> ImageConfig:
     """The image config for ``preprocess``: a preset's name, or explicit ``rescale``, ``mean``, ``std`` (and ``size``,
-    ``large_size``, ``window``).
+    ``window``).
 
-    What is not named is taken from ``base``; but a ``size`` alone is that of every image.
+    What is not named is taken from ``base``.
     """
     if isinstance(preprocess, ImageConfig):
         return preprocess
@@ -204,7 +192,7 @@ def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConf
         unknown = sorted(set(preprocess) - known)
         if unknown:
             raise InputError(f"preprocess has unknown keys {unknown}; it takes {sorted(known)}")
-        values = {**({"large_size": None} if "size" in preprocess else {}), **preprocess, "preset": "custom"}
+        values = {**preprocess, "preset": "custom"}
     merged = {**asdict(base), **values}
     return _build(ImageConfig, merged, "preprocess")
 

@@ -48,19 +48,24 @@ class ImageEncoder:
     """A vision tower with everything before it.
 
     Raises:
-        InputError: a size of the config is no multiple of the tower's patches, whose last ones would be cut off.
+        InputError: the config's size is no multiple of the tower's patches, whose last ones would be cut off.
     """
 
     def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         patch = getattr(getattr(tower.backbone, "config", None), "patch_size", 1)
-        for size in config.sizes:
-            if size % patch:
-                raise InputError(f"size={size}: pass a multiple of {patch}, the side of the model's patches")
+        if config.size % patch:
+            raise InputError(f"size={config.size}: pass a multiple of {patch}, the side of the model's patches")
         self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim
         self._preprocessor = Preprocessor(config)
+        self._size = config.size
+
+    @property
+    def step(self) -> int | None:
+        """Images that one pass of the tower takes at most, see :meth:`VisionTower.images_per_pass`."""
+        return self.tower.images_per_pass(self._size, self.device)
 
     def to(self, device: torch.device) -> None:
         """Move the tower."""
@@ -68,7 +73,7 @@ class ImageEncoder:
         self.tower.to(device)
 
     def preprocess(self, images: Any, options: ImageOptions) -> Tensor:
-        """(N, 3, S, S) float32 pixel values of one tile or several, all of which must be resized to one S."""
+        """(N, 3, S, S) float32 pixel values of one tile or several."""
         sources, _ = as_sources(images)
         arrays = [to_rgb(source, options, name=source_name(source, i)) for i, source in enumerate(sources)]
         return self._preprocessor.batch(arrays)
@@ -82,7 +87,7 @@ class ImageEncoder:
 
     def _passes(self, pixel_values: Tensor) -> list[ImageTokens]:
         count = len(pixel_values)
-        step = self.tower.images_per_pass(pixel_values.shape[-1], self.device) or max(1, count)
+        step = self.step or max(1, count)
         starts = range(0, max(1, count), step)
         return [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
 
@@ -132,11 +137,11 @@ class ImageEncoder:
         try:
             with loader, _progress_bar(progress, sources) as bar:
                 for batch in loader:
-                    vectors = np.empty((len(batch.images), self.width), np.float32)
-                    for places, pixels in self._preprocessor.by_size(batch.images):
-                        embedding = torch.cat([part.embedding for part in self._passes(pixels)]).float()
-                        vectors[places] = (F.normalize(embedding, dim=-1) if normalize else embedding).cpu().numpy()
-                    parts.append(vectors)
+                    tokens = self._passes(self._preprocessor.batch(batch.images))
+                    embedding = torch.cat([part.embedding for part in tokens]).float()
+                    if normalize:
+                        embedding = F.normalize(embedding, dim=-1)
+                    parts.append(embedding.cpu().numpy())
                     indices.extend(batch.indices)
                     bar.update(len(batch.indices))
         except ImageError as error:

@@ -91,8 +91,7 @@ class SatTxt:
             device_map: ``"auto"`` spreads a large text encoder over the devices there are (extra ``llm``).
             preprocess: overrides the stored pixel scaling: ``"official"``, ``"unit"``, ``"dinov3-sat"``, or a dict
                 with any of ``rescale``, ``mean``, ``std``, ``size`` (the side that tiles are resized to: larger
-                takes longer), ``large_size`` (the same for tiles larger than ``size``) and ``window`` (see
-                :meth:`segment`).
+                takes longer) and ``window`` (see :meth:`segment`).
             text_cache: path of the text cache; ``False`` keeps nothing on disk; a :class:`TextCache` is used as it is.
             text_precision: of newly cached text vectors; ``"float16"`` halves the file and rounds them.
 

@@ -28,10 +28,6 @@ class Preprocessor:
     def __init__(self, config: ImageConfig) -> None:
         if config.size < 1:
             raise InputError(f"ImageConfig.size is {config.size}; it must be positive")
-        if config.large_size is not None and config.large_size <= config.size:
-            raise InputError(
-                f"ImageConfig.large_size is {config.large_size}; pass more than size, {config.size}, or None"
-            )
         if any(value <= 0 for value in config.std):
             raise InputError(f"ImageConfig.std is {config.std}; its values must be positive")
         self.config = config
@@ -49,43 +45,28 @@ class Preprocessor:
 
         Raises:
             ImageError: an image is not (H, W, 3), or more than 50 times as long as it is wide.
-            InputError: some images are resized to ``large_size`` and some are not.
         """
-        found = self.by_size(images)
-        if len(found) > 1:
-            raise InputError(
-                f"images of at most {self.config.size} pixels a side and larger ones are resized to different sizes "
-                f"({self.config.size} and {self.config.large_size}); pass them separately"
-            )
-        return found[0][1] if found else torch.empty((0, 3, self.config.size, self.config.size))
-
-    def by_size(self, images: Sequence[NDArray[Any]]) -> list[tuple[list[int], torch.Tensor]]:
-        """As :meth:`batch`, for each side that images are resized to: which these are, and their pixel values."""
-        chosen: dict[int, list[int]] = {}
-        for index, image in enumerate(images):
-            chosen.setdefault(self.config.side(*check_size(image, f"image {index}")), []).append(index)
-        return [(places, self._resized([images[i] for i in places], side)) for side, places in chosen.items()]
-
-    def _resized(self, images: Sequence[NDArray[Any]], size: int) -> torch.Tensor:
+        size = self.config.size
         out = torch.empty((len(images), 3, size, size), dtype=torch.float32)
         groups: dict[tuple[int, int, str], list[int]] = {}
         for index, image in enumerate(images):
-            groups.setdefault((*image.shape[:2], image.dtype.str), []).append(index)
+            height, width = check_size(image, f"image {index}")
+            groups.setdefault((height, width, image.dtype.str), []).append(index)
         for (height, width, _), indices in groups.items():
             step = max(1, _CHUNK // (3 * max(height * width, size * size)))
             for start in range(0, len(indices), step):
                 chosen = indices[start : start + step]
                 stacked = torch.from_numpy(np.stack([images[i] for i in chosen])).permute(0, 3, 1, 2)
-                floats = stacked.to(torch.float32, memory_format=torch.contiguous_format)
-                cropped = _crop(self._resize(floats, size), size)
+                cropped = self._crop(self._resize(stacked.to(torch.float32, memory_format=torch.contiguous_format)))
                 if len(chosen) == len(images):
                     out.copy_(cropped)
                 else:
                     out[chosen] = cropped
         return self._normalise_(out)
 
-    def _resize(self, pixels: torch.Tensor, size: int) -> torch.Tensor:
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
         height, width = pixels.shape[-2:]
+        size = self.config.size
         new = (size, size * width // height) if height <= width else (size * height // width, size)
         if new == (height, width):
             return pixels
@@ -93,17 +74,17 @@ class Preprocessor:
             pixels, size=new, mode=self.config.resample, antialias=True, align_corners=False
         )
 
+    def _crop(self, pixels: torch.Tensor) -> torch.Tensor:
+        height, width = pixels.shape[-2:]
+        size = self.config.size
+        top, left = round((height - size) / 2.0), round((width - size) / 2.0)  # halves to even, as the original does
+        return pixels[..., top : top + size, left : left + size]
+
     def _normalise_(self, pixels: torch.Tensor) -> torch.Tensor:
         """In place, in the original's order of operations: a fused form would differ beyond 1e-5 at 0..255."""
         if self.config.rescale != 1.0:
             pixels.mul_(self.config.rescale)
         return pixels.sub_(self._mean).div_(self._std)
-
-
-def _crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    height, width = pixels.shape[-2:]
-    top, left = round((height - size) / 2.0), round((width - size) / 2.0)  # halves to even, as the original does
-    return pixels[..., top : top + size, left : left + size]
 
 
 def check_size(image: NDArray[Any], name: str) -> tuple[int, int]:

@@ -93,7 +93,6 @@ class SatTxtEncoder:
             "embed_dim": self.model.embed_dim,
             "logit_scale": self.logit_scale,
             "image_size": config.image.size,
-            **({} if config.image.large_size is None else {"large_image_size": config.image.large_size}),
             "preprocessing": config.image.preset,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),

@@ -113,7 +113,7 @@ def adapt_norms(
     stored = read_model(resolve(model))
     config = stored.config
     if size is not None:
-        config = replace(config, image=replace(config.image, size=size, large_size=None))
+        config = replace(config, image=replace(config.image, size=size))
     tower = load_tower(config.vision, stored.vision)
     if not _norms(tower):
         raise InputError(
@@ -198,12 +198,12 @@ def _measure(tower: VisionTower, preprocess: Preprocessor, loader: Stream, devic
     seen, low, high = 0, float("inf"), -float("inf")
     with loader:
         for images in _without_small_rest(loader):
-            for _, pixels in preprocess.by_size(images):
-                seen += len(pixels)
-                low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
-                for norm in norms:
-                    norm.momentum = len(pixels) / seen  # a mean over tiles, not over batches
-                tower(pixels.to(device).contiguous(memory_format=torch.channels_last))
+            pixels = preprocess.batch(images)
+            seen += len(pixels)
+            low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
+            for norm in norms:
+                norm.momentum = len(pixels) / seen  # a mean over tiles, not over batches
+            tower(pixels.to(device).contiguous(memory_format=torch.channels_last))
     tower.eval()
     if seen >= FEWEST_TILES and low == high:
         raise InputError(f"{source}: all {seen} tiles are of one colour; there is no variance to measure")
@@ -232,11 +232,10 @@ def _note(stored: StoredModel, config: ModelConfig, where: str, tiles: int, skip
     base = stored.config.name
     digest = read_sums(stored.path).get(VISION_FILE, "")
     lost = f" ({skipped:,} more could not be read)" if skipped else ""
-    sides = " and ".join(map(str, config.image.sizes))
     known = f", whose {VISION_FILE} has sha256 `{digest}`" if digest else ""
     return (
         f"\n## Adapted statistics\n\n`{base}`{known}, with the BatchNorm statistics measured anew over {tiles:,} "
-        f"unlabelled tiles of {where}{lost}, at {sides} px, by `sattxt train adapt` (adaptive batch "
+        f"unlabelled tiles of {where}{lost}, at {config.image.size} px, by `sattxt train adapt` (adaptive batch "
         "normalisation, Li et al. 2016, https://arxiv.org/abs/1603.04779). Weights, text side and calibration are "
         f"those of `{base}`, and so are its licences, training data and limits; the temperature was not fitted again.\n"
     )

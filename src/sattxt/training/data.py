@@ -53,11 +53,6 @@ class TileSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def size(self) -> int:
-        """Their side in pixels."""
-        return int(self.images.shape[-1])
-
     def take(self, index: Tensor) -> Tensor:
         """(n, 3, S, S) uint8: the tiles at ``index``, int64 (n,)."""
         return self.images[index]

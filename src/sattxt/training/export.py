@@ -30,7 +30,7 @@ def score_sets(
     class_texts: Sequence[Tensor],
     backgrounds: Tensor,
     normalise: Callable[[Tensor], Tensor],
-    image: ImageConfig,
+    size: int,
 ) -> list[Scored]:
     """Cosine similarities of every tile with its set's class texts and with the backgrounds (pooled vectors)."""
     scored = []
@@ -38,9 +38,9 @@ def score_sets(
     for tiles, pooled in zip(sets, class_texts, strict=True):
         classes = model.texts(pooled)
         labelled = (tiles.labels >= 0).nonzero()[:, 0]
-        vectors = embed_tiles(model, tiles, labelled, normalise, image.side(tiles.size, tiles.size))
+        image = embed_tiles(model, tiles, labelled, normalise, size)
         truth = tiles.labels[tiles.actual(labelled)]
-        scored.append(Scored(vectors @ classes.T, vectors @ background.T, truth))
+        scored.append(Scored(image @ classes.T, image @ background.T, truth))
     return scored
 
 

@@ -332,8 +332,6 @@ def _image(block: Any) -> ImageConfig:
     image = build(ImageConfig, {**named, **given}, "image")
     if image.size < 1 or min(image.std) <= 0 or image.rescale <= 0:
         raise InputError("image: size, std and rescale must be above 0")
-    if image.large_size is not None and image.large_size <= image.size:
-        raise InputError(f"image.large_size: {image.large_size}; pass more than image.size, or leave it out")
     if image.window is not None and image.window < 8:
         raise InputError(f"image.window: {image.window}; pass at least 8 pixels, or leave it out")
     return replace(image, preset="custom" if preset is None or set(named) & set(given) else preset)

@@ -216,10 +216,9 @@ class AlignRun(Run[AlignModel]):
 
     def _figures(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
         """On up to ``limit`` tiles a set: zero-shot top-1, one template, under the set's name; and caption recall."""
-        figures = {}
-        model = self.aligner.calibrate_norms(model, self.recipe.image.sizes, batches=20)
+        size, figures = self.recipe.image.size, {}
+        model = self.aligner.calibrate_norms(model, (size,), batches=20)
         for tiles in self.validation:
-            size = self.recipe.image.side(tiles.size, tiles.size)
             if tiles.classes:
                 plain = self._pooled(self._plain[tiles.name])
                 figures[tiles.name] = zero_shot_accuracy(model, tiles, plain, self.normalise, size, limit)
@@ -243,9 +242,9 @@ class AlignRun(Run[AlignModel]):
         labelled = [tiles for tiles in self.validation if tiles.classes]
         if not labelled:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
-        model = self.aligner.calibrate_norms(self.average, image.sizes, batches=norm_batches)
+        model = self.aligner.calibrate_norms(self.average, (image.size,), batches=norm_batches)
         texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
-        scored = score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, image)
+        scored = score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, image.size)
         return export_model(
             model,
             out,
@@ -339,11 +338,10 @@ def _validation(
 def _context(recipe: Recipe, entries: Sequence[Mapping[str, Any]], further: Mapping[str, Any]) -> dict[str, str]:
     """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
 
-    ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` and
-    ``image.large_size`` are those of validation and of the exported model, ``image.window`` is that of its
-    segmentation. Every value is text, which any checkpoint can hold.
+    ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
+    exported model, ``image.window`` that of its segmentation. Every value is text, which any checkpoint can hold.
     """
-    image = {key: value for key, value in asdict(recipe.image).items() if key not in ("size", "large_size", "window")}
+    image = {key: value for key, value in asdict(recipe.image).items() if key not in ("size", "window")}
     parts = {"image": image, **further}
     found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:

@@ -95,8 +95,7 @@ def _vision_config(recipe: Recipe, backbone: BackboneConfig) -> VisionConfig:
         width = module.width
     else:
         width, patch = module.config.hidden_size, module.config.patch_size
-        sizes = [("image.size", recipe.image.size), ("image.large_size", recipe.image.large_size or patch)]
-        sizes += [("align.sizes", size) for size in recipe.align.sizes]
+        sizes = [("image.size", recipe.image.size), *(("align.sizes", size) for size in recipe.align.sizes)]
         if recipe.srd is not None:
             sizes += [("srd.global_size", recipe.srd.global_size), ("srd.local_size", recipe.srd.local_size)]
         for key, size in sizes:

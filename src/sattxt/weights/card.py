@@ -62,12 +62,9 @@ def _facts(config: ModelConfig) -> str:
     if text.adapters:
         encoder += ", with " + ", then ".join(_source(item) for item in text.adapters)
     scaling = f"x * {image.rescale:.6g}, minus {list(image.mean)}, divided by {list(image.std)}"
-    side = str(image.size)
-    if image.large_size is not None:
-        side += f" (to {image.large_size} where it is longer than {image.size})"
     rows = [
         ("embedding", f"{config.embed_dim} dimensions, [class token; mean of patch tokens], cosine similarity"),
-        ("image", f"RGB, short side to {side} ({image.resample}), centre crop, {scaling} (`{image.preset}`)"),
+        ("image", f"RGB, short side to {image.size} ({image.resample}), centre crop, {scaling} (`{image.preset}`)"),
         ("backbone", f"{config.vision.backbone.model_type}; head of {head.depth} blocks, {head.dim} wide"),
         ("text encoder", f"{text.kind}, {text.hidden_size} wide, {encoder}; at most {text.max_length} tokens"),
         ("logit scale", f"{config.logit_scale:g} ({config.logit_scale_source})"),
