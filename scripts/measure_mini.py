@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "evaluation"
 MANIFEST = ROOT / "src" / "sattxt" / "weights" / "weights_manifest.json"
 PHRASES = "src/sattxt/training/recipes/eurosat_paraphrases.json"
+PERFECT = "mean recall of an encoder that knows every caption, for pictures share some"
 
 
 class Run(NamedTuple):
@@ -78,7 +79,7 @@ RUNS = {
         "RSICD captions, val (869 pictures at 128 px)",
         {
             "mean_recall": "mean recall %",
-            "mean_recall_perfect": "mean recall of an encoder that knows every caption, for pictures share some",
+            "mean_recall_perfect": PERFECT,
             "mean_recall_shared": "mean recall, equal captions right wherever they stand",
             "i2t_r@10": "image to text R@10 %",
             "t2i_r@10": "text to image R@10 %",
@@ -89,7 +90,7 @@ RUNS = {
         "UC Merced captions, val (336 pictures)",
         {
             "mean_recall": "mean recall %",
-            "mean_recall_perfect": "mean recall of an encoder that knows every caption, for pictures share some",
+            "mean_recall_perfect": PERFECT,
             "mean_recall_shared": "mean recall, equal captions right wherever they stand",
             "i2t_r@10": "image to text R@10 %",
             "t2i_r@10": "text to image R@10 %",
