@@ -64,7 +64,8 @@ def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
     An image's query is answered by any of its captions. As in the published protocol, an equal caption of another
     image is a wrong answer (of equal ones, chance decides); ``settings`` says how many captions are shared, and
     ``mean_recall_perfect`` what an encoder would reach that knows every image's captions, but of equal ones no more
-    than chance does (it ranks a text for an image by the share of the text's uses that are the image's). In ``mean_recall_shared`` equal captions are right wherever they stand.
+    than chance does (it ranks a text for an image by the share of the text's uses that are the image's). In
+    ``mean_recall_shared`` equal captions are right wherever they stand.
 
     Raises:
         InputError: the data have no captions.
