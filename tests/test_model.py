@@ -393,9 +393,15 @@ def test_segment_takes_the_window_that_the_model_names(
     assert np.abs(named.segment(scene, LABELS, window=64).scores - model.segment(scene, LABELS).scores).max() < 1e-5
 
 
-def test_an_input_size_that_would_cut_patches_off_is_refused(golden_model_dir: Path) -> None:
-    with pytest.raises(InputError, match="size=40: pass a multiple of 16"):
-        SatTxt.from_pretrained(golden_model_dir, preprocess={"size": 40}, text_cache=False)
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [({"size": 40}, "size=40: pass a multiple of 16"), ({"window": 4}, "window=4: pass at least 8 pixels")],
+)
+def test_sizes_that_cannot_be_are_refused_when_a_model_is_opened(
+    golden_model_dir: Path, image: dict[str, int], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        SatTxt.from_pretrained(golden_model_dir, preprocess=image, text_cache=False)
 
 
 def test_no_embedding_depends_on_the_window(golden_model_dir: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FEW = 32  # tokens up to which torch's fused kernel takes twice as long on a CPU as its parts one by one
+_FEW = 32  # tokens up to which torch's fused kernel takes longer on a CPU than its parts one by one, up to twice
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:

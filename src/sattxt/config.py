@@ -14,6 +14,7 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.json_file import read_json
 
 FORMAT_VERSION = 1
+SMALLEST_WINDOW = 8  # pixels of an image that segmentation looks at, at the least
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sattxt.config import ImageConfig
+from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import InputError
 from sattxt.palette import draw_legend, label_colours
 from sattxt.preprocess import Preprocessor
@@ -105,8 +105,8 @@ def segment_image(
     height, width = rgb.shape[:2]
     window = config.window if window is None else window
     side = min(window or config.size, height, width)
-    if window is not None and window < 8:
-        raise InputError(f"window={window}: pass at least 8 pixels")
+    if window is not None and window < SMALLEST_WINDOW:
+        raise InputError(f"window={window}: pass at least {SMALLEST_WINDOW} pixels")
     if not 0 <= overlap <= 0.9:
         raise InputError(f"overlap={overlap}: pass a share in [0, 0.9]")
     stride = max(1, round(side * (1 - overlap)))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.config import ImageConfig
+from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import ImageError, InputError
 from sattxt.images import ImageOptions, to_rgb
 from sattxt.loading import Failure, source_name, stream
@@ -48,13 +48,15 @@ class ImageEncoder:
     """A vision tower with everything before it.
 
     Raises:
-        InputError: the config's size is no multiple of the tower's patches, whose last ones would be cut off.
+        InputError: the config's window is too small, or its size is no multiple of the tower's patches, whose last ones would be cut off.
     """
 
     def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         patch = getattr(getattr(tower.backbone, "config", None), "patch_size", 1)
         if config.size % patch:
             raise InputError(f"size={config.size}: pass a multiple of {patch}, the side of the model's patches")
+        if config.window is not None and config.window < SMALLEST_WINDOW:
+            raise InputError(f"window={config.window}: pass at least {SMALLEST_WINDOW} pixels")
         self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype

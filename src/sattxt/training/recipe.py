@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from sattxt.config import IMAGE_PRESETS, HeadConfig, ImageConfig, VisionConfig
+from sattxt.config import IMAGE_PRESETS, SMALLEST_WINDOW, HeadConfig, ImageConfig, VisionConfig
 from sattxt.errors import InputError
 from sattxt.label_sets import near
 from sattxt.training import prompting
@@ -332,8 +332,8 @@ def _image(block: Any) -> ImageConfig:
     image = build(ImageConfig, {**named, **given}, "image")
     if image.size < 1 or min(image.std) <= 0 or image.rescale <= 0:
         raise InputError("image: size, std and rescale must be above 0")
-    if image.window is not None and image.window < 8:
-        raise InputError(f"image.window: {image.window}; pass at least 8 pixels, or leave it out")
+    if image.window is not None and image.window < SMALLEST_WINDOW:
+        raise InputError(f"image.window: {image.window}; pass at least {SMALLEST_WINDOW} pixels, or leave it out")
     return replace(image, preset="custom" if preset is None or set(named) & set(given) else preset)
 
 
