@@ -48,7 +48,8 @@ class ImageEncoder:
     """A vision tower with everything before it.
 
     Raises:
-        InputError: the config's window is too small, or its size is no multiple of the tower's patches, whose last ones would be cut off.
+        InputError: the config's window is too small, or its size is no multiple of the tower's patches, whose last
+            ones would be cut off.
     """
 
     def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
