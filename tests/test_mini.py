@@ -59,16 +59,6 @@ def test_it_answers_with_the_network_switched_off(tmp_path: Path) -> None:
 # -- the demo's imagery: the whole Earth at 7 km a pixel -----------------------------------------------------------
 
 
-def test_in_bfloat16_a_batch_is_its_tiles_one_by_one() -> None:
-    """The first layers take a batch in parts, of which twelve tiles fill one and a half."""
-    half = SatTxt.from_pretrained(dtype="bfloat16", text_cache=False)
-    tiles = [crop(blue_marble(), place) for place in PLACES]
-    cosines = half.encode_image(tiles) @ np.concatenate([half.encode_image([tile]) for tile in tiles]).T
-    assert len(tiles) > 8
-    assert cosines.argmax(axis=1).tolist() == list(range(len(tiles)))
-    assert cosines.diagonal().min() > 0.999
-
-
 @pytest.fixture(scope="module")
 def mosaic() -> np.ndarray:
     return blue_marble()

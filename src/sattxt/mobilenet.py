@@ -19,9 +19,6 @@ _STEM_WIDTH = 32
 #: Layers after the stem that stay in float32 where the rest is narrower: on dark, even tiles bfloat16 rounds away there
 #: what the tile has of contrast, and no later layer brings it back.
 _EXACT_LAYERS = 2
-#: Images that go through them at a time on a CPU where the rest is narrower: in float32 they would be the largest
-#: activations of all, which come as fresh pages from the system at every pass.
-_EXACT_IMAGES = 8
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.05
 
@@ -90,21 +87,14 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixel values to the last feature map."""
-        if self._narrow is not None and x.device.type == "cpu":
-            x = torch.cat([self._exact(part) for part in torch.split(x, _EXACT_IMAGES)])
-        else:
-            x = self._exact(x)
-        for layer in self.layer[_EXACT_LAYERS:]:
-            x = layer(x)
-        return x
-
-    def _exact(self, x: Tensor) -> Tensor:
-        """Pixel values through the first layers in float32, in training too, and then to the dtype of the rest."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):  # in training too
             x = self.conv_stem(x if self._narrow is None else x.float())
             for layer in self.layer[:_EXACT_LAYERS]:
                 x = layer(x)
-        return x if self._narrow is None else x.to(self._narrow)
+        x = x if self._narrow is None else x.to(self._narrow)
+        for layer in self.layer[_EXACT_LAYERS:]:
+            x = layer(x)
+        return x
 
     def narrow(self, dtype: torch.dtype) -> MobileNetV1:
         """Compute in ``dtype``, for inference, but for the first layers, which stay in float32; returns self."""
