@@ -19,6 +19,8 @@ BACKBONE = GOLDEN / "dinov3_vit_tiny_pretrain_sat.pth"
 VISION_HEAD = GOLDEN / "sattxt_vision_head.pt"
 TEXT_HEAD = GOLDEN / "sattxt_text_head.pt"
 LLM = GOLDEN / "llama"
+#: Digest over the weights, adapters and tokenizer of the golden language model.
+LLM_DIGEST = "7c11e025b9acd6e6fbd1d2191fd94bea12f19b4629014399fa8b231af2490408"
 ADAPTERS = (GOLDEN / "llm2vec-mntp", GOLDEN / "llm2vec-mntp-unsup-simcse")
 
 

@@ -91,7 +91,7 @@ def test_files_changed_after_the_conversion_are_noticed(tmp_path: Path) -> None:
     copied = Path(shutil.copytree(LLM, tmp_path / "llama"))
     text = read_model(convert_golden(tmp_path / "model", llm=copied)).config.text
     check_encoder(text, copied, ADAPTERS)
-    with pytest.raises(ChecksumError, match=r"llama.*2 adapters"):
+    with pytest.raises(ChecksumError, match=r"adapter_model\.safetensors: is not the file"):
         check_encoder(text, copied, ADAPTERS[::-1])
     data = bytearray((copied / "model.safetensors").read_bytes())
     data[-1] ^= 1

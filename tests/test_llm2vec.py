@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from release_files import LLM_DIGEST
 from safetensors.torch import load_file, save_file
 
 import sattxt.memory
@@ -140,6 +141,7 @@ def test_an_instruction_that_leaves_no_room_is_an_error(encoder):
 def test_location_comes_from_the_config_where_none_is_given(folder, adapters, meta, expected):
     config = replace(
         CONFIG,
+        weights_sha256=LLM_DIGEST,
         base=ModelSource(str((folder / "llama").resolve())),
         adapters=tuple(ModelSource(str(a.resolve())) for a in adapters),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from release_files import LLM_DIGEST
 from safetensors.torch import load_file
 
 from sattxt.banks import LabelBank
@@ -341,7 +342,7 @@ def golden(golden_dir) -> tuple[Path, dict, dict[str, torch.Tensor], TextEncoder
     config = TextEncoderConfig(
         kind="llm2vec",
         hidden_size=48,
-        weights_sha256="0" * 64,
+        weights_sha256=LLM_DIGEST,
         base=ModelSource(str(folder / "llama")),
         adapters=(ModelSource(str(folder / "llm2vec-mntp")), ModelSource(str(folder / "llm2vec-mntp-unsup-simcse"))),
         template="<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>",

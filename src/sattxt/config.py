@@ -85,10 +85,15 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a component lives: a hub repository (with revision) or a local folder."""
+    """Where a component lives: a hub repository (with revision) or a local folder.
+
+    ``files`` are the sha256 of its files by name, so that one that was swapped can be named; models converted before
+    they were recorded have none, and are checked by ``TextEncoderConfig.weights_sha256`` alone.
+    """
 
     location: str
     revision: str | None = None
+    files: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,9 @@ class ModelConfig:
         data = asdict(self)
         if data["image"]["window"] is None:
             del data["image"]["window"]  # sattxt 0.1 does not know it
+        for source in (data["text"]["base"], *data["text"]["adapters"]):
+            if source is not None and not source["files"]:
+                del source["files"]  # nor this
         return data
 
     @classmethod

@@ -41,6 +41,7 @@ class LLM2VecEncoder:
         attention: ``"sdpa"`` or ``"eager"``.
 
     Raises:
+        ChecksumError: a file of the config's own model or adapters is not the one recorded.
         WeightsError: weights are missing, pickled, damaged, or not of the config's width.
         HubError: a component cannot be fetched.
         NotEnoughMemoryError: the weights do not fit in the device's free memory.
@@ -61,6 +62,7 @@ class LLM2VecEncoder:
         cache_dir: str | os.PathLike[str] | None = None,
         attention: str = "sdpa",
     ) -> None:
+        recorded = base is None and adapters is None
         base = config.base if base is None else base
         if base is None:
             raise TextEncoderUnavailableError("the model's config names no language model; pass base=")
@@ -69,8 +71,12 @@ class LLM2VecEncoder:
         def locate(location: Location) -> Path:
             return _locate(location, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
 
+        from sattxt.weights.sources import check_encoder
+
         extras = [locate(adapter) for adapter in chosen]
         folder = locate(base)
+        if recorded:
+            check_encoder(config, folder, extras)
         self.config = config
         self._dtype = dtype or getattr(torch, config.dtype)
         self._prompts = PromptTokenizer(config, tokenizer_folder(folder, extras))

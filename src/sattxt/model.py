@@ -166,7 +166,9 @@ class SatTxt:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
-        config = replace(self.config, image=replace(self.config.image, window=None))  # no embedding depends on it
+        # No embedding depends on the window, nor on where the language model lies: its weights_sha256 counts.
+        text = replace(self.config.text, base=None, adapters=())
+        config = replace(self.config, image=replace(self.config.image, window=None), text=text)
         digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
         if self._stored is not None:
             sums = read_sums(self._stored.path)  # the card and config.json are no weights

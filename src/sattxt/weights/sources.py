@@ -35,25 +35,38 @@ class Component:
 
 
 def check_encoder(config: TextEncoderConfig, base: Path, adapters: Sequence[Path]) -> None:
-    """Make sure that a language model's folders are those the model was made for. Large files are hashed once.
+    """Check that a language model's folders hold the files that the model was made with.
+
+    A large file is hashed once, and again only when its size or modification time changes.
 
     Args:
-        config: of the model's text side, which refers to them.
+        config: text side of the model; ``weights_sha256`` is what the files must add up to.
         base: folder of the language model, unmerged.
         adapters: folders of the adapters, in merge order.
 
     Raises:
-        ChecksumError: weights, adapters or tokenizer are others than those recorded.
+        ChecksumError: weights, an adapter or the tokenizer differ from those recorded; the message names the file.
     """
     extras = [_hashes(folder, adapter_files) for folder in adapters]
     tokenizer = not any(TOKENIZER in files for files in extras)
-    digest = encoder_digest(_hashes(base, partial(base_files, tokenizer=tokenizer)), extras)
-    if digest != config.weights_sha256:
-        raise ChecksumError(
-            f"{base}: this language model with its {len(adapters)} adapters is not the one this model was made for "
-            f"(digest {digest[:12]}, recorded {config.weights_sha256[:12]}); restore its files, or "
-            "convert the model again"
-        )
+    own = _hashes(base, partial(base_files, tokenizer=tokenizer))
+    if encoder_digest(own, extras) == config.weights_sha256:
+        return
+    recorded = [source.files if source else {} for source in (config.base, *config.adapters)]
+    for folder, found, expected in zip((base, *adapters), (own, *extras), recorded, strict=True):
+        for name in sorted({*found, *expected} if expected else ()):
+            if found.get(name) != expected.get(name):
+                raise ChecksumError(
+                    f"{folder / name}: is not the file this model was made with (its sha256 is "
+                    f"{found.get(name, 'none: it is missing')}, recorded is {expected.get(name, 'none: it is new')}); "
+                    "restore it, or convert the model again"
+                )
+    parts = zip((base, *adapters), (own, *extras), strict=True)
+    files = ", ".join(str(folder / name) for folder, found in parts for name in found)
+    raise ChecksumError(
+        f"{files}: are not the files this model was made with (their digest is {encoder_digest(own, extras)}, recorded "
+        f"is {config.weights_sha256}); restore them, or convert the model again"
+    )
 
 
 def open_component(
@@ -73,9 +86,10 @@ def open_component(
     folder = Path(location).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
+        hashes = _hashes(folder, wanted)
         return Component(
-            ModelSource(str(folder)),
-            _hashes(folder, wanted),
+            ModelSource(str(folder), files=hashes),
+            hashes,
             lambda name: folder / name if (folder / name).is_file() else None,
         )
     listing = hub.listing(str(location), revision)
@@ -87,7 +101,7 @@ def open_component(
     def read(name: str) -> Path | None:
         return hub.file(listing.repo, name, listing.commit) if name in listing.files else None
 
-    return Component(ModelSource(listing.repo, listing.commit), hashes, read)
+    return Component(ModelSource(listing.repo, listing.commit, hashes), hashes, read)
 
 
 def _hashes(folder: Path, wanted: Callable[[Iterable[str]], list[str]]) -> dict[str, str]:
