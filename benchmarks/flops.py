@@ -56,7 +56,7 @@ def _mobilenet(output_stride: int, options: dict[str, float], size: int) -> tupl
     """Operations, and positions of the last feature map."""
     import torch
 
-    from sattxt.mobilenet import MobileNetV1
+    from sattxt.vision.mobilenet import MobileNetV1
 
     with torch.device("meta"):
         network = MobileNetV1(output_stride=output_stride, **options)

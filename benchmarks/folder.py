@@ -18,9 +18,9 @@ from benchmarks.settings import Result, Settings
 from benchmarks.timing import FEWEST_ROUNDS, Case, Series, sample, speedup
 from sattxt import SatTxt
 from sattxt.demo import blue_marble
-from sattxt.images import to_rgb
-from sattxt.loading import default_workers, stream
-from sattxt.preprocess import Preprocessor
+from sattxt.images.load import default_workers, stream
+from sattxt.images.preprocess import Preprocessor
+from sattxt.images.read import to_rgb
 
 SIDE = 64
 BATCH = 64

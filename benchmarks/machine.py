@@ -77,7 +77,7 @@ def bfloat16_is_native(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices itself; else they are not measured, they would take hours."""
     import torch
 
-    from sattxt.device import multiplies_bfloat16
+    from sattxt.vision.device import multiplies_bfloat16
 
     return multiplies_bfloat16(torch.device(device))
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from benchmarks.settings import Settings
     from sattxt import SatTxt
     from sattxt.config import ModelConfig
-    from sattxt.text_encoder import TextEncoder
-    from sattxt.vision import VisionTower
+    from sattxt.text.encoder import TextEncoder
+    from sattxt.vision.tower import VisionTower
 
 Module = TypeVar("Module", bound="torch.nn.Module")
 
@@ -89,9 +89,9 @@ def in_memory(config: ModelConfig, dtype: torch.dtype, device: str) -> SatTxt:
 
     from sattxt import SatTxt
     from sattxt.errors import TextEncoderUnavailableError
-    from sattxt.text import TextTower
-    from sattxt.text_head import TextHead
-    from sattxt.vision import VisionTower
+    from sattxt.text.head import TextHead
+    from sattxt.text.tower import TextTower
+    from sattxt.vision.tower import VisionTower
 
     def no_encoder() -> Any:
         raise TextEncoderUnavailableError("this benchmark's model has no text side")
@@ -172,9 +172,9 @@ def write_stand_in(path: Path, *, tiny: bool) -> Path:
     import torch
 
     from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
-    from sattxt.sentence import export_sentence_encoder
-    from sattxt.text_head import TextHead
-    from sattxt.vision import VisionTower
+    from sattxt.text.head import TextHead
+    from sattxt.text.sentence import export_sentence_encoder
+    from sattxt.vision.tower import VisionTower
     from sattxt.weights import write_model
 
     torch.manual_seed(0)
@@ -207,7 +207,7 @@ def _write_bert(folder: Path, *, tiny: bool) -> int:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    from sattxt.bert import Bert, BertSizes
+    from sattxt.text.bert import Bert, BertSizes
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"

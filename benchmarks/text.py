@@ -126,7 +126,7 @@ def _large_cache(settings: Settings, result: Result, hidden: int, folder: Path) 
 
 
 def _banks(settings: Settings, result: Result, location: str, hidden: int, folder: Path) -> None:
-    from sattxt.text import fingerprint
+    from sattxt.text.tower import fingerprint
 
     model = SatTxt.from_pretrained(location, device=settings.device, text_cache=False)
     space = fingerprint(model.config.text)

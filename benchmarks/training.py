@@ -15,7 +15,7 @@ from benchmarks.timing import Case, alternate, speedup
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.training.memory import keep_freed_memory
 from sattxt.training.precision import autocast
-from sattxt.vision import VisionTower
+from sattxt.vision.tower import VisionTower
 
 _STOCK = "stock modules"
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sattxt.errors import InputError, MissingExtraError, SatTxtError
-from sattxt.json_file import read_json
+from sattxt.io import read_json
 from sattxt.training import read_recipe
 from sattxt.training.pairs import render_rgb
 from sattxt.training.spectral import read_two_pages

@@ -21,11 +21,11 @@ from safetensors import safe_open
 from sattxt.cli import app
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.errors import InputError
-from sattxt.preprocess import Preprocessor
+from sattxt.images.preprocess import Preprocessor
 from sattxt.training.adapt import adapt_norms
 from sattxt.training.export import half_precision
 from sattxt.training.recipe import parse_override, read_recipe
-from sattxt.vision import VisionTower
+from sattxt.vision.tower import VisionTower
 from sattxt.weights import read_model, write_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies.py"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from sattxt.banks import LabelBank
-from sattxt.cache import TextCache
 from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError
+from sattxt.text.cache import TextCache
+from sattxt.text.label_bank import LabelBank
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -19,8 +19,8 @@ from benchmarks.isolate import ChildError, isolated  # noqa: E402
 from benchmarks.settings import Result, Settings  # noqa: E402
 from benchmarks.timing import Case, Series, alternate, expected_seconds, speedup  # noqa: E402
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig  # noqa: E402
-from sattxt.device import multiplies_bfloat16  # noqa: E402
-from sattxt.vision import VisionTower  # noqa: E402
+from sattxt.vision.device import multiplies_bfloat16  # noqa: E402
+from sattxt.vision.tower import VisionTower  # noqa: E402
 
 TINY = Settings(size="tiny").to_dict()
 HEAD = HeadConfig(1024, 320, 2, 5, 896)
@@ -52,7 +52,7 @@ def test_images_compares_ours_with_the_reference_and_clip(in_process: None, monk
     from benchmarks import images
 
     monkeypatch.setattr(machine, "bfloat16_is_native", lambda device: False)
-    monkeypatch.setattr("sattxt.device.multiplies_bfloat16", lambda device: False)  # what dtype="auto" goes by
+    monkeypatch.setattr("sattxt.vision.device.multiplies_bfloat16", lambda device: False)  # what dtype="auto" goes by
     result = images.run(**TINY)
     cases = {row["case"]: row for row in rows(result, "ViT-L/16") if row["batch"] == 2}
     assert {"ours float32", "reference float32, same batch", "reference float32, one by one"} <= set(cases)

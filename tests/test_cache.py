@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sattxt.cache import TextCache, TextCacheWarning
 from sattxt.errors import CacheError, DiskFullError, InputError
+from sattxt.text.cache import TextCache, TextCacheWarning
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -413,7 +413,7 @@ def test_threads_share_one_cache(path: Path) -> None:
 WRITER = """
 import sys
 import numpy as np
-from sattxt.cache import TextCache
+from sattxt.text.cache import TextCache
 
 def vectors_of(texts, width=8):
     return np.stack([np.random.default_rng(list(t.encode())).standard_normal(width) for t in texts]).astype("f4")

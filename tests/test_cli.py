@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sattxt.banks import LabelBank
-from sattxt.cache import TextCache
+from sattxt.classify.classifier import Calibration, Classifier
+from sattxt.classify.results import Embeddings
 from sattxt.cli import app, runtime
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
-from sattxt.dense import Segmentation
-from sattxt.encoding import Encoded
 from sattxt.errors import HubError, ImageError, InputError, MissingExtraError, WeightsError
-from sattxt.images import to_rgb
-from sattxt.loading import Failure
-from sattxt.results import Embeddings
+from sattxt.images.load import Failure
+from sattxt.images.read import to_rgb
+from sattxt.segment import Segmentation
+from sattxt.text.cache import TextCache
+from sattxt.text.label_bank import LabelBank
+from sattxt.vision.encode import Encoded
 from sattxt.weights.checksums import write_sums
-from sattxt.zero_shot import Calibration, Classifier
 
 
 class BrightnessModel:

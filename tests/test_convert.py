@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 
 from sattxt.config import ModelSource
 from sattxt.errors import ChecksumError, InputError, UnsafePickleError, WeightsError
-from sattxt.images import to_rgb
-from sattxt.preprocess import Preprocessor
-from sattxt.vision import ImageTokens, VisionTower
+from sattxt.images.preprocess import Preprocessor
+from sattxt.images.read import to_rgb
+from sattxt.vision.tower import ImageTokens, VisionTower
 from sattxt.weights import dinov3_keys, read_model
+from sattxt.weights.components import check_encoder
 from sattxt.weights.digest import digest_files, encoder_digest
 from sattxt.weights.pickles import read_checkpoint
-from sattxt.weights.sources import check_encoder
 
 
 def run(path: Path, golden_dir: Path) -> ImageTokens:

@@ -19,7 +19,7 @@ from sattxt.errors import ImageError, InputError, LabelError
 from sattxt.evaluation.datasets import open_data
 from sattxt.evaluation.datasets.bigearthnet import MERGED
 from sattxt.evaluation.labels import class_prompts, matching_sets
-from sattxt.prompts import label_set
+from sattxt.labels.prompts import label_set
 
 
 def zipped(folder: Path) -> Path:

@@ -344,8 +344,8 @@ def test_bands_that_colour_tells_are_told_and_others_not(tmp_path):
     data = open_data(_ms_tiles(tmp_path / "x"), "folder")
     with pytest.raises(ImageError, match="names of its 13 bands are not known"):
         spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val"))
-    from sattxt.bands import EUROSAT_MS
-    from sattxt.images import ImageOptions
+    from sattxt.images.bands import EUROSAT_MS
+    from sattxt.images.read import ImageOptions
 
     data = open_data(tmp_path / "x", "folder", options=ImageOptions(band_names=EUROSAT_MS))
     result = spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val")).to_dict()
@@ -361,8 +361,8 @@ def test_training_tiles_that_are_measured_too_are_left_out(tmp_path):
 
     root = _ms_tiles(tmp_path / "x")
     shutil.copy(root / "val" / "Field" / "0.tif", root / "train" / "Field" / "copy.tif")
-    from sattxt.bands import EUROSAT_MS
-    from sattxt.images import ImageOptions
+    from sattxt.images.bands import EUROSAT_MS
+    from sattxt.images.read import ImageOptions
 
     data = open_data(root, "folder", options=ImageOptions(band_names=EUROSAT_MS))
     result = spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val"))

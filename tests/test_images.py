@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sattxt.bands import EUROSAT_MS, SENTINEL2_L1C, canonical, pick_bands, reflectance_offset
 from sattxt.errors import ImageError, InputError, SatTxtError
-from sattxt.images import ImageOptions, to_rgb
+from sattxt.images.bands import EUROSAT_MS, SENTINEL2_L1C, canonical, pick_bands, reflectance_offset
+from sattxt.images.read import ImageOptions, to_rgb
 
 
 def rgb_tile(height: int = 20, width: int = 24, seed: int = 0) -> np.ndarray:

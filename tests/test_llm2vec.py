@@ -14,11 +14,11 @@ import torch
 from release_files import LLM_DIGEST
 from safetensors.torch import load_file, save_file
 
-import sattxt.memory
+import sattxt.text.memory
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
-from sattxt.llm2vec import LLM2VecEncoder, open_prompt_tokenizer, save_merged
-from sattxt.text import TextHead
+from sattxt.text.llm2vec import LLM2VecEncoder, open_prompt_tokenizer, save_merged
+from sattxt.text.tower import TextHead
 
 TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
 CONFIG = TextEncoderConfig(
@@ -176,13 +176,13 @@ def test_the_llm2vec_package_is_never_imported(encoder):
 
 
 def test_missing_peft_is_named_with_the_command(folder, adapters, monkeypatch):
-    monkeypatch.setattr("sattxt.llama.find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr("sattxt.text.llama.find_spec", lambda name: None if name == "peft" else object())
     with pytest.raises(MissingExtraError, match=r"pip install 'sattxt\[llm\]'"):
         LLM2VecEncoder(CONFIG, base=folder / "llama", adapters=adapters)
 
 
 def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adapters, monkeypatch):
-    monkeypatch.setattr(sattxt.memory, "available_bytes", lambda device, *, spread=False: 50_000)
+    monkeypatch.setattr(sattxt.text.memory, "available_bytes", lambda device, *, spread=False: 50_000)
     with pytest.raises(
         NotEnoughMemoryError, match=r"needs .* GB in float32.*0\.0 GB free.*labels build.*import_labels"
     ):
@@ -192,9 +192,9 @@ def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adap
 def test_memory_needed_follows_the_precision(folder):
     files = [folder / "llama/model.safetensors"]
     parameters = sum(t.numel() for t in load_file(files[0]).values())
-    assert sattxt.memory.weights_bytes(files, torch.float32) == 4 * parameters
-    assert sattxt.memory.weights_bytes(files, torch.bfloat16) == 2 * parameters
-    assert sattxt.memory.weights_bytes(files, torch.float32, skip=("layers.", "norm.")) == 4 * 397 * 48
+    assert sattxt.text.memory.weights_bytes(files, torch.float32) == 4 * parameters
+    assert sattxt.text.memory.weights_bytes(files, torch.bfloat16) == 2 * parameters
+    assert sattxt.text.memory.weights_bytes(files, torch.float32, skip=("layers.", "norm.")) == 4 * 397 * 48
 
 
 def _base(folder: Path, tmp_path: Path) -> Path:

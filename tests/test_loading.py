@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sattxt.errors import DiskFullError, ImageError, InputError, MissingExtraError
-from sattxt.images import to_rgb
-from sattxt.loading import Failure, source_name, stream
+from sattxt.images.load import Failure, source_name, stream
+from sattxt.images.read import to_rgb
 
 
 def constant(value: int) -> np.ndarray:

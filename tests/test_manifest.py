@@ -15,9 +15,9 @@ from sattxt.errors import WeightsError
 from sattxt.weights import list_models, read_model
 from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
+from sattxt.weights.directory import is_model_dir
 from sattxt.weights.manifest import find_model, parse_manifest
 from sattxt.weights.resolver import BUNDLED
-from sattxt.weights.store import is_model_dir
 
 ROOT = Path(__file__).parents[1]
 PACKAGED = ROOT / "src" / "sattxt" / "weights" / "weights_manifest.json"

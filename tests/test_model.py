@@ -85,7 +85,7 @@ def test_the_tower_gets_no_more_than_fits_the_cache(
     many = [np.roll(tile, shift, axis=0) for shift in range(0, 20, 5) for tile in tiles]
     wanted = model.encode_image(many)
     segments = model.segment(many[0], LABELS, window=16).scores
-    monkeypatch.setattr("sattxt.vision._CACHE_BYTES", 1)
+    monkeypatch.setattr("sattxt.vision.tower._CACHE_BYTES", 1)
     assert model._images.step == 8
     taken: list[int] = []
     hook = model._images.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
@@ -100,8 +100,8 @@ def test_the_tower_gets_no_more_than_fits_the_cache(
 
 def test_activation_bytes_are_those_of_the_widest_layer(model: SatTxt) -> None:
     from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-    from sattxt.mobilenet import ConvLayer
-    from sattxt.vision import VisionTower
+    from sattxt.vision.mobilenet import ConvLayer
+    from sattxt.vision.tower import VisionTower
 
     config = VisionConfig(BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 32, 1, 4, 64))
     mobile, vit = VisionTower(config).eval(), model._images.tower

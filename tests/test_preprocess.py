@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from sattxt.config import ImageConfig, image_config
 from sattxt.errors import ImageError, InputError
-from sattxt.images import to_rgb
-from sattxt.preprocess import Preprocessor
+from sattxt.images.preprocess import Preprocessor
+from sattxt.images.read import to_rgb
 
 
 def tile(height: int, width: int, dtype: str = "uint8", seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sattxt.errors import InputError, LabelError
-from sattxt.prompts import (
+from sattxt.labels.prompts import (
     TEMPLATES,
     apply_templates,
     humanise,
@@ -38,7 +38,7 @@ SIZES = {
 
 
 def test_prompts_do_not_import_torch() -> None:
-    code = "import sys, sattxt.prompts as p; p.label_set('eurosat'); sys.exit('torch' in sys.modules)"
+    code = "import sys, sattxt.labels.prompts as p; p.label_set('eurosat'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

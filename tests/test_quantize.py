@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sattxt.errors import WeightsError
-from sattxt.quantize import SCALE_SUFFIX, pack_int8, unpack_int8
+from sattxt.text.quantize import SCALE_SUFFIX, pack_int8, unpack_int8
 
 
 def _state() -> dict[str, torch.Tensor]:

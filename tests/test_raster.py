@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sattxt import raster
 from sattxt.errors import ImageError, MissingExtraError
-from sattxt.images import ImageOptions, to_rgb
+from sattxt.images import tiff as raster
+from sattxt.images.read import ImageOptions, to_rgb
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import Affine, from_origin  # noqa: E402

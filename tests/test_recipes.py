@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from release_files import ADAPTERS, BACKBONE, LLM, write_transformers_checkpoint
 from safetensors.torch import load_file, save_file
 
-from sattxt.cache import TextCache
 from sattxt.errors import CacheError, DiskFullError, InputError, OfflineError, WeightsError
-from sattxt.llm2vec import LLM2VecEncoder
-from sattxt.mobilenet import MobileNetV1
+from sattxt.text.cache import TextCache
+from sattxt.text.llm2vec import LLM2VecEncoder
 from sattxt.training import prompting
 from sattxt.training.align import AlignConfig
 from sattxt.training.losses import positive_pairs
@@ -36,8 +35,9 @@ from sattxt.training.teacher_start import start_teacher
 from sattxt.training.text_bank import bank_size, build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.vision_start import load_vision
+from sattxt.vision.mobilenet import MobileNetV1
+from sattxt.weights.directory import read_model
 from sattxt.weights.resolver import resolve
-from sattxt.weights.store import read_model
 
 #: The full-size recipe made small by overrides alone.
 TINY: dict[str, Any] = {

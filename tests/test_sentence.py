@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
-from sattxt.sentence import SentenceEncoder, digest_sentence_encoder, export_sentence_encoder
+from sattxt.text.sentence import SentenceEncoder, digest_sentence_encoder, export_sentence_encoder
 
 WORDS = ["a", "satellite", "image", "of", "river", "forest", "city", "lake", "the", "water", "and", "built", "land"]
 WORDS += ["describe", "cover"]
@@ -215,7 +215,7 @@ def test_a_config_of_another_width_is_an_error(exported):
 
 def test_the_first_answer_does_not_wait_for_transformers(exported):
     code = (
-        "import sys\nfrom sattxt.config import TextEncoderConfig\nfrom sattxt.sentence import SentenceEncoder\n"
+        "import sys\nfrom sattxt.config import TextEncoderConfig\nfrom sattxt.text.sentence import SentenceEncoder\n"
         f"config = TextEncoderConfig('sentence', 32, '0' * 64, max_length=16)\n"
         f"SentenceEncoder(config, {str(exported)!r}).encode('a river')\n"
         "print([m for m in ('transformers', 'torch._dynamo') if m in sys.modules])"

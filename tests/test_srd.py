@@ -412,7 +412,7 @@ def test_options_that_make_no_run_are_refused(options, said):
 def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
     from sattxt.training.align import AlignModel
     from sattxt.training.initialise import initialise
-    from sattxt.vision import VisionTower
+    from sattxt.vision.tower import VisionTower
 
     run = Distilling(tmp_path, steps=2, freeze_backbone=freeze)
     tower = VisionTower(VISION)

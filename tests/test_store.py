@@ -24,9 +24,9 @@ from sattxt.config import (
     image_config,
 )
 from sattxt.errors import ChecksumError, DiskFullError, InputError, WeightsError
-from sattxt.vision import VisionTower
+from sattxt.vision.tower import VisionTower
 from sattxt.weights import checksums, read_model, write_model
-from sattxt.weights.store import copy_model
+from sattxt.weights.directory import copy_model
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def _disk_full(*_: object, **__: object) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
 def test_the_systems_error_for_a_full_disk_is_understood(tmp_path: Path) -> None:
-    from sattxt.weights.files import disk_errors
+    from sattxt.io import disk_errors
 
     with pytest.raises(DiskFullError), disk_errors(tmp_path), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x" * 100)

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sattxt.bands import EUROSAT_MS
 from sattxt.errors import InputError, UnsafePickleError, WeightsError
+from sattxt.images.bands import EUROSAT_MS
 from sattxt.training.teachers import CallableTeacher, GalileoTeacher, SpectralGPTTeacher, Teacher, band_stack
 
 RGB = ("B02", "B03", "B04")

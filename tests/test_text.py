@@ -13,8 +13,6 @@ import torch
 from release_files import LLM_DIGEST
 from safetensors.torch import load_file
 
-from sattxt.banks import LabelBank
-from sattxt.cache import TextCache, TextCacheWarning
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import (
     BankMismatchError,
@@ -27,7 +25,9 @@ from sattxt.errors import (
     TextEncoderUnavailableError,
     WeightsError,
 )
-from sattxt.text import TextHead, TextTower, fingerprint, open_text_tower
+from sattxt.text.cache import TextCache, TextCacheWarning
+from sattxt.text.label_bank import LabelBank
+from sattxt.text.tower import TextHead, TextTower, fingerprint, open_text_tower
 
 CONFIG = TextEncoderConfig(kind="sentence", hidden_size=8, weights_sha256="0" * 64)
 

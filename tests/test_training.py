@@ -21,7 +21,7 @@ from PIL import Image
 from sattxt import SatTxt
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError
-from sattxt.text_head import TextHead
+from sattxt.text.head import TextHead
 from sattxt.training.align import AlignBatch, AlignConfig, AlignModel, AlignObjective
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, mixed, random_geometry, resample, restyle
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label

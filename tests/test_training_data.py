@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sattxt.data.tables import jsonl_captions, published_captions, table_columns, table_rows
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.sample_files import jsonl_captions, published_captions, table_columns, table_rows
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.sources import describe, open_pairs, open_set
@@ -767,7 +767,7 @@ def test_real_folders_with_captions(data_dir, tmp_path):
 
 @pytest.mark.tiles
 def test_real_geotiffs_agree_with_the_reader_of_eurosat(data_dir, tmp_path):
-    from sattxt.bands import EUROSAT_MS
+    from sattxt.images.bands import EUROSAT_MS
 
     with zipfile.ZipFile(data_dir / "eurosat_ms.zip") as whole:
         names = [n for n in whole.namelist() if n.startswith("val/") and n.endswith(".tif")][:4]
@@ -894,7 +894,7 @@ def test_rgb_alone_needs_eurosats_stretch_and_gives_three_bands(tmp_path):
 
 
 def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path):
-    from sattxt.file_store import open_store
+    from sattxt.data.archive import open_store
 
     inner = pack(tmp_path / "inner.zip", {"a.txt": b"inside"})
     outer = pack(tmp_path / "outer.tar", {"first.txt": b"1", "inner.zip": inner.read_bytes()})

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mini import read_tiles
 
-from sattxt import SatTxt, label_set, transduction
+from sattxt import SatTxt, label_set
+from sattxt.classify import transduction
+from sattxt.classify.transduction import transduce
 from sattxt.errors import InputError
-from sattxt.transduction import transduce
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, WeightsError
-from sattxt.mobilenet import MobileNetV1
-from sattxt.vision import Attention, VisionTower, build_backbone
+from sattxt.vision.mobilenet import MobileNetV1
+from sattxt.vision.tower import Attention, VisionTower, build_backbone
 
 
 def tower(stride: int = 16) -> VisionTower:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sattxt.prompts import label_set
+from sattxt.labels.prompts import label_set
 from sattxt.training.scenes import SCENES
 
 RECIPES = resources.files("sattxt") / "training" / "recipes"

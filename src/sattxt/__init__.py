@@ -15,32 +15,32 @@ from typing import TYPE_CHECKING, Any
 from sattxt.errors import SatTxtError
 
 if TYPE_CHECKING:
-    from sattxt.banks import LabelBank
-    from sattxt.cache import TextCache
-    from sattxt.dense import Segmentation
-    from sattxt.images import ImageOptions
+    from sattxt.classify.classifier import Classifier
+    from sattxt.classify.results import Embeddings, ZeroShotBatch, ZeroShotResult
+    from sattxt.images.read import ImageOptions
+    from sattxt.labels.prompts import label_set, list_label_sets
     from sattxt.model import SatTxt
-    from sattxt.prompts import label_set, list_label_sets
-    from sattxt.results import Embeddings, ZeroShotBatch, ZeroShotResult
+    from sattxt.segment import Segmentation
+    from sattxt.text.cache import TextCache
+    from sattxt.text.label_bank import LabelBank
     from sattxt.weights import list_models
     from sattxt.weights.convert import convert
-    from sattxt.zero_shot import Classifier
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Classifier": "sattxt.zero_shot",
-    "Embeddings": "sattxt.results",
-    "ImageOptions": "sattxt.images",
-    "LabelBank": "sattxt.banks",
+    "Classifier": "sattxt.classify.classifier",
+    "Embeddings": "sattxt.classify.results",
+    "ImageOptions": "sattxt.images.read",
+    "LabelBank": "sattxt.text.label_bank",
     "SatTxt": "sattxt.model",
-    "Segmentation": "sattxt.dense",
-    "TextCache": "sattxt.cache",
-    "ZeroShotBatch": "sattxt.results",
-    "ZeroShotResult": "sattxt.results",
+    "Segmentation": "sattxt.segment",
+    "TextCache": "sattxt.text.cache",
+    "ZeroShotBatch": "sattxt.classify.results",
+    "ZeroShotResult": "sattxt.classify.results",
     "convert": "sattxt.weights.convert",
-    "label_set": "sattxt.prompts",
-    "list_label_sets": "sattxt.prompts",
+    "label_set": "sattxt.labels.prompts",
+    "list_label_sets": "sattxt.labels.prompts",
     "list_models": "sattxt.weights",
 }
 

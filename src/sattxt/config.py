@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from sattxt.errors import InputError, WeightsError
-from sattxt.json_file import read_json
+from sattxt.io import read_json
 
 FORMAT_VERSION = 1
 SMALLEST_WINDOW = 8  # pixels of an image that segmentation looks at, at the least
@@ -131,7 +131,7 @@ class ModelConfig:
     logit_scale: what cosine similarities are multiplied by before a softmax (1 / temperature).
     logit_scale_source: ``trained``, or why another value stands in (the published release has none).
     prompt_templates: applied to a label, ``{}`` is replaced; several are averaged and renormalised.
-    backgrounds: prompts that mean "none of these", for multi-label scores; empty: those of ``sattxt.prompts``.
+    backgrounds: prompts that mean "none of these", for multi-label scores; empty: those of ``sattxt.labels.prompts``.
     multi_label_scale, multi_label_bias: Platt scaling of the contrast in multi-label mode.
     """
 

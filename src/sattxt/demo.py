@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sattxt.classify.results import FloatArray, ZeroShotBatch
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.paths import user_cache_dir
-from sattxt.results import FloatArray, ZeroShotBatch
+from sattxt.io import user_cache_dir
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt

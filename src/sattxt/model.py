@@ -15,23 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.banks import LabelBank
-from sattxt.cache import TextCache
+from sattxt.classify.classifier import Calibration, Classifier, label_weights
+from sattxt.classify.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
 from sattxt.config import ImageConfig, ModelConfig, image_config
-from sattxt.dense import Segmentation, segment_image
-from sattxt.device import resolve_device, resolve_dtype
-from sattxt.encoding import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
 from sattxt.errors import BankMismatchError, InputError
-from sattxt.images import ImageOptions, to_rgb
-from sattxt.loading import source_name
-from sattxt.prompts import BACKGROUNDS, Labels, label_prompts, parse_labels, parse_templates
-from sattxt.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
-from sattxt.text import TextTower, fingerprint, open_text_tower
-from sattxt.vision import ImageTokens, VisionTower, load_tower
+from sattxt.images.load import source_name
+from sattxt.images.read import ImageOptions, to_rgb
+from sattxt.labels.prompts import BACKGROUNDS, Labels, label_prompts, parse_labels, parse_templates
+from sattxt.segment import Segmentation, segment_image
+from sattxt.text.cache import TextCache
+from sattxt.text.label_bank import LabelBank
+from sattxt.text.tower import TextTower, fingerprint, open_text_tower
+from sattxt.vision.device import resolve_device, resolve_dtype
+from sattxt.vision.encode import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
+from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
 from sattxt.weights import read_model, resolve
 from sattxt.weights.checksums import read_sums
-from sattxt.weights.store import StoredModel
-from sattxt.zero_shot import Calibration, Classifier, label_weights
+from sattxt.weights.directory import StoredModel
 
 LabelInput = Sequence[str] | Mapping[str, str | Sequence[str]] | LabelBank
 _KEPT_CLASSIFIERS = 32
@@ -130,7 +130,7 @@ class SatTxt:
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the model as a directory that :meth:`from_pretrained` opens, its pixel scaling included."""
-        from sattxt.weights.store import copy_model
+        from sattxt.weights.directory import copy_model
 
         if self._stored is None:
             raise InputError("this model was not opened from files; write it with sattxt.weights.write_model")

@@ -11,7 +11,7 @@ from sattxt.cli import inputs, options, output, runtime
 from sattxt.errors import InputError
 
 if TYPE_CHECKING:
-    from sattxt.results import ZeroShotResult
+    from sattxt.classify.results import ZeroShotResult
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ImageError, InputError, LabelError
-from sattxt.prompts import parse_labels, parse_templates
+from sattxt.labels.prompts import parse_labels, parse_templates
 
 #: Files with these suffixes are taken from a folder; a file named outright may have any suffix.
 IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -13,7 +13,7 @@ from sattxt.cli import inputs, options, output, runtime
 from sattxt.errors import InputError
 
 if TYPE_CHECKING:
-    from sattxt.banks import LabelBank
+    from sattxt.text.label_bank import LabelBank
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -89,7 +89,7 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Tell what a label bank holds."""
-    from sattxt.banks import LabelBank
+    from sattxt.text.label_bank import LabelBank
 
     facts = _facts(bank, LabelBank.load(bank))
     if as_json:
@@ -112,7 +112,7 @@ def merge(
     quiet: options.Quiet = False,
 ) -> None:
     """Put several label banks into one."""
-    from sattxt.banks import LabelBank
+    from sattxt.text.label_bank import LabelBank
 
     _check_output(out)
     merged = LabelBank.merge(LabelBank.load(path) for path in banks)
@@ -127,8 +127,8 @@ def import_(
     quiet: options.Quiet = False,
 ) -> None:
     """Put label banks into this machine's text cache, for every later use."""
-    from sattxt.banks import LabelBank
-    from sattxt.cache import TextCache
+    from sattxt.text.cache import TextCache
+    from sattxt.text.label_bank import LabelBank
 
     loaded = [LabelBank.load(path) for path in banks]
     cache = TextCache()
@@ -146,7 +146,7 @@ def sets(
     as_json: options.Json = False,
 ) -> None:
     """List the built-in label sets, or the labels of one."""
-    from sattxt.label_sets import label_set, list_label_sets
+    from sattxt.labels.sets import label_set, list_label_sets
 
     if name is None:
         found = [label_set(each) for each in list_label_sets()]

@@ -63,7 +63,7 @@ def _facts_of(name: str, *, verify: bool) -> dict[str, Any]:
         return _entry_facts(entry, verify=verify)
 
     from sattxt.config import ModelConfig
-    from sattxt.weights.store import CONFIG_FILE
+    from sattxt.weights.directory import CONFIG_FILE
 
     path = resolve(name, local_files_only=True)
     config = ModelConfig.read(path / CONFIG_FILE)
@@ -108,9 +108,9 @@ def _local_facts(path: Path, *, verify: bool) -> dict[str, Any]:
 
 def _directory(entry: ModelEntry) -> Path | None:
     """Where the model lies ready to open, if it does."""
-    from sattxt.paths import user_cache_dir
+    from sattxt.io import user_cache_dir
+    from sattxt.weights.directory import is_model_dir
     from sattxt.weights.resolver import BUNDLED
-    from sattxt.weights.store import is_model_dir
 
     if entry.bundled:
         candidates = [BUNDLED / entry.name]

@@ -10,7 +10,7 @@ import typer
 from sattxt.cli import inputs
 
 if TYPE_CHECKING:
-    from sattxt.image_options import ImageOptions
+    from sattxt.images.options import ImageOptions
 
 
 class OnError(str, Enum):
@@ -123,8 +123,8 @@ def image_options(
     Raises:
         InputError: one of them means nothing.
     """
-    from sattxt import bands as orders
-    from sattxt.image_options import ImageOptions
+    from sattxt.images import bands as orders
+    from sattxt.images.options import ImageOptions
 
     known = {"l1c": orders.SENTINEL2_L1C, "l2a": orders.SENTINEL2_L2A, "eurosat": orders.EUROSAT_MS}
     given: dict[str, Any] = {"stretch": stretch, "max_pixels": max_pixels, "offset": offset}

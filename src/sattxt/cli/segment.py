@@ -12,7 +12,7 @@ from sattxt.cli import inputs, options, output, runtime
 from sattxt.errors import InputError
 
 if TYPE_CHECKING:
-    from sattxt.dense import Segmentation
+    from sattxt.segment import Segmentation
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

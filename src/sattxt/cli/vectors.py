@@ -89,7 +89,7 @@ def replace_file(path: Path, fill: Callable[[Any], object]) -> None:
     Raises:
         DiskFullError: no space is left; ``path`` is as it was.
     """
-    from sattxt.weights.files import disk_errors
+    from sattxt.io import disk_errors
 
     with disk_errors(path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sattxt.classify.results import FloatArray
 from sattxt.errors import ImageError, InputError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder, Image
-from sattxt.loading import Failure, stream
-from sattxt.paths import user_cache_dir
-from sattxt.results import FloatArray
+from sattxt.images.load import Failure, stream
+from sattxt.io import user_cache_dir
 
 #: Part of every key: raised when the same model and images would give other embeddings than before.
 VERSION = 1

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError
-from sattxt.prompts import TEMPLATES
-from sattxt.results import FloatArray
+from sattxt.labels.prompts import TEMPLATES
 
 if TYPE_CHECKING:
-    from sattxt.dense import Segmentation
     from sattxt.model import SatTxt
+    from sattxt.segment import Segmentation
 
 Image = NDArray[Any]
 

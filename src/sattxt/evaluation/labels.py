@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder
-from sattxt.label_sets import LabelSet, fold, humanise, label_set, list_label_sets
-from sattxt.prompts import Labels, label_prompts, parse_labels, parse_templates
-from sattxt.results import FloatArray
+from sattxt.labels.prompts import Labels, label_prompts, parse_labels, parse_templates
+from sattxt.labels.sets import LabelSet, fold, humanise, label_set, list_label_sets
 
 
 @dataclass(frozen=True)

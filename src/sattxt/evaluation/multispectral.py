@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.bands import canonical, reflectance_offset
 from sattxt.errors import ImageError, MissingExtraError
 from sattxt.evaluation.datasets import EvalData
-from sattxt.stretch import SENTINEL2_RANGE
+from sattxt.images.bands import canonical, reflectance_offset
+from sattxt.images.stretch import SENTINEL2_RANGE
 
 Array = NDArray[Any]
 

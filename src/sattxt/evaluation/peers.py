@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError, MissingExtraError, UnknownModelError
 from sattxt.evaluation.encoder import Image, combined, default_templates, digest_tensors, unit
-from sattxt.results import FloatArray
 
 BATCH = 64
 

@@ -100,7 +100,7 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    from sattxt.palette import label_colours
+    from sattxt.segment import label_colours
 
     colours = np.array([*label_colours(len(names)), (0, 0, 0)], dtype=np.uint8)
     figure = _figure(9.5, 3.0 * len(rows) + 0.6)

@@ -18,7 +18,7 @@ import numpy as np
 import sattxt
 from sattxt.errors import InputError
 from sattxt.evaluation.metrics import Figure, interval
-from sattxt.loading import Failure
+from sattxt.images.load import Failure
 
 FORMAT = 1
 DECIMALS = 4

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from sattxt.data.archive import Store, is_image, open_store
+from sattxt.data.tables import SPLITS
 from sattxt.errors import ImageError, InputError
 from sattxt.evaluation.datasets.base import Collection, EvalData, Sample, by_split, data_name
 from sattxt.evaluation.embeddings import failure
@@ -20,10 +22,8 @@ from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.labels import ClassPrompts
 from sattxt.evaluation.metrics import Figure, intersection_union
 from sattxt.evaluation.result import Result
-from sattxt.file_store import Store, is_image, open_store
-from sattxt.images import ImageOptions
-from sattxt.loading import Failure
-from sattxt.sample_files import SPLITS
+from sattxt.images.load import Failure
+from sattxt.images.read import ImageOptions
 
 #: Classes whose pixels count for nothing.
 IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")

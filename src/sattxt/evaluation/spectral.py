@@ -16,7 +16,7 @@ from sattxt.evaluation.extras import sklearn
 from sattxt.evaluation.metrics import Figure, r2_score
 from sattxt.evaluation.multispectral import RenderedData, Tile, rendered
 from sattxt.evaluation.result import Result
-from sattxt.loading import default_workers
+from sattxt.images.load import default_workers
 
 Array = NDArray[Any]
 STRENGTHS = np.logspace(-3, 5, 17)

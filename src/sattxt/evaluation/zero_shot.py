@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
@@ -25,7 +26,6 @@ from sattxt.evaluation.metrics import (
     top_k_hits,
 )
 from sattxt.evaluation.result import Result, percent
-from sattxt.results import FloatArray
 
 TOP = 5
 _LEAST = 1e-30  # a probability whose logarithm is taken
@@ -37,7 +37,7 @@ CENTRED = (
 
 TOGETHER = (
     "transductive: the evaluated tiles were classified together, unlabelled, each by its text scores and by the tiles "
-    "that are like it (sattxt.transduction)"
+    "that are like it (sattxt.classify.transduction)"
 )
 
 
@@ -59,7 +59,7 @@ def zero_shot(
         tuning: of multi-label data, the split on which the threshold is chosen; without one it is chosen on one half
             of the samples and applied to the other, both ways.
         centre_scores: see :func:`centred`; the result says ``"transductive": true`` among its settings.
-        together: the tiles tell of one another, see :func:`sattxt.transduction.transduce`; said likewise.
+        together: the tiles tell of one another, see :func:`sattxt.classify.transduction.transduce`; said likewise.
 
     Raises:
         InputError: ``centre_scores`` or ``together`` with multi-label data, with fewer tiles than classes, or both.
@@ -79,7 +79,7 @@ def zero_shot(
     if centre_scores:
         scores = centred(scores)
     elif together:
-        from sattxt.transduction import transduce  # here: `sattxt eval --help` needs no torch
+        from sattxt.classify.transduction import transduce  # here: `sattxt eval --help` needs no torch
 
         scores, scale = np.log(transduce(images, weights, scale).clip(_LEAST)), 1.0
     result = Result("zero-shot", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)

@@ -20,20 +20,20 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.config import ModelConfig
-from sattxt.device import resolve_device
+from sattxt.data.archive import is_image, open_store
+from sattxt.data.tables import split_name, split_of
 from sattxt.errors import ImageError, InputError
-from sattxt.file_store import is_image, open_store
-from sattxt.image_options import ImageOptions
-from sattxt.images import to_rgb
-from sattxt.loading import Stream, stream
-from sattxt.preprocess import Preprocessor, check_size
-from sattxt.sample_files import split_name, split_of
+from sattxt.images.load import Stream, stream
+from sattxt.images.options import ImageOptions
+from sattxt.images.preprocess import Preprocessor, check_size
+from sattxt.images.read import to_rgb
 from sattxt.training.seeds import generator
-from sattxt.vision import VisionTower, load_tower
+from sattxt.vision.device import resolve_device
+from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
+from sattxt.weights.directory import VISION_FILE, StoredModel, check_target, read_model, write_model
 from sattxt.weights.resolver import resolve
-from sattxt.weights.store import VISION_FILE, StoredModel, check_target, read_model, write_model
 
 log = logging.getLogger(__name__)
 

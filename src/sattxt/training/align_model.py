@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
-from sattxt.text_head import TextHead
-from sattxt.vision import VisionTower
+from sattxt.text.head import TextHead
+from sattxt.vision.tower import VisionTower
 
 #: Where the sigmoid loss's bias starts (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
 INITIAL_BIAS = -10.0

@@ -17,11 +17,11 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 
+from sattxt.io import disk_errors
 from sattxt.training.logs import CsvLog, TensorBoardLog
 from sattxt.training.module import TrainingModule, load_trained, trained_names, whole_parameters
 from sattxt.training.objective import Objective
 from sattxt.training.optim import update_average
-from sattxt.weights.files import disk_errors
 
 log = logging.getLogger(__name__)
 

@@ -171,7 +171,7 @@ def export(
     from sattxt.errors import InputError
     from sattxt.training.engine import CHECKPOINT
     from sattxt.training.run import AlignRun
-    from sattxt.weights.store import check_target
+    from sattxt.weights.directory import check_target
 
     recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
     check_target(out, overwrite=overwrite)

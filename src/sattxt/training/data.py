@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sattxt.data.archive import is_image, open_store
+from sattxt.data.tables import jsonl_captions, text_of
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.file_store import is_image, open_store
-from sattxt.image_options import ImageOptions
-from sattxt.images import to_rgb
-from sattxt.raster import SYSTEM_ERRNOS
-from sattxt.sample_files import jsonl_captions, text_of
+from sattxt.images.options import ImageOptions
+from sattxt.images.read import to_rgb
+from sattxt.images.tiff import SYSTEM_ERRNOS
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sattxt.device import resolve_device
 from sattxt.errors import InputError, MissingExtraError, WeightsError
 from sattxt.training.objective import Objective
+from sattxt.vision.device import resolve_device
 
 CHECKPOINT = "last.ckpt"
 

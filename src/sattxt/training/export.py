@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
-from sattxt.prompts import BACKGROUNDS
+from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.training.align import AlignModel
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.validate import embed_tiles
-from sattxt.weights.store import write_model
+from sattxt.weights.directory import write_model
 
 
 def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sattxt.io import disk_errors
 from sattxt.training.checksum import checksum
 from sattxt.training.data import LazyTiles, TileSet
-from sattxt.weights.files import disk_errors
 
 log = logging.getLogger(__name__)
 

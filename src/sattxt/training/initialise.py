@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sattxt.errors import InputError, UnknownModelError, WeightsError
-from sattxt.text_head import TextHead
+from sattxt.text.head import TextHead
 from sattxt.training.align import AlignModel
 from sattxt.training.engine import CHECKPOINT, read_checkpoint
-from sattxt.vision import VisionTower
+from sattxt.vision.tower import VisionTower
 
 
 def initialise(model: AlignModel, source: str | Path) -> bool:
@@ -74,8 +74,8 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
             )
         average = state["callbacks"]["average"]
         return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])
+    from sattxt.weights.directory import read_model
     from sattxt.weights.resolver import resolve
-    from sattxt.weights.store import read_model
 
     try:
         stored = read_model(resolve(source))

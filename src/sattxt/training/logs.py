@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import InputError
-from sattxt.weights.files import disk_errors
+from sattxt.io import disk_errors
 
 
 class CsvLog:

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sattxt.bands import EUROSAT_MS, canonical
 from sattxt.errors import InputError, MissingExtraError
+from sattxt.images.bands import EUROSAT_MS, canonical
 from sattxt.training.data import WORKERS, Decoder, TileSet
 from sattxt.training.spectral import STRETCH, read_two_pages
 

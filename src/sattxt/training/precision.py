@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from sattxt.device import multiplies_bfloat16
 from sattxt.errors import InputError
+from sattxt.vision.device import multiplies_bfloat16
 
 #: ``auto``: bfloat16 where the hardware multiplies in it (elsewhere it is emulated, and far slower), else float32.
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]

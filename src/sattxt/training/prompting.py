@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sattxt.errors import InputError
-from sattxt.label_sets import humanise, near
-from sattxt.prompts import parse_templates
+from sattxt.labels.prompts import parse_templates
+from sattxt.labels.sets import humanise, near
 
 #: Where a class's phrase goes into a prompt.
 TEMPLATES: tuple[str, ...] = (

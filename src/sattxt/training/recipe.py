@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sattxt.config import IMAGE_PRESETS, SMALLEST_WINDOW, HeadConfig, ImageConfig, VisionConfig
 from sattxt.errors import InputError
-from sattxt.label_sets import near
+from sattxt.labels.sets import near
 from sattxt.training import prompting
 from sattxt.training.align import AlignConfig
 from sattxt.training.prompting import PromptConfig, phrases_of

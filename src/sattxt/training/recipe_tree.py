@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.label_sets import near
+from sattxt.labels.sets import near
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from sattxt.cache import TextCache
 from sattxt.config import ImageConfig
-from sattxt.device import resolve_device
 from sattxt.errors import InputError
-from sattxt.prompts import BACKGROUNDS
+from sattxt.io import disk_errors
+from sattxt.labels.prompts import BACKGROUNDS
+from sattxt.text.cache import TextCache
 from sattxt.training.align import AlignModel, AlignObjective
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
@@ -39,7 +39,7 @@ from sattxt.training.text_isometry import make_isometric
 from sattxt.training.text_start import start_text
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 from sattxt.training.vision_start import load_vision
-from sattxt.weights.files import disk_errors
+from sattxt.vision.device import resolve_device
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.errors import InputError
-from sattxt.label_sets import near
+from sattxt.labels.sets import near
 from sattxt.training import drawings
 from sattxt.training.brush import Brush
 from sattxt.training.data import TileSet

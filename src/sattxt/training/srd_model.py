@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
 from sattxt.training.srd_loss import Centre
-from sattxt.vision import ImageTokens, VisionTower
+from sattxt.vision.tower import ImageTokens, VisionTower
 
 
 class SRDModel(nn.Module):

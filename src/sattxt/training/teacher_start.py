@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sattxt.bands import SENTINEL2_L2A
 from sattxt.errors import InputError
+from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.training.teachers import CallableTeacher, GalileoTeacher, SpectralGPTTeacher, Teacher
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sattxt.cache import TextCache
 from sattxt.errors import CacheError, DiskFullError, InputError, WeightsError
-from sattxt.text_encoder import FloatArray, TextEncoder, check_texts
+from sattxt.io import disk_errors
+from sattxt.text.cache import TextCache
+from sattxt.text.encoder import FloatArray, TextEncoder, check_texts
 from sattxt.training.prompting import AnyPrompt, Prompt
-from sattxt.weights.files import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def build_bank(
     A plain text is encoded with the instruction of the encoder's config, as a user's prompt will be.
 
     Args:
-        encoder: a :class:`~sattxt.sentence.SentenceEncoder` or :class:`~sattxt.llm2vec.LLM2VecEncoder`, or another.
+        encoder: a frozen text encoder.
         cache: holds what was computed before and gets what is computed now; ``None``: nothing is kept.
         folder: for the file of a bank above the limit; several processes may build the same one, one does the work.
         memory_limit: in bytes of float32, above which the bank lies in a file.
@@ -161,7 +161,7 @@ def _jobs(row: dict[AnyPrompt, int], prefix: bool) -> _Jobs:
 
 
 def _is_sentence(encoder: TextEncoder) -> bool:
-    from sattxt.sentence import SentenceEncoder
+    from sattxt.text.sentence import SentenceEncoder
 
     return isinstance(encoder, SentenceEncoder)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.errors import InputError
-from sattxt.text_head import TextHead
+from sattxt.text.head import TextHead
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
-from sattxt.json_file import read_json
-from sattxt.text_encoder import TextEncoder
+from sattxt.io import read_json
+from sattxt.text.encoder import TextEncoder
 from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
-    from sattxt.weights.sources import Component
+    from sattxt.weights.components import Component
 
 _SENTENCE_LENGTH = 128
 
@@ -56,7 +56,7 @@ def start_text(recipe: Recipe, data: Path, out: Path) -> TextStart:
 
 
 def _sentence(block: Mapping[str, Any], data: Path, folder: Path) -> TextStart:
-    from sattxt.sentence import export_sentence_encoder
+    from sattxt.text.sentence import export_sentence_encoder
 
     source = _sentence_folder(block, data)
     digest = export_sentence_encoder(source, folder, int8=block.get("int8", True))
@@ -78,7 +78,7 @@ def _sentence_folder(block: Mapping[str, Any], data: Path) -> Path:
 
 
 def _open_sentence(block: Mapping[str, Any], folder: Path, digest: str) -> TextStart:
-    from sattxt.sentence import SentenceEncoder
+    from sattxt.text.sentence import SentenceEncoder
 
     described = read_json(folder / "config.json")
     config = TextEncoderConfig(
@@ -93,7 +93,7 @@ def _open_sentence(block: Mapping[str, Any], folder: Path, digest: str) -> TextS
 
 
 def _llm(block: Mapping[str, Any], data: Path) -> TextStart:
-    from sattxt.llm2vec import LLM2VecEncoder
+    from sattxt.text.llm2vec import LLM2VecEncoder
 
     if not block.get("base"):
         raise InputError("text_encoder.base: missing; pass the language model's folder or hub id")
@@ -136,8 +136,8 @@ def _llm_options(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def _component(named: Any, wanted: Callable[[Any], list[str]], data: Path, key: str) -> Component:
     """A part of the LLM: a folder, a hub id, or ``{location: hub id, revision: commit}``."""
+    from sattxt.weights.components import open_component
     from sattxt.weights.hub import HubAccess
-    from sattxt.weights.sources import open_component
 
     source = ModelSource(**named) if isinstance(named, Mapping) else ModelSource(str(named))
     found = _existing(source.location, data)
@@ -172,12 +172,12 @@ def _random(block: Mapping[str, Any], folder: Path, *, seed: int) -> TextStart:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if block["kind"] == "sentence":
-            from sattxt.sentence import digest_sentence_encoder
+            from sattxt.text.sentence import digest_sentence_encoder
 
             _write_bert(folder, width)
             return _open_sentence(block, folder, digest_sentence_encoder(folder))
         _write_llama(folder, width)
-    from sattxt.llm2vec import LLM2VecEncoder
+    from sattxt.text.llm2vec import LLM2VecEncoder
 
     part = _component(str(folder.absolute()), base_files, folder, "base")
     options = {**_llm_options(block), "dtype": "float32"}
@@ -188,7 +188,7 @@ def _random(block: Mapping[str, Any], folder: Path, *, seed: int) -> TextStart:
 def _write_bert(folder: Path, width: int) -> None:
     from safetensors.torch import save_file
 
-    from sattxt.bert import Bert, BertSizes
+    from sattxt.text.bert import Bert, BertSizes
 
     sizes = BertSizes(_write_byte_tokenizer(folder, "<s> $A </s>"), width, 2, 4, 2 * width, 512)
     state = {name: _drawn(name, value) for name, value in Bert(sizes).state_dict().items()}
@@ -206,7 +206,7 @@ def _drawn(name: str, like: Tensor) -> Tensor:
 def _write_llama(folder: Path, width: int) -> None:
     from transformers import LlamaConfig, LlamaModel
 
-    from sattxt.llama import write_model
+    from sattxt.text.llama import write_model
 
     config = LlamaConfig(
         vocab_size=_write_byte_tokenizer(folder, "<s> $A"),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
-from sattxt.json_file import read_json
-from sattxt.label_sets import near
-from sattxt.mobilenet import MobileNetV1
-from sattxt.vision import VisionTower, build_backbone
+from sattxt.io import read_json
+from sattxt.labels.sets import near
+from sattxt.vision.mobilenet import MobileNetV1
+from sattxt.vision.tower import VisionTower, build_backbone
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sattxt.weights.directory import read_model, write_model
     from sattxt.weights.manifest import list_models
     from sattxt.weights.resolver import resolve
-    from sattxt.weights.store import read_model, write_model
 
 _MODULES = {
     "list_models": "sattxt.weights.manifest",
-    "read_model": "sattxt.weights.store",
+    "read_model": "sattxt.weights.directory",
     "resolve": "sattxt.weights.resolver",
-    "write_model": "sattxt.weights.store",
+    "write_model": "sattxt.weights.directory",
 }
 
 __all__ = ["list_models", "read_model", "resolve", "write_model"]

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ChecksumError, WeightsError
-from sattxt.paths import user_cache_dir
+from sattxt.io import user_cache_dir, write_text
 from sattxt.weights.digest import sha256_file
-from sattxt.weights.files import write_text
 
 SUMS_FILE = "SHA256SUMS"
 

@@ -28,11 +28,11 @@ from sattxt.config import (
 from sattxt.errors import InputError, WeightsError
 from sattxt.weights import dinov3_keys
 from sattxt.weights.checksums import verify_file
+from sattxt.weights.components import Component, open_component
 from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
+from sattxt.weights.directory import check_target, write_model
 from sattxt.weights.hub import HubAccess
 from sattxt.weights.pickles import read_checkpoint, read_folder
-from sattxt.weights.sources import Component, open_component
-from sattxt.weights.store import check_target, write_model
 
 #: How LLM2Vec's Meta-Llama-3-8B-Instruct wraps a text. The tokenizer adds the BOS token.
 CHAT_TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
@@ -266,7 +266,7 @@ def _write_with_llm(
     overwrite: bool,
     hub: HubAccess,
 ) -> Path:
-    from sattxt.llm2vec import save_merged
+    from sattxt.text.llm2vec import save_merged
 
     assert config.text.base is not None  # convert sets it
     folders = [_local(source, hub) for source in (config.text.base, *config.text.adapters)]

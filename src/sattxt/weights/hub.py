@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from sattxt.config import ModelSource
 from sattxt.errors import GatedModelError, HubError, InputError, OfflineError, SatTxtError, UnknownModelError
-from sattxt.paths import user_cache_dir
+from sattxt.io import disk_errors, user_cache_dir, write_text
 from sattxt.weights.checksums import check_or_record, hash_of
-from sattxt.weights.files import disk_errors, write_text
 
 if TYPE_CHECKING:
-    from sattxt.weights.store import StoredModel
+    from sattxt.weights.directory import StoredModel
 
 _REPO_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -244,7 +243,7 @@ def push_model(
     """
     from huggingface_hub import HfApi
 
-    from sattxt.weights.store import copy_model
+    from sattxt.weights.directory import copy_model
 
     for source in (stored.config.text.base, *stored.config.text.adapters):
         if source is not None and source.revision is None and Path(source.location).is_absolute():

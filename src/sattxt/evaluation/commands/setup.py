@@ -23,8 +23,8 @@ from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.labels import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.peers import is_peer, open_peer
 from sattxt.evaluation.result import Result, dump
-from sattxt.image_options import ImageOptions
-from sattxt.prompts import parse_templates
+from sattxt.images.options import ImageOptions
+from sattxt.labels.prompts import parse_templates
 
 Data = Annotated[
     Path, typer.Option("--data", show_default=False, help="Folder, zip or tar of the data set; or a manifest.")

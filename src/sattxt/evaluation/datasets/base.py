@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.data.archive import Store
+from sattxt.data.tables import SPLITS
 from sattxt.errors import ImageError, InputError
-from sattxt.file_store import Store
-from sattxt.images import ImageOptions, to_rgb
-from sattxt.loading import default_workers
-from sattxt.sample_files import SPLITS
+from sattxt.images.load import default_workers
+from sattxt.images.read import ImageOptions, to_rgb
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from sattxt.data.archive import Store
+from sattxt.data.tables import SPLITS
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split
-from sattxt.file_store import Store
-from sattxt.images import ImageOptions
-from sattxt.label_sets import label_set
-from sattxt.sample_files import SPLITS
+from sattxt.images.read import ImageOptions
+from sattxt.labels.sets import label_set
 
 _RGB = ("B04", "B03", "B02")
 _METADATA = "_labels_metadata.json"

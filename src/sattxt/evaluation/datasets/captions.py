@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from sattxt.data.archive import Store
+from sattxt.data.tables import ImageIndex, jsonl_captions, published_captions, split_name, split_of, text_of
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split, data_name
-from sattxt.file_store import Store
-from sattxt.images import ImageOptions
-from sattxt.sample_files import ImageIndex, jsonl_captions, published_captions, split_name, split_of, text_of
+from sattxt.images.read import ImageOptions
 
 
 def read_captions(
@@ -18,7 +18,7 @@ def read_captions(
 
     Args:
         store: the images.
-        captions: ``.json`` as published (see :func:`sattxt.sample_files.published_captions`) or ``.jsonl``
+        captions: ``.json`` as published (see :func:`sattxt.data.tables.published_captions`) or ``.jsonl``
             (``{"image", "captions"}`` a line; ``split`` optional, else from the path; rows whose image is null are left
             out). ``None``: the one ``dataset*.json`` among the images.
 

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sattxt.data.archive import FolderStore, Store, is_image
+from sattxt.data.tables import SPLITS, class_folder
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split, data_name
-from sattxt.file_store import FolderStore, Store, is_image
-from sattxt.images import ImageOptions
-from sattxt.label_sets import LabelSet, label_set
-from sattxt.sample_files import SPLITS, class_folder
+from sattxt.images.read import ImageOptions
+from sattxt.labels.sets import LabelSet, label_set
 
 _SPLIT_LIST = re.compile(r"(?:^|[-_./])(train|training|val|valid|validation|test)\.(?:txt|csv)$", re.IGNORECASE)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import PurePosixPath
 
+from sattxt.data.archive import Store
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split
-from sattxt.file_store import Store
-from sattxt.images import ImageOptions
-from sattxt.label_sets import label_set
+from sattxt.images.read import ImageOptions
+from sattxt.labels.sets import label_set
 
 
 def read_forestnet(store: Store, *, merged: bool = False, options: ImageOptions | None = None) -> Collection:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sattxt.data.archive import open_store
+from sattxt.data.tables import PATH_COLUMNS, TABLE_SUFFIXES, listed, split_name, table_columns, table_rows
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection, Sample, by_split
-from sattxt.file_store import open_store
-from sattxt.images import ImageOptions
-from sattxt.sample_files import PATH_COLUMNS, TABLE_SUFFIXES, listed, split_name, table_columns, table_rows
+from sattxt.images.read import ImageOptions
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sattxt.bands import EUROSAT_MS
+from sattxt.data.archive import is_image, open_store
 from sattxt.errors import InputError
 from sattxt.evaluation.datasets.base import Collection
 from sattxt.evaluation.datasets.bigearthnet import read_bigearthnet
@@ -16,9 +16,9 @@ from sattxt.evaluation.datasets.captions import read_captions
 from sattxt.evaluation.datasets.folders import read_folders
 from sattxt.evaluation.datasets.forestnet import read_forestnet
 from sattxt.evaluation.datasets.manifest import MANIFEST_SUFFIXES, read_manifest
-from sattxt.file_store import is_image, open_store
-from sattxt.images import ImageOptions
-from sattxt.label_sets import near
+from sattxt.images.bands import EUROSAT_MS
+from sattxt.images.read import ImageOptions
+from sattxt.labels.sets import near
 
 _MS = ImageOptions(stretch="sentinel2", bands=("B04", "B03", "B02"), band_names=EUROSAT_MS)
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sattxt.data.archive import Store, open_store
 from sattxt.errors import InputError
-from sattxt.file_store import Store, open_store
-from sattxt.image_options import ImageOptions
+from sattxt.images.options import ImageOptions
 from sattxt.training.data import LazyTiles, TileSet, decode_tile
 from sattxt.training.sources.entry import Entry, hint
 

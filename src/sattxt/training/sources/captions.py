@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from sattxt.sample_files import CaptionRow, ImageIndex, published_captions, split_name, split_of, text_of
+from sattxt.data.tables import CaptionRow, ImageIndex, published_captions, split_name, split_of, text_of
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.sources.archives import Files
 from sattxt.training.sources.entry import IMAGE_KEYS, Entry
@@ -14,7 +14,7 @@ CAPTION_KEYS = frozenset({"path", "captions", "size", "memory", "names", "val_sh
 
 
 def open_captions(entry: Entry, split: str) -> TileSet | LazyTiles:
-    """Images with the captions of a ``dataset_*.json`` (:func:`sattxt.sample_files.published_captions`).
+    """Images with the captions of a ``dataset_*.json`` (:func:`sattxt.data.tables.published_captions`).
 
     ``captions`` is that file; without it, the one ``dataset*.json`` among the images. Images are found by their path
     or, where that is unique, their file name. Images that are not there are skipped and counted.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import InputError
-from sattxt.image_options import ImageOptions
+from sattxt.images.options import ImageOptions
 
 #: Keys that any entry may have and that no reader looks at: the engine does.
 ENGINE_KEYS = frozenset({"name", "kind", "count", "vocabulary"})
-#: How images are to be read, for kinds that decode image files; see :class:`sattxt.image_options.ImageOptions`.
+#: How images are to be read, for kinds that decode image files; see :class:`sattxt.images.options.ImageOptions`.
 IMAGE_KEYS = frozenset({"stretch", "bands", "band_names", "value_range", "offset"})
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from sattxt.data.archive import is_image
+from sattxt.data.tables import class_folder
 from sattxt.errors import InputError
-from sattxt.file_store import is_image
-from sattxt.sample_files import class_folder
 from sattxt.training.data import LazyTiles, TileSet, read_captions
 from sattxt.training.sources.archives import Files, chosen, image_tiles, renamed
 from sattxt.training.sources.entry import IMAGE_KEYS, Entry

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from sattxt.bands import canonical, reflectance_offset
+from sattxt.data.tables import split_of
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.sample_files import split_of
+from sattxt.images.bands import canonical, reflectance_offset
 from sattxt.training.data import LazyTiles, TileSet, log
 from sattxt.training.pairs import LazyPairs, PairSet, check_rgb, read_eurosat_ms, read_s2_pairs
 from sattxt.training.sources.archives import Files, chosen, held_in_memory

@@ -34,9 +34,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.bands import SENTINEL2_L1C, SENTINEL2_L2A
+from sattxt.data.tables import table_columns, table_rows
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.sample_files import table_columns, table_rows
+from sattxt.images.bands import SENTINEL2_L1C, SENTINEL2_L2A
 from sattxt.training.data import WORKERS, LazyTiles, TileSet, fit_tile
 from sattxt.training.pairs import LazyPairs, PairSet, render_rgb
 from sattxt.training.sources.archives import Files, held_in_memory, settle

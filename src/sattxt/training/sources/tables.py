@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError
-from sattxt.file_store import is_image
-from sattxt.sample_files import (
+from sattxt.data.archive import is_image
+from sattxt.data.tables import (
     PATH_COLUMNS,
     TABLE_SUFFIXES,
     listed,
@@ -22,6 +21,7 @@ from sattxt.sample_files import (
     table_rows,
     text_of,
 )
+from sattxt.errors import InputError
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.sources.archives import Files, chosen, image_tiles, renamed
 from sattxt.training.sources.entry import IMAGE_KEYS, Entry, hint

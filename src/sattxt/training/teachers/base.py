@@ -1,6 +1,6 @@
 """What a multispectral teacher is: bands in, tokens out, nothing trained.
 
-Bands go by their Sentinel-2 names (``B02``, ``B8A``, ...; ``sattxt.bands.canonical`` says which other spellings are
+Bands go by their Sentinel-2 names (``B02``, ``B8A``, ...; :func:`canonical` says which other spellings are
 understood) and hold reflectance x 10,000, without the +1000 that newer processing baselines add.
 """
 
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sattxt.bands import canonical
 from sattxt.errors import InputError
+from sattxt.images.bands import canonical
 
 #: Either name to (N, H, W), coarser bands at their own resolution, or one (N, C, H, W) array with its names beside it.
 Bands: TypeAlias = Mapping[str, Tensor] | Tensor | np.ndarray

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sattxt.bands import canonical
 from sattxt.errors import InputError, WeightsError
+from sattxt.images.bands import canonical
 from sattxt.training.teachers._network import TeacherBlock, load_exactly
 from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
 from sattxt.weights.pickles import read_checkpoint

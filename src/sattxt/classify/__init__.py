@@ -1,0 +1,1 @@
+"""Classifiers over label embeddings, and their results."""

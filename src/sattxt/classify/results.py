@@ -1,0 +1,162 @@
+"""What classification returns: one tile's scores, and a batch of them with the failures beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattxt.errors import InputError
+
+if TYPE_CHECKING:
+    from sattxt.images.load import Failure
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """Scores of one tile against K labels.
+
+    labels: the K labels. scores: (K,) float32 cosine similarities in [-1, 1].
+    probs: (K,) float32 in [0, 1]. Single-label: they sum to 1 (softmax of the scaled scores). Multi-label: each is
+    its own probability that the label applies, contrasted against prompts that mean "none of these".
+    source: the path or name the tile came from, if it had one.
+    """
+
+    labels: tuple[str, ...]
+    scores: FloatArray
+    probs: FloatArray
+    multi_label: bool = False
+    source: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return self.labels[int(self.probs.argmax())]
+
+    @property
+    def prob(self) -> float:
+        """The most probable label's probability."""
+        return float(self.probs.max())
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The ``k`` most probable labels with their probabilities, best first."""
+        order = np.argsort(-self.probs, kind="stable")[: max(0, k)]
+        return [(self.labels[i], float(self.probs[i])) for i in order]
+
+    def above(self, threshold: float = 0.5) -> list[str]:
+        """Labels whose probability reaches ``threshold``, best first: the answer in multi-label mode.
+
+        Raises:
+            InputError: the threshold is not in [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold}: pass a probability in [0, 1], such as 0.5")
+        return [label for label, prob in self.top(len(self.labels)) if prob >= threshold]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict: source, label, and probability and score of every label."""
+        return {
+            "source": self.source,
+            "label": self.label,
+            "multi_label": self.multi_label,
+            "probs": {label: float(p) for label, p in zip(self.labels, self.probs, strict=True)},
+            "scores": {label: float(s) for label, s in zip(self.labels, self.scores, strict=True)},
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def __str__(self) -> str:
+        best = ", ".join(f"{label} {100 * prob:.1f} %" for label, prob in self.top(3))
+        return f"{self.source}: {best}" if self.source else best
+
+    __repr__ = __str__
+
+
+class ZeroShotBatch(Sequence[ZeroShotResult]):
+    """Results of many tiles, in the order they were given; tiles that could not be read are in ``failures``.
+
+    indices: for each result, the position of its tile in the input.
+    """
+
+    def __init__(self, results: Sequence[ZeroShotResult], indices: Sequence[int], failures: Sequence[Failure]) -> None:
+        self._results = list(results)
+        self.indices = list(indices)
+        self.failures = list(failures)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> ZeroShotResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ZeroShotResult]: ...
+    def __getitem__(self, index: int | slice) -> ZeroShotResult | list[ZeroShotResult]:
+        return self._results[index]
+
+    def __iter__(self) -> Iterator[ZeroShotResult]:
+        return iter(self._results)
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable label of each tile."""
+        return [result.label for result in self._results]
+
+    @property
+    def scores(self) -> FloatArray:
+        """(N, K) cosine similarities."""
+        return np.stack([r.scores for r in self._results]) if self._results else np.zeros((0, 0), np.float32)
+
+    @property
+    def probs(self) -> FloatArray:
+        """(N, K) probabilities."""
+        return np.stack([r.probs for r in self._results]) if self._results else np.zeros((0, 0), np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"results": [...], "failures": [...]}``, JSON-ready."""
+        failures = [{"index": f.index, "source": f.source, "error": f.error} for f in self.failures]
+        return {"results": [r.to_dict() for r in self._results], "failures": failures}
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat dict a tile (source, label, prob, then a column a label): ``pandas.DataFrame(batch.to_rows())``."""
+        return [
+            {"source": r.source, "label": r.label, "prob": r.prob}
+            | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
+            for r in self._results
+        ]
+
+    def __str__(self) -> str:
+        shown = [str(r) for r in self._results[:10]]
+        if len(self) > 10:
+            shown.append(f"... and {len(self) - 10} more")
+        if self.failures:
+            shown.append(f"{len(self.failures)} could not be read, first {self.failures[0].source}")
+        return "\n".join(shown) or "no results"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Image embeddings of a job in which some tiles may have failed.
+
+    vectors: (N, D) float32. indices: for each row, the position of its tile in the input. failures: the rest.
+    """
+
+    vectors: FloatArray
+    indices: list[int]
+    failures: list[Failure]
+
+    def __len__(self) -> int:
+        return len(self.vectors)

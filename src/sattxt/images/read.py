@@ -1,0 +1,259 @@
+"""Anything a user passes as an image -> one (H, W, 3) array in 0..255.
+
+Rules that hold for every input:
+
+* Nothing is guessed. Where the band order, the channel axis or the range of the values is not certain, the error
+  says which option to pass.
+* Transparency is dropped, not composited: the colour stored under it stays, as ``PIL.Image.convert("RGB")`` does.
+* EXIF orientation and colour profiles are not applied; of an animation the first frame is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sattxt.errors import ImageError
+from sattxt.images.bands import pick_bands, reflectance_offset
+from sattxt.images.options import MAX_PIXELS, ImageOptions
+from sattxt.images.stretch import to_255
+from sattxt.images.tiff import DECODE_ERRORS, SYSTEM_ERRNOS, check_size, is_tiff, read_tiff
+
+__all__ = ["MAX_PIXELS", "UNNAMED", "ImageOptions", "to_rgb"]
+
+#: What errors call an image that came without a name.
+UNNAMED = "img"
+MAX_BANDS_TO_INFER = 13  # an axis as short as this may be the channels
+
+_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?=.)|^data:")
+_VALUE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+_DEFAULT = ImageOptions()
+
+
+def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = None) -> NDArray[Any]:
+    """Read one image of any supported kind.
+
+    Args:
+        img: a path; a file object open for reading bytes; a PIL image; or a numpy array, masked array or torch tensor
+            of shape (H, W), (H, W, C) or (C, H, W). GeoTIFFs of several bands need the ``geo`` extra.
+        options: how to understand it.
+        name: what errors call it; by default its path, the file object's name, or "img".
+
+    Returns:
+        (H, W, 3), C-contiguous: uint8 where the input was 8-bit, else float32 in [0, 255], not rounded. Pixels
+        without data (nodata of a GeoTIFF, masked array) are black. An array may share memory with the input.
+
+    Raises:
+        ImageError: the image is unreadable, truncated, empty or too large, has NaN or infinite pixels, not the bands
+            asked for, or cannot be understood without a guess. One line that names it and says what to pass.
+        MissingExtraError: a TIFF that needs rasterio, which is not installed.
+    """
+    where = name or _name(img)
+    if isinstance(img, (str, os.PathLike)):
+        return _from_path(img, options, where)
+    if isinstance(img, Image.Image):
+        return _from_pil(img, options, None, where)
+    if callable(getattr(img, "read", None)) and not hasattr(img, "__array__"):
+        return _from_file(img, options, where)
+    return _from_array(_as_array(img, where), options, where)
+
+
+def _name(img: Any) -> str:
+    if isinstance(img, (str, os.PathLike)):
+        return os.fsdecode(img)
+    for attribute in ("filename", "name"):
+        value = getattr(img, attribute, None)
+        if isinstance(value, str) and value:
+            return value
+    return UNNAMED
+
+
+def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -> NDArray[Any]:
+    text = os.fsdecode(img)
+    if _URL.match(text):
+        raise ImageError(f"{where}: is a URL; download it first and pass the file")
+    path = Path(text)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            if not is_tiff(head):
+                file.seek(0)
+                return _from_encoded(file, head, options, text, where)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{where}: no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{where}: is a folder; pass the files in it") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+            raise
+        raise ImageError(f"{where}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    return _from_tiff(path, options, where)
+
+
+def _from_file(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: closed, or text that is none (UnicodeDecodeError)
+        raise ImageError(f"{where}: cannot be read as a file open in binary mode ('rb') ({error})") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ImageError(f"{where}: gives {type(data).__name__}, not bytes; open it in binary mode ('rb')")
+    data = bytes(data)
+    if is_tiff(data[:8]):
+        return _from_tiff(data, options, where)
+    return _from_encoded(io.BytesIO(data), data[:8], options, where, where)
+
+
+def _from_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
+    raster = read_tiff(
+        source, bands=options.bands, band_names=options.band_names, max_pixels=options.max_pixels, where=where
+    )
+    return _scaled(raster.pixels, raster.valid, options, raster.offset, where)
+
+
+def _from_encoded(file: Any, head: bytes, options: ImageOptions, path: str, where: str) -> NDArray[Any]:
+    """An image file other than TIFF."""
+    if not head:
+        raise ImageError(f"{where}: is empty")
+    try:
+        image = Image.open(file, formats=_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{where}: refused as a decompression bomb ({error})") from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{where}: is no image that can be read ({', '.join(_formats())}), or is damaged") from error
+    with image:
+        return _from_pil(image, options, path, where)
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow may try: those of image files, none that runs other programs (EPS)."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where: str) -> NDArray[Any]:
+    check_size(*image.size, options.max_pixels, where)
+    tile = getattr(image, "tile", None)
+    if tile and "16" in str(tile[0][3]) and Image.getmodetype(image.mode) == "L" and image.mode not in _VALUE_MODES:
+        raise ImageError(f"{where}: has 16 bits per colour, of which Pillow reads 8; pass it as a TIFF or uint16 array")
+    try:
+        pixels = _pil_pixels(image)
+    except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
+        raise ImageError(f"{where}: cannot be decoded, it may be truncated ({_line(error)})") from error
+    if image.mode in _VALUE_MODES:
+        detected = reflectance_offset({}, path)
+        return _select(pixels[..., None], None, options, options.band_names, False, detected, where)
+    if options.bands is None and options.band_names is None:
+        return _scaled(pixels, None, options, None, where)
+    names = options.band_names or ("red", "green", "blue")
+    return _select(pixels, None, options, names, True, None, where)
+
+
+def _pil_pixels(image: Image.Image) -> NDArray[Any]:
+    """(H, W, 3) uint8, or (H, W) where a mode holds values and no colours."""
+    if image.mode in _VALUE_MODES:
+        return np.array(image)
+    if image.mode in ("RGBa", "La"):  # premultiplied
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    elif image.mode == "P" and "transparency" in image.info:  # else Pillow warns about it
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _as_array(img: Any, where: str) -> NDArray[Any]:
+    if isinstance(img, np.ndarray):
+        return img
+    if all(hasattr(img, attribute) for attribute in ("detach", "cpu", "numpy")):  # a torch tensor, torch not imported
+        tensor = img.detach().cpu()
+        return np.asarray((tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy())
+    if hasattr(img, "__array__") or hasattr(img, "__array_interface__"):
+        return np.asarray(img)
+    hint = "; wrap it in io.BytesIO" if isinstance(img, (bytes, bytearray)) else ""
+    raise ImageError(
+        f"{where}: is a {type(img).__name__}{hint or ', not an image'}; pass a path, a file object, a PIL image, "
+        "a numpy array or a torch tensor"
+    )
+
+
+def _from_array(array: NDArray[Any], options: ImageOptions, where: str) -> NDArray[Any]:
+    shape = "x".join(map(str, array.shape))
+    if array.ndim == 4:
+        raise ImageError(f"{where}: has shape {shape}, a batch; pass its images one by one, or as a list")
+    if array.ndim not in (2, 3):
+        raise ImageError(f"{where}: has shape {shape or '()'}; an image is (H, W), (H, W, C) or (C, H, W)")
+    if array.size == 0:
+        raise ImageError(f"{where}: has shape {shape}, which is empty")
+    if array.dtype.kind not in "uif":
+        raise ImageError(f"{where}: has dtype {array.dtype}; pass uint8, or integers or floats with stretch=")
+    if array.ndim == 2:
+        array = array[..., None]
+    elif _channel_axis(array.shape, options.channels, where) == 0:
+        array = np.moveaxis(array, 0, -1) if not isinstance(array, np.ma.MaskedArray) else array.transpose(1, 2, 0)
+    valid = ~np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
+    return _select(np.ma.getdata(array), valid, options, options.band_names, False, None, where)
+
+
+def _channel_axis(shape: tuple[int, ...], channels: str | None, where: str) -> int:
+    if channels is not None:
+        return 0 if channels == "first" else 2
+    candidates = [axis for axis in (0, 2) if shape[axis] <= MAX_BANDS_TO_INFER]
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = "either end could be the channels" if candidates else f"no end has 1 to {MAX_BANDS_TO_INFER} channels"
+    raise ImageError(
+        f"{where}: has shape {'x'.join(map(str, shape))}, {problem}; pass channels='first' or channels='last'"
+    )
+
+
+def _select(
+    pixels: NDArray[Any],
+    valid: Any,
+    options: ImageOptions,
+    names: Sequence[str] | None,
+    declared_rgb: bool,
+    detected: float | None,
+    where: str,
+) -> NDArray[Any]:
+    """Pick three of the bands on the last axis, then scale them. ``valid`` has the shape of ``pixels``."""
+    count = pixels.shape[-1]
+    chosen = list(pick_bands(options.bands, count, names, where=where, declared_rgb=declared_rgb))
+    if chosen != [0, 1, 2] or count != 3:
+        pixels = pixels[..., chosen]
+    return _scaled(pixels, None if valid is None else valid[..., chosen].all(axis=-1), options, detected, where)
+
+
+def _scaled(
+    pixels: NDArray[Any],
+    valid: Any,
+    options: ImageOptions,
+    detected: float | None,
+    where: str,
+) -> NDArray[Any]:
+    scaled = to_255(
+        pixels,
+        valid,
+        stretch=options.stretch,
+        value_range=options.value_range,
+        offset=None if options.offset == "auto" else options.offset or 0.0,
+        detected_offset=detected,
+        where=where,
+    )
+    return np.ascontiguousarray(scaled)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

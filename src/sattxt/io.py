@@ -1,0 +1,106 @@
+"""Files: the cache directory, JSON, and writing so that a reader sees all of a file or directory or nothing of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sattxt.errors import DiskFullError, WeightsError
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def user_cache_dir() -> Path:
+    """``$SATTXT_CACHE``, or the platform's cache directory for sattxt. It is not created here."""
+    chosen = os.environ.get("SATTXT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "sattxt"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "sattxt" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sattxt"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; :class:`WeightsError` names the file if it is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: holds {type(data).__name__}, an object is needed")
+    return data
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn a full disk (or an unwritable one) into one of our errors, naming ``target``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WeightsError(f"{target}: cannot be written ({error.strerror}); pass another folder") from error
+        raise
+    except Exception as error:  # safetensors wraps the operating system's error in its own
+        if type(error).__name__ == "SafetensorError" and "No space left" in str(error):
+            raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
+        raise
+
+
+@contextmanager
+def write_directory(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    What was at ``target`` is replaced; on an error it stays, and the temporary folder goes.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    old = temporary.with_suffix(".old")
+    try:
+        os.chmod(temporary, 0o777 & ~_umask())
+        yield temporary
+        for item in temporary.rglob("*"):  # some writers make files that only their owner can read
+            os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a small text file in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,238 @@
+"""From what a user calls labels to the prompts that are encoded: templates, labels, and their checks.
+
+Nothing here computes or imports torch. A label stands for one or more texts (its name, synonyms, or whole prompts);
+each text is put into each template; the classifier averages the embeddings of all that belong to one label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sattxt.errors import InputError, LabelError
+from sattxt.labels.sets import Label, LabelSet, fold, humanise, is_label_set, label_set, list_label_sets, near
+
+__all__ = [
+    "BACKGROUNDS",
+    "TEMPLATES",
+    "Label",
+    "LabelSet",
+    "Labels",
+    "apply_templates",
+    "humanise",
+    "label_prompts",
+    "label_set",
+    "list_label_sets",
+    "parse_labels",
+    "parse_templates",
+]
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "reference": ("a satellite image of {}",),
+    "ensemble": (
+        "a satellite image of {}",
+        "a satellite photo of {}",
+        "an aerial image of {}",
+        "an aerial view of {}",
+        "a remote sensing image of {}",
+        "an overhead view of {}",
+        "satellite imagery showing {}",
+        "{} seen from above",
+    ),
+}
+"""Named sets of prompt templates; ``"reference"`` is the published model's."""
+
+
+BACKGROUNDS: tuple[str, ...] = (
+    "a satellite image",
+    "an aerial photo of something else",
+    "a satellite image of land",
+    "a satellite image of water",
+    "a satellite image of bare ground",
+    "a satellite image of trees and grass",
+    "a satellite image of fields",
+    "a satellite image of buildings",
+    "a satellite image of roads",
+    "a satellite image of sand",
+    "a satellite image of snow or clouds",
+    "a satellite image of shadows",
+)
+"""Prompts that mean "none of these", against which multi-label scores are contrasted."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Checked labels: each with the texts that stand for it. ``label_set`` is where they come from, if a named one."""
+
+    texts: dict[str, tuple[str, ...]]
+    label_set: LabelSet | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The labels, in order."""
+        return list(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+
+def parse_templates(
+    templates: str | Sequence[str] | None = None, *, default: Sequence[str] = TEMPLATES["reference"]
+) -> tuple[str, ...]:
+    """Checked prompt templates.
+
+    Args:
+        templates: a named set (a key of :data:`TEMPLATES`), one template, several, or None for ``default``.
+
+    Raises:
+        InputError: a template does not hold exactly one ``{}``, is repeated, or there is none at all.
+    """
+    if templates is None:
+        templates = default
+    if isinstance(templates, str):
+        if templates in TEMPLATES:
+            return TEMPLATES[templates]
+        if "{}" not in templates:
+            hint = near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
+            raise InputError(
+                f"templates={templates!r} has no {{}} where the label goes and is no named set: "
+                f"pass a text such as 'a satellite image of {{}}'{hint}"
+            )
+        templates = [templates]
+    if not isinstance(templates, Iterable):
+        raise InputError(f"templates must be a text or a list of texts, not {type(templates).__name__}")
+    checked: list[str] = []
+    for position, template in enumerate(templates):
+        if not isinstance(template, str):
+            raise InputError(f"templates[{position}] must be a text, not {type(template).__name__}")
+        if template.count("{}") != 1:
+            raise InputError(
+                f"template {template!r} must hold {{}} exactly once, where the label goes, "
+                f"such as 'a satellite image of {{}}' (it holds {template.count('{}')})"
+            )
+        if template in checked:
+            raise InputError(f"template {template!r} is given twice: pass each once")
+        checked.append(template)
+    if not checked:
+        raise InputError("templates is empty: pass at least one, or None for the model's own")
+    return tuple(checked)
+
+
+def apply_templates(text: str, templates: str | Sequence[str] | None = None) -> list[str]:
+    """``text`` in each template, in order; templates as :func:`parse_templates` takes them."""
+    return [template.replace("{}", text) for template in parse_templates(templates)]
+
+
+def label_prompts(labels: Labels, templates: str | Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The prompts of each label: every text of it in every template."""
+    checked = parse_templates(templates)
+    return {
+        label: [template.replace("{}", text) for text in texts for template in checked]
+        for label, texts in labels.texts.items()
+    }
+
+
+def parse_labels(
+    labels: Iterable[str] | Mapping[str, str | Sequence[str]] | LabelSet | None = None,
+    *,
+    label_set: str | LabelSet | None = None,
+) -> Labels:
+    """Checked labels from any form a user may pass. Blanks around a label or text are dropped.
+
+    Args:
+        labels: a list of labels, a mapping of label to its text or texts (synonyms or prompts), or a :class:`LabelSet`.
+        label_set: instead of ``labels``: a named set.
+
+    Raises:
+        LabelError: none or both are given, the list is empty, a label is empty, repeated (case and spacing aside) or
+            no text, two labels stand for the same texts, or the set is unknown.
+    """
+    if isinstance(labels, LabelSet):
+        label_set, labels = _one_of(labels, label_set), None
+    if label_set is not None:
+        if labels is not None:
+            raise LabelError("labels and label_set are both given: pass one of them")
+        chosen = label_set if isinstance(label_set, LabelSet) else _label_set_named(label_set)
+        return Labels({label.name: label.prompts for label in chosen.labels}, chosen)
+    if labels is None:
+        raise LabelError("no labels: pass labels=['forest', 'river'] or label_set='eurosat'")
+    if isinstance(labels, str | bytes):
+        raise LabelError(_bare_string(labels))
+    if isinstance(labels, Mapping):
+        texts = {_text(key, "label"): _texts(value, key) for key, value in labels.items()}
+        _refuse_repeats([_text(key, "label") for key in labels], "label")
+    elif isinstance(labels, set | frozenset):
+        raise LabelError("labels is a set, which has no order: pass a list")
+    elif isinstance(labels, Iterable):
+        names = [_text(label, f"labels[{position}]") for position, label in enumerate(labels)]
+        _refuse_repeats(names, "label")
+        texts = {name: (name,) for name in names}
+    else:
+        raise LabelError(f"labels must be a list or dict of texts, not {type(labels).__name__}")
+    if not texts:
+        raise LabelError("labels is empty: pass at least one, such as ['forest', 'river']")
+    _refuse_twins(texts)
+    return Labels(texts)
+
+
+def _one_of(given: LabelSet, other: str | LabelSet | None) -> LabelSet:
+    if other is not None:
+        raise LabelError("labels and label_set are both given: pass one of them")
+    return given
+
+
+def _label_set_named(name: str) -> LabelSet:
+    return label_set(name)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise LabelError(f"{where} must be a text, not {type(value).__name__} ({value!r})")
+    if not value.strip():
+        raise LabelError(f"{where} is empty: pass a word or phrase")
+    return value.strip()
+
+
+def _texts(value: Any, label: str) -> tuple[str, ...]:
+    where = f"labels[{label!r}]"
+    if isinstance(value, str):
+        return (_text(value, where),)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | set | frozenset | Mapping):
+        raise LabelError(f"{where} must be a text or a list of texts, not {type(value).__name__}")
+    texts = tuple(_text(text, f"{where}[{position}]") for position, text in enumerate(value))
+    if not texts:
+        raise LabelError(f"{where} is empty: pass at least one text")
+    _refuse_repeats(texts, f"text of label {label!r}:")
+    return texts
+
+
+def _refuse_repeats(texts: Sequence[str], what: str) -> None:
+    seen: dict[str, str] = {}
+    for text in texts:
+        key = fold(text)
+        if key in seen:
+            also = "" if text == seen[key] else f" (as {seen[key]!r}; case and spacing do not count)"
+            raise LabelError(f"duplicate {what} {text!r}{also}: pass each once")
+        seen[key] = text
+
+
+def _refuse_twins(texts: Mapping[str, Sequence[str]]) -> None:
+    seen: dict[frozenset[str], str] = {}
+    for label, group in texts.items():
+        key = frozenset(fold(text) for text in group)
+        if key in seen:
+            raise LabelError(f"labels {seen[key]!r} and {label!r} have the same texts: nothing can tell them apart")
+        seen[key] = label
+
+
+def _bare_string(value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        return "labels must be a list of texts, not bytes"
+    if is_label_set(value):
+        return f"labels is one text; for the label set of that name pass label_set={value!r}"
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return f"labels is one text; pass a list, split on the commas: {parts}"

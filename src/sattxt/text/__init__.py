@@ -1,0 +1,1 @@
+"""From prompts to text embeddings: the frozen encoders, their cache and label banks, the head."""

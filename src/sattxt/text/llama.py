@@ -1,0 +1,189 @@
+"""The published text encoder's weights: a Llama checkpoint and LoRA adapters, checked, loaded, merged, saved.
+
+Only safetensors are opened. The adapters' configs name a class of the ``llm2vec`` package; peft does not need it to
+merge them, and it is never imported.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sattxt.errors import MissingExtraError, WeightsError
+from sattxt.io import read_json
+from sattxt.text.memory import require_memory, weights_bytes
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_NOT_USED = ("lm_head.",)  # of a causal LM's checkpoint
+
+
+def load_merged(
+    base: Path,
+    adapters: Sequence[Path],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    device_map: str | None = None,
+    attention: str = "sdpa",
+) -> Any:
+    """A transformers ``LlamaModel`` with adapters merged in order and causality switched off; errors as the class's."""
+    from safetensors import SafetensorError
+    from transformers import LlamaModel
+
+    described = _check_base(base)
+    for adapter in adapters:
+        _check_adapter(adapter)
+    if adapters:
+        _require("peft", "merging the text encoder's adapters")
+    if device_map is not None:
+        _require("accelerate", f"device_map={device_map!r}")
+    files = sorted(base.glob("*.safetensors"))
+    needed = weights_bytes(files, dtype, skip=_NOT_USED)
+    require_memory(needed, device, what="the text encoder", dtype=dtype, spread=device_map is not None)
+    placement: Any = device_map
+    if device_map is None and device.type != "cpu" and find_spec("accelerate") is not None:
+        placement = {"": device}  # straight to the device, not through the CPU's memory
+    try:
+        loaded: Any = LlamaModel.from_pretrained(
+            base,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=placement,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise WeightsError(f"{base}: the language model cannot be loaded ({_one_line(error)})") from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WeightsError(f"{base}: tensor {missing[0]} ({len(missing)} in all) is missing from its safetensors files")
+    if placement is None:
+        model = model.to(device)
+    for adapter in adapters:
+        model = _merge(model, adapter)
+    for layer in model.layers:
+        layer.self_attn.is_causal = False
+    if described.get("vocab_size") != model.embed_tokens.weight.shape[0]:
+        raise WeightsError(f"{base}: vocab_size in config.json is not that of the embedding matrix")
+    return model.eval().requires_grad_(False)
+
+
+def save_merged(base: Path, adapters: Sequence[Path], folder: Path, *, dtype: torch.dtype | None = None) -> Path:
+    """Merge adapters into a language model and write it as one folder, in the base's own precision unless told.
+
+    Args:
+        base, adapters: local folders. folder: is made if it does not exist.
+    """
+    model = load_merged(base, adapters, dtype=dtype or _stored_dtype(base), device=torch.device("cpu"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(model, folder)
+    source = tokenizer_folder(base, adapters)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    return folder
+
+
+def write_model(model: Any, folder: Path) -> None:
+    """Write weights (safetensors shards) and config, readable by whoever may read the folder."""
+    model.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
+
+
+def bidirectional_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, L) of 1 (token) and 0 (padding) to the (B, 1, L, L) additive mask by which every token sees every token."""
+    hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, torch.finfo(dtype).min)
+    return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+
+
+def tokenizer_folder(base: Path, adapters: Sequence[Path]) -> Path:
+    """The first adapter that brings a tokeniser, else the base model."""
+    return next((folder for folder in adapters if (folder / "tokenizer.json").is_file()), base)
+
+
+def _merge(model: Any, adapter: Path) -> Any:
+    """One LoRA merged into the weights; all of its tensors must have a place in the model."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed property
+            wrapped = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({_one_line(error)})") from error
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+        different = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
+    if different:
+        raise WeightsError(f"{adapter}: the adapter does not fit the language model (tensor {different[0]})")
+    return wrapped.merge_and_unload()
+
+
+def _check_base(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: config.json is missing; pass the folder of a Llama checkpoint")
+    if not any(folder.glob("*.safetensors")):
+        _refuse_pickles(folder)
+        raise WeightsError(f"{folder}: holds no .safetensors weights; pass the folder of a Llama checkpoint")
+    described = read_json(folder / "config.json")
+    if described.get("model_type") != "llama":
+        raise WeightsError(f"{folder}: model_type is {described.get('model_type')!r}; 'llama' is needed")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(read_json(index).get("weight_map", {}).values())
+        absent = sorted(name for name in shards if not (folder / str(name)).is_file())
+        if absent:
+            raise WeightsError(f"{folder}: weight file {absent[0]} ({len(absent)} in all) is missing; copy it there")
+    return described
+
+
+def _check_adapter(folder: Path) -> None:
+    for name in _ADAPTER_FILES:
+        if not (folder / name).is_file():
+            if name.endswith(".safetensors"):
+                _refuse_pickles(folder)
+            raise WeightsError(f"{folder}: {name} is missing; pass the folder of a peft LoRA adapter")
+    kind = read_json(folder / "adapter_config.json").get("peft_type")
+    if kind != "LORA":
+        raise WeightsError(f"{folder}: peft_type is {kind!r}; only LORA adapters can be merged")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if found:
+        raise WeightsError(
+            f"{folder}: {found[0]} is a pickle, which can hold code, and was not opened; save the weights as "
+            "safetensors (save_pretrained of current transformers or peft does)"
+        )
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    from safetensors import safe_open
+
+    _check_base(folder)
+    path = min(folder.glob("*.safetensors"))
+    with safe_open(path, "pt") as stored:
+        found: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
+    return found
+
+
+def _require(package: str, purpose: str) -> None:
+    if find_spec(package) is None:
+        raise MissingExtraError("llm", package, purpose)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,331 @@
+"""The text side of a model: pooled vectors from banks, cache or (only if needed) the frozen encoder, then a head."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sattxt.config import TextEncoderConfig
+from sattxt.errors import (
+    BankMismatchError,
+    CacheError,
+    DiskFullError,
+    HubError,
+    MissingExtraError,
+    TextEncoderUnavailableError,
+    WeightsError,
+)
+from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprint
+from sattxt.text.head import TextHead
+
+if TYPE_CHECKING:
+    from sattxt.text.cache import TextCache
+    from sattxt.text.label_bank import LabelBank
+
+__all__ = ["TextEncoder", "TextHead", "TextTower", "fingerprint", "open_text_tower"]
+
+_UNAVAILABLE = (HubError, MissingExtraError, TextEncoderUnavailableError)
+_CACHE_FAILURES = (CacheError, DiskFullError, OSError)
+_KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
+
+
+class Tokenizes(Protocol):
+    """Texts to token ids, without the language model."""
+
+    def __call__(self, texts: Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64."""
+        ...
+
+
+class TextTower:
+    """Frozen text encoder, its cache, imported label banks, and the trained head.
+
+    A text's pooled vector is looked for in the banks (the last imported first), then in the cache; only for what
+    neither has is the encoder opened. So it need not be on disk as long as every prompt is known.
+
+    Args:
+        config: of the encoder; with an instruction and the precision it names the cache's entries.
+        head: trained map into the shared space; kept in float32.
+        encoder_factory: opens the encoder; called at most once.
+        cache: ``None`` keeps nothing on disk (the last few thousand vectors are kept in memory).
+        banks: label banks made by this encoder.
+        dtype: precision the encoder runs in (``"float32"``, ``"bfloat16"``); ``None``: the config's.
+        tokenize: tokenises without opening the encoder; ``None``: the encoder does it.
+
+    Raises:
+        BankMismatchError: a bank was made by another encoder.
+    """
+
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        head: TextHead,
+        *,
+        encoder_factory: Callable[[], TextEncoder],
+        cache: TextCache | None = None,
+        banks: Iterable[LabelBank] = (),
+        dtype: str | None = None,
+        tokenize: Tokenizes | None = None,
+    ) -> None:
+        if head.proj.in_features != config.hidden_size:
+            raise WeightsError(
+                f"text head takes width {head.proj.in_features}, the text encoder gives {config.hidden_size}"
+            )
+        self.config = config
+        self.head = head.float().eval().requires_grad_(False)
+        self._factory = encoder_factory
+        self._encoder: TextEncoder | None = None
+        self._opening = threading.Lock()
+        self._cache = cache
+        self._dtype = dtype or config.dtype
+        self._tokenize = tokenize
+        self._known: dict[str, dict[str, FloatArray]] = {}  # fingerprint without precision -> text -> vector
+        self._kept: dict[str, dict[str, FloatArray]] = {}  # exact fingerprint -> text -> vector, without a cache
+        for bank in banks:
+            self.add_bank(bank)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the shared space."""
+        return self.head.proj.out_features
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the frozen encoder has been opened."""
+        return self._encoder is not None
+
+    def to(self, device: torch.device | str) -> TextTower:
+        """Move the head; the frozen encoder stays where it was opened."""
+        self.head.to(device)
+        return self
+
+    def add_bank(self, bank: LabelBank) -> None:
+        """Use a label bank's vectors from now on.
+
+        Raises:
+            BankMismatchError: it was made by another text encoder, or its vectors have another width.
+        """
+        space = fingerprint(self.config, bank.instruction)
+        if bank.space != space:
+            raise BankMismatchError(
+                f"the label bank was made by another text encoder ({bank.model}); build it again with this model"
+            )
+        vectors = np.asarray(bank.vectors, dtype=np.float32)
+        if vectors.shape != (len(bank.texts), self.config.hidden_size):
+            raise BankMismatchError(
+                f"the label bank holds {vectors.shape} vectors for {len(bank.texts)} texts; this model's have width "
+                f"{self.config.hidden_size}; build it again"
+            )
+        self._known.setdefault(space, {}).update(zip(bank.texts, vectors, strict=True))
+
+    def pooled(
+        self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False
+    ) -> FloatArray:
+        """(N, hidden) float32 pooled vectors, in the order of ``texts``; each distinct text is encoded at most once.
+
+        Args:
+            texts: one text or several; none is empty.
+            instruction: put before every text; ``None`` takes the config's.
+            progress: show a bar on stderr once encoding takes longer than a second.
+
+        Raises:
+            InputError: a text is empty or no string.
+            TextEncoderUnavailableError: a text is not cached and the encoder cannot be had.
+            NotEnoughMemoryError: the encoder does not fit in memory.
+            CacheError: a cached vector is not of this encoder's width.
+        """
+        listed = check_texts(texts)
+        found, _ = self._gather(listed, instruction, progress)
+        result = np.empty((len(listed), self.config.hidden_size), dtype=np.float32)
+        for row, text in enumerate(listed):
+            result[row] = found[text]
+        return result
+
+    @torch.inference_mode()
+    def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
+        """(N, embed_dim) float32 text embeddings on the head's device, not normalised; errors as in :meth:`pooled`."""
+        pooled = torch.from_numpy(self.pooled(texts, instruction=instruction, progress=progress))
+        embedding: Tensor = self.head(pooled.to(self.head.proj.weight.device))
+        return embedding
+
+    def tokenize(self, texts: str | Sequence[str], *, instruction: str | None = None) -> dict[str, Tensor]:
+        """What the encoder reads: ``input_ids``, ``attention_mask``, ``embed_mask`` (pooled tokens), (N, L) int64."""
+        listed = check_texts(texts)
+        if self._encoder is None and self._tokenize is not None:
+            return self._tokenize(listed, instruction)
+        return self._open(listed).tokenize(listed, instruction)
+
+    def bank(
+        self,
+        texts: str | Sequence[str],
+        *,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        model: str = "",
+        instruction: str | None = None,
+        progress: bool = False,
+    ) -> LabelBank:
+        """A label bank of texts, for machines without the encoder.
+
+        Args:
+            texts: encoded (or looked up) as in :meth:`pooled`; duplicates are dropped.
+            labels: label to its prompts, kept in the bank. model: the model's name, kept in the bank.
+        """
+        from sattxt.text.label_bank import LabelBank
+
+        unique = list(dict.fromkeys(check_texts(texts)))
+        found, imported = self._gather(unique, instruction, progress)
+        return LabelBank(
+            space=fingerprint(self.config, instruction),
+            texts=unique,
+            vectors=np.stack([found[text] for text in unique]) if unique else np.empty((0, self.config.hidden_size)),
+            dtype="" if imported else self._dtype,
+            labels=None if labels is None else {label: list(prompts) for label, prompts in labels.items()},
+            model=model,
+            instruction=self.config.instruction if instruction is None else instruction,
+        )
+
+    def _gather(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[dict[str, FloatArray], bool]:
+        """Text to vector, and whether any came from a label bank (whose precision may be another)."""
+        wanted = list(dict.fromkeys(texts))
+        space = fingerprint(self.config, instruction)
+        exact = fingerprint(self.config, instruction, self._dtype)
+        bank = self._known.get(space, {})
+        found = {text: bank[text] for text in wanted if text in bank}
+        imported = bool(found)
+        kept = self._kept.get(exact, {})
+        found.update({text: kept[text] for text in wanted if text in kept and text not in found})
+        found.update(self._cached(exact, [text for text in wanted if text not in found]))
+        # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
+        brought = self._cached(space, [text for text in wanted if text not in found], accept_float16=True)
+        found.update(brought)
+        missing = [text for text in wanted if text not in found]
+        if missing:
+            vectors = self._open(missing).encode(
+                missing,
+                instruction=instruction,
+                progress=progress,
+                on_batch=lambda batch, values: self._store(exact, batch, values),
+            )
+            found.update(zip(missing, vectors, strict=True))
+        return found, imported or bool(brought)
+
+    def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
+        if self._cache is None or not texts:
+            return {}
+        try:
+            found: dict[str, FloatArray] = self._cache.get_many(space, texts, accept_float16=accept_float16)
+        except _CACHE_FAILURES as error:
+            self._give_up_cache(error)
+            return {}
+        for text, vector in found.items():
+            if vector.shape != (self.config.hidden_size,):
+                raise CacheError(
+                    f"the text cache holds a vector of shape {vector.shape} for {text[:40]!r}, this encoder's have "
+                    f"width {self.config.hidden_size}; delete the cache file, or pass text_cache=False"
+                )
+        return found
+
+    def _store(self, space: str, texts: list[str], vectors: FloatArray) -> None:
+        """Keep a batch on disk; in memory where there is no cache, or it fails."""
+        if self._cache is not None:
+            try:
+                if self._cache.put_many(space, texts, vectors) == len(texts):
+                    return  # fewer: the file is read-only (it warned), or another process was faster
+            except _CACHE_FAILURES as error:
+                self._give_up_cache(error)
+        kept = self._kept.setdefault(space, {})
+        kept.update(zip(texts, vectors, strict=True))
+        for oldest in list(kept)[: max(0, len(kept) - _KEPT_TEXTS)]:
+            del kept[oldest]
+
+    def _give_up_cache(self, error: Exception) -> None:
+        """Tell that the cache fails, once, and go on without it: what is computed is still returned."""
+        from sattxt.text.cache import TextCacheWarning
+
+        self._cache = None
+        warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
+
+    def _open(self, needed: list[str]) -> TextEncoder:
+        with self._opening:
+            if self._encoder is None:
+                try:
+                    self._encoder = self._factory()
+                except _UNAVAILABLE as error:
+                    shown = ", ".join(repr(text[:60]) for text in needed[:3]) + (", …" if len(needed) > 3 else "")
+                    raise TextEncoderUnavailableError(
+                        f"{len(needed)} prompts are not cached ({shown}) and the text encoder is not at hand: {error}. "
+                        "Or encode the labels where it is with `sattxt labels build`, and load the file with "
+                        "`import_labels`"
+                    ) from error
+            return self._encoder
+
+
+def open_text_tower(
+    config: TextEncoderConfig,
+    head_state: Mapping[str, Tensor],
+    encoder_dir: str | Path | None,
+    *,
+    cache: TextCache | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    device_map: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> TextTower:
+    """A text tower from a model directory's parts. The encoder itself is opened with the first uncached prompt.
+
+    Args:
+        head_state: the text head's tensors.
+        encoder_dir: the model directory's ``text_encoder/``; ``None``: the encoder is where ``config.base`` says.
+        dtype: precision of the encoder; ``None``: the config's.
+        device, device_map: where the encoder runs; the head is on ``device``.
+        cache_dir, local_files_only, token: as in ``huggingface_hub``.
+    """
+    chosen: torch.dtype = dtype or getattr(torch, config.dtype)
+    access = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+
+    def open_encoder() -> TextEncoder:
+        if config.kind == "sentence":
+            from sattxt.text.sentence import SentenceEncoder
+
+            if encoder_dir is None:
+                raise TextEncoderUnavailableError("the model directory holds no text_encoder/")
+            return SentenceEncoder(config, encoder_dir, dtype=chosen, device=device)
+        from sattxt.text.llm2vec import LLM2VecEncoder
+
+        return LLM2VecEncoder(
+            config,
+            base=encoder_dir,
+            adapters=None if encoder_dir is None else (),
+            dtype=chosen,
+            device=device,
+            device_map=device_map,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+
+    def tokenize(texts: Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
+        from sattxt.text.llm2vec import open_prompt_tokenizer
+
+        prompts = open_prompt_tokenizer(config, encoder_dir, **access)
+        return prompts.batch(prompts.rows(texts, instruction))
+
+    tower = TextTower(
+        config,
+        TextHead.from_state(head_state),
+        encoder_factory=open_encoder,
+        cache=cache,
+        dtype=str(chosen).removeprefix("torch."),
+        tokenize=tokenize if config.kind == "llm2vec" else None,
+    )
+    return tower.to(device)

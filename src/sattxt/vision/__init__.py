@@ -1,0 +1,1 @@
+"""From pixel values to image embeddings: backbones, the head, and batches of tiles."""

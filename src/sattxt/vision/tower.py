@@ -1,0 +1,224 @@
+"""The image side: a backbone, and the head that turns its tokens into an image embedding.
+
+SATtxt (arXiv 2602.22613, section 3): H_v = G_v(E_rgb(x)), z_v = [H_cls ; mean(H_patch)], with E_rgb the backbone and
+G_v a few transformer blocks over all of its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+from sattxt.errors import InputError, WeightsError
+from sattxt.vision.attention import attention
+from sattxt.vision.mobilenet import MobileNetV1
+
+LAYER_NORM_EPS = 1e-5
+
+#: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
+#: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
+_CACHE_BYTES = 2**24
+_FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
+
+
+class ImageTokens(NamedTuple):
+    """What the vision tower sees in a batch of N images, P patches each.
+
+    backbone: (N, P, D_backbone) patch tokens of the frozen backbone after its final norm.
+    cls: (N, D) class token after the head. patches: (N, P, D) patch tokens after the head, row-major.
+    grid: patch rows and columns, ``rows * columns == P``.
+    """
+
+    backbone: Tensor
+    cls: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def embedding(self) -> Tensor:
+        """(N, 2 D): [cls ; mean of the patch tokens], not normalised (SATtxt, section 3)."""
+        return torch.cat([self.cls, self.patches.mean(dim=1)], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention without position encoding; no bias on q, k, v."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(w1 x) * w2 x) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, hidden)
+        self.w2 = nn.Linear(dim, hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel on a residual branch."""
+
+    def __init__(self, dim: int, initial: float = 0.1) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to the same."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with LayerScale."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = SwiGLU(dim, hidden)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim) to the same."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class VisionHead(nn.Module):
+    """The projector G_v: (N, T, input_dim) tokens to (N, T, dim). Keys are the release's own."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        if config.dim % config.heads:
+            raise InputError(f"head dim {config.dim} is not a multiple of its {config.heads} attention heads")
+        self.embed = nn.Linear(config.input_dim, config.dim) if config.input_dim != config.dim else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.ffn_dim) for _ in range(config.depth))
+        self.ln_final = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Every token through embedding, blocks and final norm."""
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_final(x)
+
+
+class VisionTower(nn.Module):
+    """Backbone and head: (N, 3, H, W) float pixel values to :class:`ImageTokens`."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        self.head = VisionHead(config.head)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, in which the tower computes."""
+        return self.head.ln_final.weight.dtype
+
+    def activation_bytes(self, size: int) -> int:
+        """Bytes of the input and output of the widest backbone layer for one (3, size, size) image."""
+        if isinstance(self.backbone, MobileNetV1):
+            values = self.backbone.widest(size)
+        else:
+            sizes: Any = self.backbone.config
+            tokens = (size // sizes.patch_size) ** 2 + 1 + sizes.num_register_tokens
+            values = tokens * (sizes.hidden_size + sizes.intermediate_size)
+        return values * self.dtype.itemsize
+
+    def images_per_pass(self, size: int, device: torch.device) -> int | None:
+        """(3, size, size) images that one pass takes at most, whatever the batch; ``None``: a batch is one pass.
+
+        On a CPU the largest power of two, and 8 at least, whose activations fit into the cache.
+        """
+        if device.type != "cpu":
+            return None
+        return max(_FEWEST, 1 << (_CACHE_BYTES // self.activation_bytes(size)).bit_length() >> 1)
+
+    def forward(self, pixel_values: Tensor) -> ImageTokens:
+        """Pixel values of any float dtype to tokens in the weights' dtype."""
+        first, patches, grid = backbone_tokens(self.backbone, pixel_values.to(self.dtype))
+        hidden = self.head(torch.cat([first, patches], dim=1))
+        return ImageTokens(patches, hidden[:, 0], hidden[:, first.shape[1] :], grid)
+
+    def for_inference(self, dtype: torch.dtype) -> VisionTower:
+        """This tower in eval mode, in ``dtype``, without gradients, laid out for speed.
+
+        A MobileNet's BatchNorm is folded into its convolutions, and its first layers stay in float32.
+        """
+        self.eval().requires_grad_(False)
+        self.head.to(dtype)
+        if isinstance(self.backbone, MobileNetV1):
+            self.backbone.float().fuse().narrow(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            self.backbone.to(dtype)
+        return self
+
+
+def load_tower(config: VisionConfig, state: dict[str, Tensor]) -> VisionTower:
+    """A tower that holds ``state``'s tensors themselves: no random weights are drawn first, nothing is copied.
+
+    The names and shapes must be those of the config (as :func:`sattxt.weights.read_model` has checked).
+    """
+    with torch.device("meta"):
+        tower = VisionTower(config)
+    tower.load_state_dict(state, assign=True)
+    rope = getattr(tower.backbone, "rope_embeddings", None)
+    if rope is not None:  # its frequencies are a buffer that no file holds
+        tower.backbone.rope_embeddings = type(rope)(tower.backbone.config)
+    return tower
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone module with random weights.
+
+    Raises:
+        WeightsError: an option is not one that this kind of backbone takes.
+    """
+    try:
+        if config.model_type == "mobilenet_v1":
+            return MobileNetV1(output_stride=config.output_stride or 32, **config.options)
+        from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+        from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+        return DINOv3ViTModel(DINOv3ViTConfig(**config.options))
+    except TypeError as error:
+        raise WeightsError(f"config.json: vision.backbone.options for {config.model_type}: {error}") from error
+
+
+def backbone_tokens(backbone: Any, pixel_values: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Run a backbone: leading tokens (N, 1 + registers, D), patch tokens (N, P, D) row-major, and the patch grid.
+
+    A convolutional backbone has no class token; the mean of its feature map stands in for it.
+    """
+    height, width = pixel_values.shape[-2:]
+    if isinstance(backbone, MobileNetV1):
+        features = backbone(pixel_values)
+        patches = features.flatten(2).transpose(1, 2)
+        return patches.mean(dim=1, keepdim=True), patches, (features.shape[-2], features.shape[-1])
+    patch = backbone.config.patch_size
+    hidden = backbone(pixel_values).last_hidden_state
+    leading = 1 + backbone.config.num_register_tokens
+    return hidden[:, :leading], hidden[:, leading:], (height // patch, width // patch)

@@ -1,0 +1,265 @@
+"""A model directory: what is in it, how it is written whole or not at all, and how every tensor is checked on reading.
+
+config.json              sizes, preprocessing, text side (sattxt.config.ModelConfig)
+vision.safetensors       backbone.*, head.*
+text_head.safetensors    ln.weight, ln.bias, proj.weight
+text_encoder/            the frozen language model, where it is not elsewhere (optional)
+README.md                the model card
+SHA256SUMS               of all of these
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sattxt.config import ModelConfig
+from sattxt.errors import InputError, SatTxtError, WeightsError
+from sattxt.io import disk_errors, write_directory
+from sattxt.weights.checksums import SUMS_FILE, verify_sums, write_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_FILE = "config.json"
+VISION_FILE = "vision.safetensors"
+TEXT_HEAD_FILE = "text_head.safetensors"
+TEXT_ENCODER_DIR = "text_encoder"
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What :func:`read_model` found: float32 tensors on the CPU, whose names and shapes fit the config.
+
+    ``text_encoder_dir`` is None where the frozen language model lies elsewhere (``config.text.base``), or nowhere.
+    """
+
+    path: Path
+    config: ModelConfig
+    vision: dict[str, Tensor]
+    text_head: dict[str, Tensor]
+    text_encoder_dir: Path | None
+
+
+def is_model_dir(path: str | Path) -> bool:
+    """Whether ``path`` is a folder that looks like a model directory."""
+    return all((Path(path) / name).is_file() for name in (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE))
+
+
+def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
+    """Read a model directory.
+
+    Args:
+        path: the directory.
+        verify: compare every file with SHA256SUMS first. A large file is hashed once, then again only when its size
+            or modification time changes.
+
+    Raises:
+        ChecksumError: a file is not the one that was written.
+        WeightsError: a file is missing or damaged; a tensor is missing, unknown, of another shape than the config
+            says, or holds NaN or infinity.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such model directory")
+    for name in (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE):
+        if not (folder / name).is_file():
+            found = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
+            raise WeightsError(f"{folder}: {name} is missing from this model directory (it holds {found})")
+    config = ModelConfig.read(folder / CONFIG_FILE)
+    encoder = folder / TEXT_ENCODER_DIR
+    if verify:
+        verify_sums(folder, optional=() if encoder.is_dir() else (TEXT_ENCODER_DIR + "/",))
+    vision_shapes, text_shapes = expected_shapes(config)
+    return StoredModel(
+        path=folder,
+        config=config,
+        vision=_read_tensors(folder / VISION_FILE, vision_shapes),
+        text_head=_read_tensors(folder / TEXT_HEAD_FILE, text_shapes),
+        text_encoder_dir=encoder if encoder.is_dir() else None,
+    )
+
+
+def write_model(
+    path: str | Path,
+    config: ModelConfig,
+    vision: Mapping[str, Tensor],
+    text_head: Mapping[str, Tensor],
+    text_encoder_dir: str | Path | Callable[[Path], object] | None = None,
+    card: str | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model directory, whole or not at all, and return its path.
+
+    The tensors keep their dtype (floating point ones are read back as float32).
+
+    Args:
+        path: where; it must not exist, or be empty.
+        config: what goes into ``config.json``.
+        vision: state dict of a ``VisionTower`` of this config.
+        text_head: state dict of a ``TextHead`` of this config.
+        text_encoder_dir: a folder whose files are copied into ``text_encoder/``, or a function that fills the folder
+            it is given.
+        card: text of ``README.md``; by default written from the config.
+        overwrite: replace a model directory that lies at ``path`` (nothing else is ever replaced).
+
+    Raises:
+        InputError: something is at ``path`` already.
+        WeightsError: a tensor does not fit the config.
+        DiskFullError: no space is left; nothing is left behind and an existing directory is unchanged.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    check_target(target, overwrite=overwrite)
+    vision_shapes, text_shapes = expected_shapes(config)
+    tensors = {VISION_FILE: dict(vision), TEXT_HEAD_FILE: dict(text_head)}
+    for name, shapes in ((VISION_FILE, vision_shapes), (TEXT_HEAD_FILE, text_shapes)):
+        tensors[name] = _checked(tensors[name], shapes, target / name)
+    if isinstance(text_encoder_dir, (str, Path)) and not Path(text_encoder_dir).is_dir():
+        raise InputError(f"text_encoder_dir={text_encoder_dir}: no such folder")
+    if card is None:
+        from sattxt.weights.card import model_card
+
+        card = model_card(config)
+
+    with disk_errors(target), write_directory(target) as temporary:
+        _write_config(temporary, config)
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        for name, state in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(temporary / name))
+        if isinstance(text_encoder_dir, (str, Path)):
+            shutil.copytree(text_encoder_dir, temporary / TEXT_ENCODER_DIR)
+        elif text_encoder_dir is not None:
+            text_encoder_dir(temporary / TEXT_ENCODER_DIR)
+        write_sums(temporary)
+    return target
+
+
+def copy_model(stored: StoredModel, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a model that was read to another directory: its files as they are, with ``stored.config``.
+
+    Raises:
+        InputError: something is at ``path`` already. DiskFullError: as in :func:`write_model`.
+    """
+    target = Path(path)
+    check_target(target, overwrite=overwrite)
+    if target.exists() and target.resolve() == stored.path.resolve():
+        raise InputError(f"{target}: is the directory this model was read from; pass another")
+    with disk_errors(target), write_directory(target) as temporary:
+        for name in (VISION_FILE, TEXT_HEAD_FILE, CARD_FILE):
+            if (stored.path / name).is_file():
+                shutil.copyfile(stored.path / name, temporary / name)
+        if stored.text_encoder_dir is not None:
+            shutil.copytree(stored.text_encoder_dir, temporary / TEXT_ENCODER_DIR)
+        _write_config(temporary, stored.config)
+        write_sums(temporary)
+    return target
+
+
+def _write_config(folder: Path, config: ModelConfig) -> None:
+    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raise InputError unless a model directory may be written to ``target``."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target}: is a file; pass the path of a new folder")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{target}: is not empty; pass another folder, or overwrite=True (--overwrite) to replace the model in it"
+        )
+    if not is_model_dir(target):
+        raise InputError(
+            f"{target}: is not empty and holds no sattxt model, so it is not replaced; pass another folder"
+        )
+
+
+def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors that ``vision.safetensors`` and ``text_head.safetensors`` must hold.
+
+    Raises:
+        WeightsError: the config contradicts itself.
+    """
+    import torch
+
+    from sattxt.vision.tower import VisionTower
+
+    if config.embed_dim != 2 * config.vision.head.dim:
+        raise WeightsError(
+            f"{config.name}: embed_dim is {config.embed_dim}, but twice the vision head's dim is "
+            f"{2 * config.vision.head.dim}"
+        )
+    try:
+        with torch.device("meta"):
+            tower = VisionTower(config.vision)
+    except SatTxtError:
+        raise
+    except Exception as error:  # transformers raises many kinds for options that make no model
+        raise WeightsError(f"{config.name}: its config makes no vision tower ({_first_line(error)})") from error
+    hidden = config.text.hidden_size
+    text = {"ln.weight": (hidden,), "ln.bias": (hidden,), "proj.weight": (config.embed_dim, hidden)}
+    return {key: tuple(value.shape) for key, value in tower.state_dict().items()}, text
+
+
+def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    from sattxt.weights.pickles import read_safetensors
+
+    state = _checked(read_safetensors(path), shapes, path)
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _checked(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, Tensor]:
+    """``state`` if its names and shapes are those expected and its values finite; else WeightsError."""
+    from sattxt.weights.dinov3_keys import like
+
+    state = like(state, set(shapes), "backbone.")
+    for key, shape in shapes.items():
+        if key not in state:
+            raise WeightsError(f"{path}: tensor {key!r} is missing; its config asks for one of shape {shape}")
+        if tuple(state[key].shape) != shape:
+            raise WeightsError(
+                f"{path}: tensor {key!r} has shape {tuple(state[key].shape)}, its config asks for {shape}"
+            )
+    extra = sorted(set(state) - set(shapes))
+    if extra:
+        raise WeightsError(
+            f"{path}: tensor {extra[0]!r} of shape {tuple(state[extra[0]].shape)} has no place in the model its config "
+            f"describes ({len(extra)} such)"
+        )
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(f"{path}: tensor {key!r} of shape {tuple(value.shape)} holds NaN or infinite values")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "SUMS_FILE",
+    "TEXT_ENCODER_DIR",
+    "TEXT_HEAD_FILE",
+    "VISION_FILE",
+    "StoredModel",
+    "check_target",
+    "copy_model",
+    "expected_shapes",
+    "is_model_dir",
+    "read_model",
+    "write_model",
+]
