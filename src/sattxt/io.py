@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sattxt.errors import DiskFullError, WeightsError
 
@@ -87,17 +88,30 @@ def write_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a small text file in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+@contextmanager
+def atomic_write(target: Path) -> Iterator[BinaryIO]:
+    """A temporary binary file beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    Writers that need a path use the file's ``name``. Missing parent folders are made.
+
+    Raises:
+        DiskFullError: no space is left. WeightsError: the folder cannot be written. ``target`` is as it was.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's message, or its type's name where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:500]
 
 
 def _umask() -> int:

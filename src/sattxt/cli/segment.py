@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,10 +118,11 @@ def segment(
 def _save(found: Segmentation, out: Path | None, label_map: Path | None, scores: Path | None) -> None:
     import numpy as np
 
-    from sattxt.cli import vectors
+    from sattxt.io import atomic_write
 
     if out is not None:
         found.save_png(out)
     for path, array in ((label_map, found.label_map), (scores, found.scores)):
         if path is not None:
-            vectors.replace_file(path, partial(np.save, arr=array))
+            with atomic_write(path) as file:
+                np.save(file, array)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 import sattxt
 from sattxt.errors import InputError, MissingExtraError
+from sattxt.io import atomic_write
 
 Vectors = NDArray[np.float32]
 Facts = dict[str, str]
@@ -46,16 +46,17 @@ def write(path: Path, ids: Sequence[str], parts: Sequence[Vectors], *, model: st
 
 
 def _write_npy(path: Path, ids: Sequence[str], rows: Vectors, facts: Facts) -> None:
-    replace_file(path, lambda file: np.save(file, rows))
-    beside = json.dumps({**facts, "ids": list(ids)}, ensure_ascii=True, indent=1)
-    replace_file(path.with_name(path.name + ".json"), lambda file: file.write(beside.encode()))
+    with atomic_write(path) as file:
+        np.save(file, rows)
+    with atomic_write(path.with_name(path.name + ".json")) as file:
+        file.write(json.dumps({**facts, "ids": list(ids)}, ensure_ascii=True, indent=1).encode())
 
 
 def _write_safetensors(path: Path, ids: Sequence[str], rows: Vectors, facts: Facts) -> None:
     from safetensors.numpy import save
 
-    data = save({"embeddings": rows}, metadata={**facts, "ids": json.dumps(list(ids))})
-    replace_file(path, lambda file: file.write(data))
+    with atomic_write(path) as file:
+        file.write(save({"embeddings": rows}, metadata={**facts, "ids": json.dumps(list(ids))}))
 
 
 def _write_parquet(path: Path, ids: Sequence[str], rows: Vectors, facts: Facts) -> None:
@@ -64,7 +65,8 @@ def _write_parquet(path: Path, ids: Sequence[str], rows: Vectors, facts: Facts) 
     names = [name.encode("utf-8", "backslashreplace").decode() for name in ids]
     columns = {"id": arrow.array(names), "embedding": arrow.FixedSizeListArray.from_arrays(flat, max(rows.shape[1], 1))}
     table = arrow.table(columns).replace_schema_metadata(facts)
-    replace_file(path, lambda file: parquet.write_table(table, file, compression="zstd"))
+    with atomic_write(path) as file:
+        parquet.write_table(table, file, compression="zstd")
 
 
 _WRITERS: dict[str, Callable[[Path, Sequence[str], Vectors, Facts], None]] = {
@@ -81,21 +83,3 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtraError("geo", "pyarrow", "writing .parquet") from error
     return pyarrow, pyarrow.parquet
-
-
-def replace_file(path: Path, fill: Callable[[Any], object]) -> None:
-    """Let ``fill`` write to a temporary binary file beside ``path``, and put it in its place once it is whole.
-
-    Raises:
-        DiskFullError: no space is left; ``path`` is as it was.
-    """
-    from sattxt.io import disk_errors
-
-    with disk_errors(path):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                fill(file)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

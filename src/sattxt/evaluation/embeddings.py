@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sattxt.classify.results import FloatArray
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import ImageError, InputError, WeightsError
 from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder, Image
 from sattxt.images.load import Failure, stream
-from sattxt.io import user_cache_dir
+from sattxt.io import atomic_write, first_line, user_cache_dir
 
 #: Part of every key: raised when the same model and images would give other embeddings than before.
 VERSION = 1
@@ -163,7 +161,7 @@ class Embedder:
 
 def failure(data: EvalData, index: int, error: Exception | str) -> Failure:
     """Why a sample's image cannot be read: one line that names it as the data do, without the folder they lie in."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return Failure(index, data.samples[index].id, line.removeprefix(f"{data.store.path}/"))
 
 
@@ -188,14 +186,7 @@ def _load(path: Path, rows: int) -> FloatArray | None:
 def _save(path: Path, vectors: Any) -> None:
     """Write whole or not at all; where the disk refuses, the result is only not kept."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                np.save(file, vectors)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-        os.replace(temporary, path)
-    except OSError:
+        with atomic_write(path) as file:
+            np.save(file, vectors)
+    except (OSError, WeightsError):
         return

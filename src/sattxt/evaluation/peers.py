@@ -12,6 +12,7 @@ import numpy as np
 from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError, MissingExtraError, UnknownModelError
 from sattxt.evaluation.encoder import Image, combined, default_templates, digest_tensors, unit
+from sattxt.io import first_line
 
 BATCH = 64
 
@@ -122,7 +123,7 @@ class TransformersEncoder(_Peer):
         except (OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise UnknownModelError(f"transformers:{location} cannot be opened ({_line(error)})") from error
+            raise UnknownModelError(f"transformers:{location} cannot be opened ({first_line(error)})") from error
         return cls(f"transformers:{location}", model, processor, tokenizer, batch_size=batch_size, device=device)
 
     def _images(self, images: Sequence[Image]) -> Any:
@@ -181,7 +182,7 @@ class OpenClipEncoder(_Peer):
             model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
             tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, RuntimeError, ValueError) as error:
-            raise UnknownModelError(f"open_clip:{location} cannot be opened ({_line(error)})") from error
+            raise UnknownModelError(f"open_clip:{location} cannot be opened ({first_line(error)})") from error
         return cls(f"open_clip:{location}", model, preprocess, tokenizer, batch_size=batch_size, device=device)
 
     def _images(self, images: Sequence[Image]) -> Any:
@@ -227,7 +228,3 @@ def _pooled(features: Any) -> Any:
 
 def _as_uint8(image: Image) -> Image:
     return image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sattxt.errors import ImageError, InputError, SatTxtError
 from sattxt.images.read import UNNAMED
 from sattxt.images.tiff import SYSTEM_ERRNOS
+from sattxt.io import first_line
 
 Source = TypeVar("Source")
 Array = NDArray[Any]
@@ -243,5 +244,5 @@ def source_name(source: object, index: int | None) -> str | None:
 def _message(error: Exception, name: str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}"
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     return text if text.startswith(name) else f"{name}: {text.removeprefix(f'{UNNAMED}: ')}"

@@ -27,6 +27,7 @@ from sattxt.images.bands import pick_bands, reflectance_offset
 from sattxt.images.options import MAX_PIXELS, ImageOptions
 from sattxt.images.stretch import to_255
 from sattxt.images.tiff import DECODE_ERRORS, SYSTEM_ERRNOS, check_size, is_tiff, read_tiff
+from sattxt.io import first_line
 
 __all__ = ["MAX_PIXELS", "UNNAMED", "ImageOptions", "to_rgb"]
 
@@ -153,7 +154,7 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     try:
         pixels = _pil_pixels(image)
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
-        raise ImageError(f"{where}: cannot be decoded, it may be truncated ({_line(error)})") from error
+        raise ImageError(f"{where}: cannot be decoded, it may be truncated ({first_line(error)})") from error
     if image.mode in _VALUE_MODES:
         detected = reflectance_offset({}, path)
         return _select(pixels[..., None], None, options, options.band_names, False, detected, where)
@@ -253,7 +254,3 @@ def _scaled(
         where=where,
     )
     return np.ascontiguousarray(scaled)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -26,6 +26,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from sattxt.errors import ImageError, MissingExtraError
 from sattxt.images.bands import pick_bands, reflectance_offset
+from sattxt.io import first_line
 
 #: What Pillow, and rasterio below it, raise on damaged files.
 DECODE_ERRORS = (
@@ -133,7 +134,7 @@ def read_tiff(
         if failed is None:
             raise
         raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({_line(failed)})"
+            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(failed)})"
         ) from failed
 
 
@@ -152,7 +153,7 @@ def _directory(source: Path | bytes, where: str) -> Mapping[int, Any]:
         if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
             raise
         raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({_line(error)})"
+            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
         ) from error
     if not {_WIDTH, _HEIGHT} <= set(tags) or not {_STRIPS, _TILES} & set(tags):
         raise ImageError(
@@ -253,7 +254,7 @@ def _read_with_rasterio(
         raise
     except Exception as error:  # GDAL's own errors have no public base class
         raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({_line(error)})"
+            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
         ) from error
     mask = np.ma.getmaskarray(read).any(axis=0)
     planes = dict(zip(dict.fromkeys(chosen), np.ma.getdata(read), strict=True))
@@ -334,7 +335,3 @@ def _added(scale: float, shift: float, tags: Mapping[str, str], path: str | None
     if scale == 1e-4:
         return 0.0
     return reflectance_offset(tags, path)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -26,6 +26,7 @@ from sattxt.errors import InputError, MissingExtraError
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
 from sattxt.images.tiff import SYSTEM_ERRNOS
+from sattxt.io import first_line
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Decoder:
         except Exception as error:  # decoders and rasterio raise many kinds
             if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
                 raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
         with self._lock:
             if index not in self._failed:
                 self._failed[index] = reason

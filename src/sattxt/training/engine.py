@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sattxt.errors import InputError, MissingExtraError, WeightsError
+from sattxt.io import first_line
 from sattxt.training.objective import Objective
 from sattxt.vision.device import resolve_device
 
@@ -192,7 +193,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("keys are missing")
     except Exception as error:  # torch.load raises many kinds for a damaged file
         foreign = isinstance(error, pickle.UnpicklingError)
-        line = "another program's" if foreign else (str(error).splitlines() or [type(error).__name__])[0]
+        line = "another program's" if foreign else first_line(error)
         raise WeightsError(
             f"{path}: not a checkpoint of a run ({line}); delete it to start again, or pass another run folder"
         ) from error

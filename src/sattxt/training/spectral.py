@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sattxt.errors import InputError, MissingExtraError
+from sattxt.io import first_line
 from sattxt.training.data import TileSet
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def read_s2_tiles(
             except MissingExtraError:
                 raise
             except Exception as error:  # rasterio's errors have no common base below Exception
-                skipped.append((key, (str(error).strip().splitlines() or [type(error).__name__])[0]))
+                skipped.append((key, first_line(error)))
                 continue
             images.append(rgb.round().astype(np.uint8).transpose(2, 0, 1))
             captions.append(written)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ChecksumError, WeightsError
-from sattxt.io import user_cache_dir, write_text
+from sattxt.io import atomic_write, user_cache_dir
 from sattxt.weights.digest import sha256_file
 
 SUMS_FILE = "SHA256SUMS"
@@ -154,6 +154,7 @@ def _record(section: str, key: str, value: Any) -> None:
         with FileLock(str(path) + ".lock"):
             ledger = _read_ledger()
             ledger.setdefault(section, {})[key] = value
-            write_text(path, json.dumps(ledger, indent=1, sort_keys=True) + "\n")
-    except OSError:
+            with atomic_write(path) as file:
+                file.write(json.dumps(ledger, indent=1, sort_keys=True).encode())
+    except (OSError, WeightsError):
         return

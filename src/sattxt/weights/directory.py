@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
-from sattxt.io import disk_errors, write_directory
+from sattxt.io import disk_errors, first_line, write_directory
 from sattxt.weights.checksums import SUMS_FILE, verify_sums, write_sums
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], di
     except SatTxtError:
         raise
     except Exception as error:  # transformers raises many kinds for options that make no model
-        raise WeightsError(f"{config.name}: its config makes no vision tower ({_first_line(error)})") from error
+        raise WeightsError(f"{config.name}: its config makes no vision tower ({first_line(error)})") from error
     hidden = config.text.hidden_size
     text = {"ln.weight": (hidden,), "ln.bias": (hidden,), "proj.weight": (config.embed_dim, hidden)}
     return {key: tuple(value.shape) for key, value in tower.state_dict().items()}, text
@@ -242,10 +242,6 @@ def _checked(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], path:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise WeightsError(f"{path}: tensor {key!r} of shape {tuple(value.shape)} holds NaN or infinite values")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 __all__ = [

@@ -18,8 +18,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sattxt.config import ModelSource
-from sattxt.errors import GatedModelError, HubError, InputError, OfflineError, SatTxtError, UnknownModelError
-from sattxt.io import disk_errors, user_cache_dir, write_text
+from sattxt.errors import (
+    GatedModelError,
+    HubError,
+    InputError,
+    OfflineError,
+    SatTxtError,
+    UnknownModelError,
+    WeightsError,
+)
+from sattxt.io import atomic_write, disk_errors, first_line, user_cache_dir
 from sattxt.weights.checksums import check_or_record, hash_of
 
 if TYPE_CHECKING:
@@ -95,8 +103,8 @@ class HubAccess:
             return known
         for name in dict.fromkeys((requested, found.commit)):
             data = {"repo": repo, "requested": name, "commit": found.commit, "files": dict(found.files)}
-            with suppress(OSError):  # a cache that cannot be written only costs working offline
-                write_text(_listing_path(repo, name), json.dumps(data, indent=1) + "\n")
+            with suppress(OSError, WeightsError), atomic_write(_listing_path(repo, name)) as file:
+                file.write(json.dumps(data, indent=1).encode())  # failing only costs working offline
         return found
 
     def file(self, repo: str, name: str, revision: str | None = None, *, published: str | None = None) -> Path:
@@ -187,16 +195,16 @@ class HubAccess:
                 raise GatedModelError(_gated(repo)) from error
             if status >= 500 or status in (408, 429):
                 raise OfflineError(f"{repo}: the hub answered {status}; try again later") from error
-            raise HubError(f"{repo}: the hub answered {status} ({_first_line(error)})") from error
+            raise HubError(f"{repo}: the hub answered {status} ({first_line(error)})") from error
         except hub.OfflineModeIsEnabled as error:
             raise OfflineError(_not_cached(repo, revision, name)) from error
         except hub.HFValidationError as error:
-            raise InputError(f"{repo!r}: not a hub id ({_first_line(error)})") from error
+            raise InputError(f"{repo!r}: not a hub id ({first_line(error)})") from error
         except OSError as error:
             if error.errno is not None:
                 raise  # a matter of this machine's disk
             raise HubError(
-                f"{repo}: download of {name} broke off ({_first_line(error)}); run the command again"
+                f"{repo}: download of {name} broke off ({first_line(error)}); run the command again"
             ) from error
         except Exception as error:
             if type(error).__module__.split(".")[0].startswith(("httpx", "httpcore", "requests", "urllib3")):
@@ -294,7 +302,3 @@ def _not_cached(repo: str, revision: str | None, name: str | None) -> str:
         f"{what} (revision {revision or 'main'}) is not cached and the hub was not reached: connect once without "
         f"local_files_only and HF_HUB_OFFLINE, or download {repo} elsewhere and pass its folder"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sattxt.errors import UnsafePickleError, WeightsError
+from sattxt.io import first_line
 
 _WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
@@ -53,7 +54,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged, or not a safetensors file ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: damaged, or not a safetensors file ({first_line(error)})") from error
 
 
 def read_folder(folder: str | Path) -> dict[str, Tensor]:
@@ -94,9 +95,9 @@ def _load_pickle(path: Path) -> Any:
                 f"{path}: holds more than tensors{what}; it was refused and nothing in it was run. "
                 "Ask its author for a plain state dict or safetensors"
             ) from error
-        raise WeightsError(f"{path}: damaged checkpoint ({_first_line(error)}); download it again") from error
+        raise WeightsError(f"{path}: damaged checkpoint ({first_line(error)}); download it again") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: damaged or truncated checkpoint ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: damaged or truncated checkpoint ({first_line(error)})") from error
 
 
 def _unwrapped(data: Any) -> Any:
@@ -132,7 +133,3 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:4]) + (", …" if len(listed) > 4 else "") if listed else "none"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

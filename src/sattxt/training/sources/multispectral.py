@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sattxt.data.tables import split_of
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.images.bands import canonical, reflectance_offset
+from sattxt.io import first_line
 from sattxt.training.data import LazyTiles, TileSet, log
 from sattxt.training.pairs import LazyPairs, PairSet, check_rgb, read_eurosat_ms, read_s2_pairs
 from sattxt.training.sources.archives import Files, chosen, held_in_memory
@@ -105,7 +106,7 @@ def open_npz(entry: Entry, split: str) -> PairSet:
             if found is None:
                 raise ValueError("has no band names; give bands: [...] in order")
         except Exception as error:  # numpy and zipfile raise many kinds
-            skipped.append((name, _line(error)))
+            skipped.append((name, first_line(error)))
             continue
         for number, stored in enumerate(stack):
             where = name if len(stack) == 1 else f"{name}#{number}"
@@ -190,7 +191,7 @@ class _GeoTiffs:
             except (InputError, MissingExtraError):
                 raise
             except Exception as error:  # rasterio's errors have no common base below Exception
-                first = first or f"{name}: {_line(error)}"
+                first = first or f"{name}: {first_line(error)}"
         raise InputError(f"data set {entry.name!r}: none of {len(self._names)} tiles can be read, first {first}")
 
     def __call__(self, index: int) -> NDArray[np.int16]:
@@ -285,7 +286,3 @@ def _npz(blob: bytes, key: str | None) -> tuple[NDArray[Any], tuple[str, ...] | 
 
 def _shape(values: NDArray[Any]) -> str:
     return "x".join(str(side) for side in values.shape[1:])
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
