@@ -64,7 +64,7 @@ def test_values_are_taken_as_yaml_writes_them() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"setps": 5}, "setps: unknown key; did you mean 'steps' or 'sets'?"),
+        ({"setps": 5}, "setps: unknown key; did you mean 'sets' or 'steps' or 'sizes'?"),
         ({"steps": 1, "q": 5}, "q: unknown key; there are loss, noise, on, rate, sets, sizes, steps, text_rate, words"),
         ({"steps": 1, "noise": {"shar": 1}}, "noise.shar: unknown key; did you mean 'share' or 'area'?"),
         ({}, "steps: missing; pass a whole number, 0 or more"),
