@@ -57,3 +57,25 @@ def write_folders(root: Path, per_class: int = 6, splits: Sequence[str] = ("",),
             for i in range(per_class):
                 Image.fromarray(tile(colour, 1000 * s + 100 * c + i)).save(place / f"{folder}_{s}{i}.png")
     return root
+
+
+def spectral_tiles(root: Path, count: int = 30) -> Path:
+    """``root/{train,val}/Field/N.tif`` of 13 bands: NIR follows from red, B12 from nothing."""
+    import rasterio
+
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count if split == "train" else 12):
+            path = root / split / "Field" / f"{i}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            red, green, blue = random.uniform(300, 2500, 3)
+            bands = np.zeros((13, 8, 8), np.uint16)
+            bands[3], bands[2], bands[1] = red, green, blue
+            bands[7] = 4000 - red  # NIR is told by red alone
+            bands[11] = random.uniform(500, 4000)  # B12 by nothing
+            profile = {"count": 13, "height": 8, "width": 8, "dtype": "uint16"}
+            with rasterio.open(
+                path, "w", driver="GTiff", transform=rasterio.Affine(10, 0, 0, 0, -10, 80), **profile
+            ) as file:
+                file.write(bands)
+    return root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_fakes import COLOURS, ColourEncoder, tile, write_folders
+from evaluation_fakes import COLOURS, ColourEncoder, spectral_tiles, tile, write_folders
 from PIL import Image
 
 from sattxt.errors import ImageError, InputError, LabelError
@@ -311,26 +311,6 @@ def test_masks_that_do_not_fit_say_so(tmp_path):
 # -- spectral ------------------------------------------------------------------------------------------------------
 
 
-def _ms_tiles(root: Path, count: int = 30) -> Path:
-    rasterio = pytest.importorskip("rasterio")
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for i in range(count if split == "train" else 12):
-            path = root / split / "Field" / f"{i}.tif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            red, green, blue = random.uniform(300, 2500, 3)
-            bands = np.zeros((13, 8, 8), np.uint16)
-            bands[3], bands[2], bands[1] = red, green, blue
-            bands[7] = 4000 - red  # NIR is told by red alone
-            bands[11] = random.uniform(500, 4000)  # B12 by nothing
-            profile = {"count": 13, "height": 8, "width": 8, "dtype": "uint16"}
-            with rasterio.open(
-                path, "w", driver="GTiff", transform=rasterio.Affine(10, 0, 0, 0, -10, 80), **profile
-            ) as file:
-                file.write(bands)
-    return root
-
-
 class RawColour(ColourEncoder):
     """Mean colour beside a constant, so that brightness survives the unit length."""
 
@@ -341,7 +321,7 @@ class RawColour(ColourEncoder):
 
 
 def test_bands_that_colour_tells_are_told_and_others_not(tmp_path):
-    data = open_data(_ms_tiles(tmp_path / "x"), "folder")
+    data = open_data(spectral_tiles(tmp_path / "x"), "folder")
     with pytest.raises(ImageError, match="names of its 13 bands are not known"):
         spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val"))
     from sattxt.images.bands import EUROSAT_MS
@@ -359,7 +339,7 @@ def test_bands_that_colour_tells_are_told_and_others_not(tmp_path):
 def test_training_tiles_that_are_measured_too_are_left_out(tmp_path):
     import shutil
 
-    root = _ms_tiles(tmp_path / "x")
+    root = spectral_tiles(tmp_path / "x")
     shutil.copy(root / "val" / "Field" / "0.tif", root / "train" / "Field" / "copy.tif")
     from sattxt.images.bands import EUROSAT_MS
     from sattxt.images.read import ImageOptions
