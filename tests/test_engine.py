@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from test_training import Toy, to_pixels
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from training_toy import Toy, to_pixels
 
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, UnknownModelError, WeightsError
 from sattxt.training.align import AlignBatch, AlignModel, AlignObjective

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import Toy, losses, to_pixels
+from training_toy import Toy, losses, to_pixels
 
 from sattxt.errors import DiskFullError, InputError
 from sattxt.training.align import AlignObjective

@@ -1,0 +1,69 @@
+"""A run of stage 2 that takes a second: three colours of noisy tiles, random text vectors, a small MobileNet."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+
+from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
+from sattxt.training.data import TileSet
+from sattxt.training.engine import EngineOptions
+from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
+from sattxt.training.run import Run
+from sattxt.training.text_bank import TextBank
+from sattxt.training.validate import Normalise, zero_shot_accuracy
+
+COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)}
+
+
+class Toy(Run[AlignModel]):
+    """Three colours of noisy tiles, random frozen text vectors, a small MobileNet."""
+
+    def __init__(self, out: Path, *, seed: int = 0, normalise: Normalise | None = None, **options: object) -> None:
+        generator = torch.Generator().manual_seed(9)
+        images, labels, captions = [], [], []
+        for label, colour in enumerate(COLOURS.values()):
+            base = torch.tensor(colour, dtype=torch.float32)[None, :, None, None]
+            noise = 12 * torch.randn(20, 3, 32, 32, generator=generator)
+            images.append((base + noise).clamp(0, 255).to(torch.uint8))
+            labels += [label] * 20
+            captions += [[f"caption {label} {i}" for i in range(3)]] * 20
+        keys = [str(i) for i in labels]
+        tiles = TileSet("toy", torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions, keys)
+        book = PromptBook(
+            PromptConfig(templates=("a photo of {}",)),
+            [SetTexts("toy", [[colour] for colour in COLOURS], captions, tiles.labels)],
+        )
+        anchors = torch.randn(3, 24, generator=generator)
+        near = (anchors[:, None] + 0.3 * torch.randn(3, 3, 24, generator=generator)).flatten(0, 1)
+        bank = TextBank(torch.cat([anchors, near]), book.row)
+        torch.manual_seed(seed)
+        vision = VisionConfig(
+            BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 16, 1, 2, 32)
+        )
+        small = {"steps": 60, "counts": (18,), "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
+        config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
+        model = AlignModel(vision, 24, 10.0, loss=config.loss)
+        self.sets = [tiles]
+        self.aligner = AlignObjective(config, self.sets, book, bank, normalise or to_pixels)
+        out.mkdir(parents=True, exist_ok=True)
+        super().__init__(self.aligner, model, out)
+
+    def _figures(self, model: AlignModel) -> dict[str, float]:
+        model = self.aligner.calibrate_norms(model, (32,), batches=10)
+        return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.bank.pooled[:3], to_pixels, 32, 60)}
+
+
+def to_pixels(x: torch.Tensor) -> torch.Tensor:
+    return (x - 0.5) / 0.5
+
+
+def losses(run: Run, column: str) -> list[float]:
+    with (run.out / "losses.csv").open() as handle:
+        return [float(row[column]) for row in csv.DictReader(handle)]
+
+
+EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
