@@ -19,8 +19,8 @@ import numpy as np
 from evaluation_fakes import spectral_tiles
 from PIL import Image
 
+from sattxt.data.registry import open_data
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.datasets import open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
 from sattxt.evaluation.labels import class_prompts

@@ -15,9 +15,9 @@ import pytest
 from evaluation_fakes import tile, write_folders
 from PIL import Image
 
+from sattxt.data.bigearthnet import MERGED
+from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, LabelError
-from sattxt.evaluation.datasets import open_data
-from sattxt.evaluation.datasets.bigearthnet import MERGED
 from sattxt.evaluation.labels import class_prompts, matching_sets
 from sattxt.labels.prompts import label_set
 

@@ -13,8 +13,8 @@ from evaluation_fakes import ColourEncoder, tile, write_folders
 from torch import nn
 
 from sattxt import SatTxt
+from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, MissingExtraError, UnknownModelError
-from sattxt.evaluation.datasets import open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
 from sattxt.evaluation.peers import OpenClipEncoder, TransformersEncoder, is_peer, open_peer

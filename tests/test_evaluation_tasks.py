@@ -10,9 +10,9 @@ import pytest
 from evaluation_fakes import COLOURS, ColourEncoder, spectral_tiles, tile, write_folders
 from PIL import Image
 
+from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, LabelError
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.datasets import open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder
 from sattxt.evaluation.labels import class_prompts

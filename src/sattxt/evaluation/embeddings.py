@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sattxt.classify.results import FloatArray
+from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder, Image
 from sattxt.images.load import Failure, stream
 from sattxt.io import atomic_write, first_line, user_cache_dir
@@ -49,7 +49,7 @@ class Embedder:
         self._skip = on_error == "skip"
         self._kept: dict[str, FloatArray] = {}
 
-    def __call__(self, data: EvalData, transform: Transform | None = None, variant: str = "") -> FloatArray:
+    def __call__(self, data: Samples, transform: Transform | None = None, variant: str = "") -> FloatArray:
         """(N, D) float32 unit vectors of the data's images, in order.
 
         Args:
@@ -63,7 +63,7 @@ class Embedder:
             raise ImageError(f"{data.store.path}/{failures[0].error}")
         return vectors
 
-    def readable(self, data: EvalData, transform: Transform | None = None, variant: str = "") -> EvalData:
+    def readable(self, data: Samples, transform: Transform | None = None, variant: str = "") -> Samples:
         """The data as they are; with ``on_error="skip"`` without the images that cannot be read.
 
         It takes embedding them to know; the embeddings are kept for the calls that follow.
@@ -90,7 +90,7 @@ class Embedder:
         return kept
 
     def _embed(
-        self, data: EvalData, transform: Transform | None, variant: str, *, skip: bool
+        self, data: Samples, transform: Transform | None, variant: str, *, skip: bool
     ) -> tuple[FloatArray, list[Failure]]:
         """Embeddings with rows of NaN for the images that cannot be read, and these."""
         if (transform is None) != (variant == ""):
@@ -111,11 +111,11 @@ class Embedder:
             _save(path, vectors)
         return vectors, failures
 
-    def _key(self, data: EvalData, variant: str) -> str:
+    def _key(self, data: Samples, variant: str) -> str:
         key = f"{VERSION} {self.encoder.fingerprint} {data.pixels_fingerprint} {variant}"
         return hashlib.sha256(key.encode()).hexdigest()[:40]
 
-    def _compute(self, data: EvalData, transform: Transform | None, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
+    def _compute(self, data: Samples, transform: Transform | None, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
         from tqdm import tqdm
 
         def load(index: int) -> Image:
@@ -159,13 +159,13 @@ class Embedder:
         return vectors, failures
 
 
-def failure(data: EvalData, index: int, error: Exception | str) -> Failure:
+def failure(data: Samples, index: int, error: Exception | str) -> Failure:
     """Why a sample's image cannot be read: one line that names it as the data do, without the folder they lie in."""
     line = first_line(error)
     return Failure(index, data.samples[index].id, line.removeprefix(f"{data.store.path}/"))
 
 
-def _failure(data: EvalData, index: int) -> Failure | None:
+def _failure(data: Samples, index: int) -> Failure | None:
     """Why an image cannot be read; ``None`` if it can be, after all."""
     try:
         data.image(index)

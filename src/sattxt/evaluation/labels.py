@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from sattxt.classify.results import FloatArray
+from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.encoder import Encoder
 from sattxt.labels.prompts import Labels, label_prompts, parse_labels, parse_templates
 from sattxt.labels.sets import LabelSet, fold, humanise, label_set, list_label_sets
@@ -49,7 +49,7 @@ class ClassPrompts:
 
 
 def class_prompts(
-    data: EvalData,
+    data: Samples,
     *,
     names: Path | None = None,
     named_set: str | None = None,
@@ -128,7 +128,7 @@ def _entry(found: dict[str, tuple[str, ...]], key: str, where: str) -> tuple[str
     raise LabelError(f"{where}: has no entry for the class {key!r}; it has {', '.join(map(repr, list(found)[:12]))}")
 
 
-def _label_set(data: EvalData, wanted: str | None) -> LabelSet | None:
+def _label_set(data: Samples, wanted: str | None) -> LabelSet | None:
     if wanted is None:
         return label_set(data.label_set) if data.label_set else None
     if wanted != "auto":

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, MissingExtraError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.images.bands import canonical, reflectance_offset
 from sattxt.images.stretch import SENTINEL2_RANGE
 
@@ -57,7 +57,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class RenderedData(EvalData):
+class RenderedData(Samples):
     """The samples of a split, seen through their RGB rendering."""
 
     def image(self, index: int) -> Array:
@@ -74,9 +74,9 @@ class RenderedData(EvalData):
         return read_tile(self.read(name), f"{self.store.path}/{name}", self.options.band_names)
 
 
-def rendered(data: EvalData) -> RenderedData:
+def rendered(data: Samples) -> RenderedData:
     """The same samples, seen through their RGB rendering."""
-    return RenderedData(**{name: getattr(data, name) for name in EvalData.__dataclass_fields__})
+    return RenderedData(**{name: getattr(data, name) for name in Samples.__dataclass_fields__})
 
 
 def read_tile(content: bytes, where: str, band_names: Sequence[str] | None = None) -> Tile:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sattxt.data.dataset import Samples
 from sattxt.errors import LabelError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.labels import ClassPrompts, _entry, read_names
 from sattxt.evaluation.metrics import Confusion, Figure, balanced_accuracy, confusion_matrix
@@ -20,7 +20,7 @@ SEED = 0
 
 
 def phrasings(
-    embedder: Embedder, data: EvalData, file: Path, templates: tuple[str, ...], *, draws: int = DRAWS
+    embedder: Embedder, data: Samples, file: Path, templates: tuple[str, ...], *, draws: int = DRAWS
 ) -> Result:
     """Zero-shot accuracy over assignments of one phrasing to each class.
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.data.dataset import Dataset, Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import Collection, EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.linear import choose_strength, fit, neighbour_scores, quality
 from sattxt.evaluation.metrics import (
@@ -32,9 +32,7 @@ FEW_SHOT_STRENGTH = 0.1
 _HELD_OUT = 5
 
 
-def three_ways(
-    collection: Collection, split: str | None, limit: int | None
-) -> tuple[EvalData, EvalData, EvalData, str]:
+def three_ways(collection: Dataset, split: str | None, limit: int | None) -> tuple[Samples, Samples, Samples, str]:
     """What to train on, choose on and measure on, and a word on where they come from.
 
     Measured is ``split`` (default: test, else val). Chosen is on val where that is another split; else on every fifth
@@ -68,7 +66,7 @@ def three_ways(
 
 def probe(
     embedder: Embedder,
-    collection: Collection,
+    collection: Dataset,
     *,
     split: str | None = None,
     limit: int | None = None,
@@ -167,7 +165,7 @@ def _votes(train: tuple[Array, Array], queries: Array, k: int, classes: int) -> 
     return neighbour_scores(train, queries, k, classes, TEMPERATURE)
 
 
-def _targets(data: EvalData) -> Array:
+def _targets(data: Samples) -> Array:
     return data.indicators if data.multi_label else data.targets
 
 
@@ -199,7 +197,7 @@ def _per_class(scores: Array, targets: Array, classes: Sequence[str]) -> list[di
     ]
 
 
-def _fifth(data: EvalData) -> tuple[EvalData, EvalData]:
+def _fifth(data: Samples) -> tuple[Samples, Samples]:
     """Four fifths and one: every fifth sample of each (first) label goes into the second part."""
     seen: dict[int, int] = {}
     parts: tuple[list[int], list[int]] = ([], [])

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.labels import ClassPrompts
 from sattxt.evaluation.metrics import Figure, average_precision_at_k, recall_at_k
@@ -19,7 +19,7 @@ RANKS = (1, 5, 10)
 _ROWS = 512
 
 
-def class_retrieval(embedder: Embedder, data: EvalData, classes: ClassPrompts, depth: int = DEPTH) -> Result:
+def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, depth: int = DEPTH) -> Result:
     """mAP@100 of class names as queries (SATtxt, section 4): AP@100 of each class that occurs, averaged.
 
     ``map@100`` divides a query's precisions by min(100, its relevant images), ``map@100_of_retrieved`` by the relevant
@@ -58,7 +58,7 @@ def class_retrieval(embedder: Embedder, data: EvalData, classes: ClassPrompts, d
     return result
 
 
-def caption_retrieval(embedder: Embedder, data: EvalData) -> Result:
+def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
     """R@1, R@5, R@10 both ways and their mean, every caption a query of its own for its own image.
 
     An image's query is answered by any of its captions. As in the published protocol, an equal caption of another

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from PIL import Image as Pillow
 
+from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Image
 from sattxt.evaluation.labels import ClassPrompts
@@ -35,7 +35,7 @@ def degrade(image: Image, factor: float) -> Image:
 
 def scale(
     embedder: Embedder,
-    data: EvalData,
+    data: Samples,
     classes: ClassPrompts,
     *,
     factors: Sequence[float] = FACTORS,
@@ -75,7 +75,7 @@ def scale(
     return result
 
 
-def _measure(result: Result, name: str, scores: Image, data: EvalData) -> dict[str, float | None]:
+def _measure(result: Result, name: str, scores: Image, data: Samples) -> dict[str, float | None]:
     if data.multi_label:
         value = 100 * mean_average_precision(scores, data.indicators)
         result.figures[name] = value

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from sattxt.data.archive import Store, is_image, open_store
+from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name
 from sattxt.data.tables import SPLITS
 from sattxt.errors import ImageError, InputError
-from sattxt.evaluation.datasets.base import Collection, EvalData, Sample, by_split, data_name
 from sattxt.evaluation.embeddings import failure
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.labels import ClassPrompts
@@ -36,11 +36,11 @@ class MaskedImages:
     values: value in the masks to class; -1 for values whose pixels are ignored. masks: image file to mask file.
     """
 
-    collection: Collection
+    collection: Dataset
     values: dict[int, int]
     masks: dict[str, str]
 
-    def truth(self, data: EvalData, index: int) -> NDArray[np.int64]:
+    def truth(self, data: Samples, index: int) -> NDArray[np.int64]:
         """(H, W) class of every pixel, -1 where it is ignored.
 
         Raises:
@@ -86,14 +86,14 @@ def open_masked(path: Any, *, options: ImageOptions | None = None, ignored: Sequ
         found = f"{'/'.join(lonely[0])} has no partner" if lonely else "there are none"
         raise InputError(f"{store.path}: images/NAME and masks/NAME are needed in pairs; {found}")
     samples = [(_split(key[0]), Sample((images[key],))) for key in sorted(images)]
-    collection = Collection(data_name(store), store, by_split(samples), classes, options=options or ImageOptions())
+    collection = Dataset(data_name(store), store, by_split(samples), classes, options=options or ImageOptions())
     return MaskedImages(collection, values, {images[key]: masks[key] for key in images})
 
 
 def segment(
     encoder: Encoder,
     source: MaskedImages,
-    data: EvalData,
+    data: Samples,
     classes: ClassPrompts,
     *,
     window: int | None = None,

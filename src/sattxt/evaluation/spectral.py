@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Image
 from sattxt.evaluation.extras import sklearn
@@ -23,7 +23,7 @@ STRENGTHS = np.logspace(-3, 5, 17)
 _VARIANT = "ms-rgb"
 
 
-def spectral(embedder: Embedder, train: EvalData, test: EvalData) -> Result:
+def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
     """R2 on ``test`` of ridge regressions fitted on ``train``: from a tile's frozen embedding to its mean reflectance
     in held-out bands, NDVI and NDWI.
 

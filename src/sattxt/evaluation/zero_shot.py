@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from sattxt.classify.results import FloatArray
+from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import EvalData
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.labels import ClassPrompts
 from sattxt.evaluation.metrics import (
@@ -43,9 +43,9 @@ TOGETHER = (
 
 def zero_shot(
     embedder: Embedder,
-    data: EvalData,
+    data: Samples,
     classes: ClassPrompts,
-    tuning: EvalData | None = None,
+    tuning: Samples | None = None,
     *,
     centre_scores: bool = False,
     together: bool = False,
@@ -114,7 +114,7 @@ def centred(scores: FloatArray) -> FloatArray:
 
 
 def single_label_figures(
-    result: Result, scores: FloatArray, data: EvalData, classes: ClassPrompts, logit_scale: float
+    result: Result, scores: FloatArray, data: Samples, classes: ClassPrompts, logit_scale: float
 ) -> None:
     """Fill in a result from (N, K) scores of single-label data."""
     targets, count = data.targets, len(data.classes)
@@ -154,7 +154,7 @@ def per_class_rows(confusion: Confusion, classes: ClassPrompts) -> list[dict[str
 def multi_label_figures(
     result: Result,
     scores: FloatArray,
-    data: EvalData,
+    data: Samples,
     classes: ClassPrompts,
     tuned: tuple[FloatArray, Any] | None,
 ) -> None:

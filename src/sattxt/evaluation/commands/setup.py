@@ -16,8 +16,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from sattxt.cli import inputs, options, output, runtime
+from sattxt.data.dataset import Dataset, Samples
+from sattxt.data.registry import DATASETS, open_data
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets import DATASETS, Collection, EvalData, open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.labels import ClassPrompts, class_prompts, matching_sets
@@ -29,7 +30,7 @@ from sattxt.labels.prompts import parse_templates
 Data = Annotated[
     Path, typer.Option("--data", show_default=False, help="Folder, zip or tar of the data set; or a manifest.")
 ]
-Dataset = Annotated[str, typer.Option("--dataset", help=f"Its layout: auto, {', '.join(DATASETS)}.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help=f"Its layout: auto, {', '.join(DATASETS)}.")]
 Split = Annotated[
     str | None, typer.Option("--split", help="Split to measure on, or all. Default: val, else test, else all.")
 ]
@@ -128,12 +129,12 @@ class Setup:
         )
 
     @cached_property
-    def collection(self) -> Collection:
+    def collection(self) -> Dataset:
         """The data set with all of its splits."""
         return open_data(self.data, self.dataset, captions=self.captions, images=self.images, options=self.reading)
 
     @cached_property
-    def samples(self) -> EvalData:
+    def samples(self) -> Samples:
         """The split to measure on."""
         return self.collection.split(self.split, self.limit)
 
@@ -295,7 +296,7 @@ def command_line(context: typer.Context) -> str:
 def _common(
     context: typer.Context,
     data: Data,
-    dataset: Dataset = "auto",
+    dataset: DatasetName = "auto",
     split: Split = None,
     limit: Limit = None,
     captions: Captions = None,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store
+from sattxt.data.dataset import Dataset, Sample, by_split, data_name
 from sattxt.data.tables import ImageIndex, jsonl_captions, published_captions, split_name, split_of, text_of
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import Collection, Sample, by_split, data_name
 from sattxt.images.read import ImageOptions
 
 
 def read_captions(
     store: Store, captions: Path | None = None, *, name: str | None = None, options: ImageOptions | None = None
-) -> Collection:
+) -> Dataset:
     """Images with the captions that a file gives them.
 
     Args:
@@ -52,4 +52,4 @@ def read_captions(
         )
     if not samples:
         raise InputError(f"{where}: no image with captions in it")
-    return Collection(name or data_name(store), store, by_split(samples), options=options or ImageOptions())
+    return Dataset(name or data_name(store), store, by_split(samples), options=options or ImageOptions())

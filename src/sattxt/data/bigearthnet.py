@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sattxt.data.archive import Store
+from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.data.tables import SPLITS
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.evaluation.datasets.base import Collection, Sample, by_split
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import label_set
 
@@ -39,7 +39,7 @@ MERGED = {
 }
 
 
-def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions | None = None) -> Collection:
+def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions | None = None) -> Dataset:
     """Patches with their land-cover labels, 19 or 43 classes; the version is told from the files.
 
     Version 1: ``PATCH/PATCH_B04.tif`` and ``PATCH/PATCH_labels_metadata.json``; the published splits where
@@ -72,7 +72,7 @@ def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions |
         samples.append((split, Sample(files, tuple(sorted(position[named.find(x).key] for x in labels)))))
     if not samples:
         raise InputError(f"{store.path}: no patch with labels in it")
-    return Collection(named.name, store, by_split(samples), tuple(named.keys), True, named.name, reading)
+    return Dataset(named.name, store, by_split(samples), tuple(named.keys), True, named.name, reading)
 
 
 def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, str, list[str]]]:

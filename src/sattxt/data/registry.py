@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.data.archive import is_image, open_store
+from sattxt.data.bigearthnet import read_bigearthnet
+from sattxt.data.captions import read_captions
+from sattxt.data.dataset import Dataset
+from sattxt.data.folders import read_folders
+from sattxt.data.forestnet import read_forestnet
+from sattxt.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import Collection
-from sattxt.evaluation.datasets.bigearthnet import read_bigearthnet
-from sattxt.evaluation.datasets.captions import read_captions
-from sattxt.evaluation.datasets.folders import read_folders
-from sattxt.evaluation.datasets.forestnet import read_forestnet
-from sattxt.evaluation.datasets.manifest import MANIFEST_SUFFIXES, read_manifest
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import near
@@ -28,7 +28,7 @@ class Entry:
     """A data set that can be named. layout: what is expected on disk, as the publishers pack it."""
 
     layout: str
-    read: Callable[..., Collection]
+    read: Callable[..., Dataset]
     arguments: dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def open_data(
     captions: Path | None = None,
     images: Path | None = None,
     options: ImageOptions | None = None,
-) -> Collection:
+) -> Dataset:
     """The data set at ``path``, with all of its splits. Nothing is downloaded or unpacked beside it.
 
     Args:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import FolderStore, Store, is_image
+from sattxt.data.dataset import Dataset, Sample, by_split, data_name
 from sattxt.data.tables import SPLITS, class_folder
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import Collection, Sample, by_split, data_name
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import LabelSet, label_set
 
@@ -21,7 +21,7 @@ _SPLIT_LIST = re.compile(r"(?:^|[-_./])(train|training|val|valid|validation|test
 
 def read_folders(
     store: Store, *, name: str | None = None, known: str | None = None, options: ImageOptions | None = None
-) -> Collection:
+) -> Dataset:
     """Images whose parent folder is their class.
 
     A folder above the class named ``train``, ``val`` or ``test`` (or a spelling of these) is the split. Where there
@@ -43,7 +43,7 @@ def read_folders(
     samples = [(split, Sample((file,), (position[folder],))) for split, folder, file in placed]
     if {split for split, _ in samples} == {""}:
         samples = _listed(store, samples, beside=named is not None)
-    return Collection(
+    return Dataset(
         name or data_name(store),
         store,
         by_split(samples),

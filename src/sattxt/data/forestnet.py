@@ -6,13 +6,13 @@ import csv
 from pathlib import PurePosixPath
 
 from sattxt.data.archive import Store
+from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import Collection, Sample, by_split
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import label_set
 
 
-def read_forestnet(store: Store, *, merged: bool = False, options: ImageOptions | None = None) -> Collection:
+def read_forestnet(store: Store, *, merged: bool = False, options: ImageOptions | None = None) -> Dataset:
     """Places of forest loss with their driver: 12 classes (column ``label``), or the 4 of ``merged_label``.
 
     Raises:
@@ -45,7 +45,7 @@ def read_forestnet(store: Store, *, merged: bool = False, options: ImageOptions 
         classes, known = tuple(named.keys), named.name
         position = {label: classes.index(named.find(label).key) for label in {label for *_, label in rows}}
     samples = [(split, Sample((image,), (position[label],))) for split, image, label in rows]
-    return Collection(
+    return Dataset(
         "forestnet-4" if merged else "forestnet",
         store,
         by_split(samples),

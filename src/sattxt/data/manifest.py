@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.data.archive import open_store
+from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.data.tables import PATH_COLUMNS, TABLE_SUFFIXES, listed, split_name, table_columns, table_rows
 from sattxt.errors import InputError
-from sattxt.evaluation.datasets.base import Collection, Sample, by_split
 from sattxt.images.read import ImageOptions
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES
 
 
-def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptions | None = None) -> Collection:
+def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptions | None = None) -> Dataset:
     """Images that a table names.
 
     Columns: ``path`` (or image, file, filename, filepath); one of ``label`` (one class), ``labels`` (a list, or joined
@@ -56,9 +56,7 @@ def read_manifest(path: Path, *, images: Path | None = None, options: ImageOptio
         samples.append((split_name(split), found))
     if "label" in kinds and not multi and any(len(s.labels) != 1 for _, s in samples):
         raise InputError(f"{path}: some rows have no label")
-    return Collection(
-        path.stem, store, by_split(samples), classes, multi_label=multi, options=options or ImageOptions()
-    )
+    return Dataset(path.stem, store, by_split(samples), classes, multi_label=multi, options=options or ImageOptions())
 
 
 def _one(value: Any) -> Sequence[str]:

@@ -39,7 +39,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class EvalData:
+class Samples:
     """The samples of one split.
 
     classes: the data set's own spellings; ``label_set`` the named set that they are, if one.
@@ -122,7 +122,7 @@ class EvalData:
         text = json.dumps([self.pixels_fingerprint, list(self.classes), facts], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def take(self, indices: Sequence[int]) -> EvalData:
+    def take(self, indices: Sequence[int]) -> Samples:
         """These samples only, in this order."""
         return replace(self, samples=tuple(self.samples[i] for i in indices))
 
@@ -140,7 +140,7 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class Collection:
+class Dataset:
     """A data set with all of its splits; ``splits`` has the one key "" where it has none."""
 
     name: str
@@ -151,7 +151,7 @@ class Collection:
     label_set: str | None = None
     options: ImageOptions = field(default_factory=ImageOptions)
 
-    def split(self, wanted: str | None = None, limit: int | None = None) -> EvalData:
+    def split(self, wanted: str | None = None, limit: int | None = None) -> Samples:
         """The samples of a split.
 
         Args:
@@ -167,7 +167,7 @@ class Collection:
         if limit is not None and limit < len(samples):
             chosen = np.linspace(0, len(samples) - 1, limit).round().astype(int)
             samples = tuple(samples[i] for i in chosen)
-        return EvalData(
+        return Samples(
             self.name, key, self.store, samples, self.classes, self.multi_label, self.label_set, self.options
         )
 
