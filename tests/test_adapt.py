@@ -1,16 +1,10 @@
-"""Statistics adapted to unlabelled tiles: what changes, what does not, and what is refused; the studies' commands."""
+"""Statistics adapted to unlabelled tiles: what changes, what does not, and what is refused."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shlex
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +18,6 @@ from sattxt.errors import InputError
 from sattxt.images.preprocess import Preprocessor
 from sattxt.training.adapt import adapt_norms
 from sattxt.training.export import half_precision
-from sattxt.training.recipe import parse_override, read_recipe
 from sattxt.vision.tower import VisionTower
 from sattxt.weights import read_model, write_model
 
@@ -254,163 +247,3 @@ def test_real_sentinel2_tiles(model: Path, data_dir: Path, tmp_path: Path) -> No
     assert done.tiles == 34
     assert [name for name, _ in done.skipped] == ["train/x/broken.tif"]
     assert "`s2.zip`, train split" in (done.path / "README.md").read_text(encoding="utf-8")
-
-
-# -- scripts/studies.py --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def studies() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("studies", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def printed(studies: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
-    capsys.readouterr()
-    studies.main([*arguments, "--run", "RUN", "--data", "DATA", "--dry-run"])
-    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-
-
-def option(command: list[str], name: str) -> str:
-    return command[command.index(name) + 1]
-
-
-def overrides(command: list[str]) -> dict[str, Any]:
-    return dict(parse_override(command[i + 1]) for i, word in enumerate(command) if word == "--set")
-
-
-@pytest.mark.parametrize("dataset", ["eurosat", "resisc45", "ucm"])
-def test_leave_out_trains_on_nothing_of_the_data_set(
-    studies: ModuleType, capsys: pytest.CaptureFixture[str], dataset: str
-) -> None:
-    commands = printed(studies, capsys, "leave-out", "--dataset", dataset)
-    archive = studies.DATASETS[dataset][0]
-    trained = [command for command in commands if command[1] == "train" and command[2] in ("srd", "align", "export")]
-    runs = 1 + len(studies.FURTHER.get(dataset, ()))
-    assert [command[2] for command in trained] == ["srd", *runs * ["align", "export"]]
-    first, *second = (read_recipe(option(command, "--config"), overrides(command)) for command in trained)
-    assert [pair["path"] for pair in first.pairs] == ["s2_tiles.zip"]
-    for recipe in second:
-        assert archive not in [entry["path"] for entry in recipe.sets if "path" in entry]
-        styled = (0.4, "s2") if dataset == "eurosat" else (0.0, "")
-        assert (recipe.align.restyle, recipe.align.restyle_from or "") == styled
-    start = option(trained[0], "--run")
-    assert "--init" not in trained[0]
-    for align, export in zip(trained[1::2], trained[2::2], strict=True):
-        assert overrides(align) == overrides(export), "an export gets what the run was trained with"
-        assert {option(align, "--init"), option(export, "--init")} == {start}
-        start = option(export, "--out")
-    assert len({option(command, "--seed") for command in trained[1::2]}) == runs
-    averaged = [command for command in commands if command[0] == "python"]
-    assert len(averaged) == (dataset in studies.AVERAGED)
-    for command in averaged:
-        assert command[2:4] == [option(trained[-3], "--out"), option(trained[-1], "--out")]
-    adapted = {option(c, "--images"): option(c, "--split") for c in commands if c[2] == "adapt"}
-    assert adapted == {"DATA/s2_tiles.zip": "train", f"DATA/{archive}": "train"}
-    measured = [command for command in commands if command[1] == "eval"]
-    assert {option(command, "--split") for command in measured} == {"val"}
-    flags = {flag for flag, _ in studies.READINGS.values()} | {"--names", "--label-set"}
-    found = [(option(command, "--model"), frozenset(flags & set(command))) for command in measured]
-    assert len(set(found)) == len(measured) == 15
-    assert not Path("RUN").exists()
-
-
-def test_the_ablations_arms_differ_in_what_they_say_alone(
-    studies: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands = printed(studies, capsys, "ablation")
-    aligned = [command for command in commands if command[2] == "align"]
-    assert len(aligned) == len(studies.ARMS) * len(studies.SEEDS)
-    assert {option(command, "--seed") for command in aligned} == {"0", "1", "2"}
-    settings = [{k: v for k, v in overrides(c).items() if k != "align.instructions"} for c in aligned]
-    assert all(each == settings[0] for each in settings)
-    recipes = [read_recipe("mini", overrides(command)) for command in aligned]
-    assert {bool(recipe.instructions) for recipe in recipes} == {True, False}
-    assert all("s2" not in [entry["name"] for entry in recipe.sets] for recipe in recipes)
-    started = {option(command, "--run"): "--init" in command for command in aligned}
-    assert {run: "imagenet" not in run for run in started} == started
-    assert len(commands) == len({shlex.join(command) for command in commands}), "nothing runs twice"
-
-
-class Sattxt:
-    """Stands in for running `sattxt`: keeps what was asked, and writes the results that evaluations would."""
-
-    def __init__(self, fail_at: str = "") -> None:
-        self.asked: list[list[str]] = []
-        self.fail_at = fail_at
-
-    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        arguments = command[1:]
-        self.asked.append(arguments)
-        if self.fail_at and self.fail_at in arguments:
-            return subprocess.CompletedProcess(command, 7)
-        if arguments[1] in ("srd", "align"):
-            folder = Path(option(arguments, "--run"))
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "last.ckpt").write_bytes(b"")
-        if arguments[0] == "eval":
-            high = 10 * ("stage1" in option(arguments, "--model")) + int(option(arguments, "--model")[-7:-6] == "1")
-            rows = [{"target": name, "features": 0.5 + high / 100, "mean_rgb": 0.25} for name in ("NDVI", "NIR B08")]
-            rows += [{"target": name, "features": 0.7, "mean_rgb": 0.6} for name in ("SWIR B11", "SWIR B12")]
-            found = {"top1": 60.0 + high, "ci95": {"top1": [59.0, 62.0]}, "balanced_accuracy": 58.0, "n": 1500}
-            Path(option(arguments, "--json")).write_text(json.dumps({**found, "per_target": rows}))
-        return subprocess.CompletedProcess(command, 0)
-
-
-def test_a_study_goes_on_where_it_stopped_and_writes_what_each_figure_saw(
-    studies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "studies"
-    common = ["--run", str(run), "--data", str(tmp_path / "data"), "--out", str(out)]
-    arguments = ["leave-out", "--dataset", "ucm", *common]
-    stopped = Sattxt(fail_at="align")
-    monkeypatch.setattr(studies.subprocess, "run", stopped)
-    with pytest.raises(SystemExit, match="exit code 7"):
-        studies.main(arguments)
-    assert [asked[1] for asked in stopped.asked] == ["srd", "align"]
-    (run / "without-ucm").mkdir()
-    (run / "without-ucm" / "last.ckpt").write_bytes(b"")  # the training was on its way
-    going_on = Sattxt()
-    monkeypatch.setattr(studies.subprocess, "run", going_on)
-    studies.main(arguments)
-    assert going_on.asked[0][1] == "align"
-    assert "--resume" in going_on.asked[0]
-    assert "srd" not in [asked[1] for asked in going_on.asked]
-    document = json.loads((out / "leave-out-ucm.json").read_text(encoding="utf-8"))
-    seen = {(row["statistics"], row["tiles"]): row["unlabelled_data_seen"] for row in document["rows"]}
-    assert seen["as exported", "each by itself"] == "none"
-    assert seen["of s2_tiles", "each by itself"] == "s2_tiles train: statistics"
-    for reading in ("centred", "together"):
-        assert seen["of ucm", reading].startswith("ucm train")
-        assert "ucm val" in seen["of ucm", reading]
-    assert {row["transductive"] for row in document["rows"] if row["tiles"] != "each by itself"} == {True}
-    assert "ucm" not in document["trained_on"]["stage 2"]
-    assert str(tmp_path) not in json.dumps(document)
-    assert "60.0" in capsys.readouterr().out
-    again = Sattxt()
-    monkeypatch.setattr(studies.subprocess, "run", again)
-    studies.main(arguments)
-    assert again.asked == []
-    monkeypatch.setitem(studies.LEAVE_OUT, "align.warmup", 7)
-    with pytest.raises(SystemExit, match="other settings"):
-        studies.main(arguments)
-
-
-def test_the_ablation_reports_differences_seed_by_seed(
-    studies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(studies.subprocess, "run", Sattxt())
-    common = ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "--out", str(tmp_path)]
-    studies.main(["ablation", *common])
-    document = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
-    plain = next(a for a in document["arms"] if (a["backbone"], a["instructions"]) == ("imagenet", "none"))
-    assert plain["eurosat"] == {"mean": 60.3333, "std": 0.5774, "by_seed": [60.0, 61.0, 60.0]}
-    gain = next(d for d in document["differences"] if d["what"] == "stage1/none less imagenet/none")
-    assert gain["resisc45"] == {"mean": 10.0, "std": 0.0, "by_seed": [10.0, 10.0, 10.0]}
-    assert gain["NDVI"]["mean"] == pytest.approx(0.1)
-    assert document["r2_of_mean_colour"]["SWIR B11"] == 0.6
-    assert "stage1/none less imagenet/none" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import pickle
@@ -844,25 +843,6 @@ def test_a_tile_of_two_classes_is_refused(labelled_s2, tmp_path):
         open_set({**labelled_s2, "labels": labels}, tmp_path, "train")
     twice = {"forest": ["train/c.tif", "train/c.tif"]}
     assert open_set({**labelled_s2, "labels": twice}, tmp_path, "train").labels.tolist() == [-1, -1, 0]
-
-
-def test_the_script_that_labels_s2_tiles_sees_what_training_sees(labelled_s2, tmp_path):
-    path = Path(__file__).resolve().parents[1] / "scripts" / "label_s2.py"
-    spec = importlib.util.spec_from_file_location("label_s2", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    tiles = script.read_tiles(tmp_path / "s2.zip")
-    pairs = open_pairs({"name": "s2", "kind": "s2", "path": "s2.zip"}, tmp_path, "train")
-    assert (tiles.keys, script.BANDS) == (pairs.keys, pairs.bands)
-    assert torch.equal(torch.from_numpy(tiles.stack(0)), pairs.reflectance.float())
-    found = script.statistics(tiles)
-    assert all(values.shape == (3,) and np.isfinite(values).all() for values in found.values())
-    assert found["nir"] == pytest.approx([(v / 255) ** 2 for v in (80, 100, 120)], rel=1e-5)
-    (tmp_path / "told.json").write_text(json.dumps({"train/b.tif": "water", "train/a.tif": None}))
-    assert list(script.by_eye(tmp_path / "told.json", tiles.keys).items()) == [(1, "water"), (0, None)]
-    with pytest.raises(InputError, match=r"train/b\.tif: no such train tile"):
-        script.by_eye(tmp_path / "told.json", ["train/a.tif"])
-    assert script.changed({"water": ["a", "b"], "road": ["c"]}, {"water": ["a"], "road": ["b", "d"]}) == 3
 
 
 @pytest.mark.parametrize("kind", ["fields", "scenes"])
