@@ -158,7 +158,7 @@ def small_model(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _is_bundled() -> bool:
     from sattxt.errors import SatTxtError
-    from sattxt.weights import resolve
+    from sattxt.weights.resolver import resolve
 
     try:
         resolve("sattxt-mini", local_files_only=True)
@@ -175,7 +175,7 @@ def write_stand_in(path: Path, *, tiny: bool) -> Path:
     from sattxt.text.head import TextHead
     from sattxt.text.sentence import export_sentence_encoder
     from sattxt.vision.tower import VisionTower
-    from sattxt.weights import write_model
+    from sattxt.weights.directory import write_model
 
     torch.manual_seed(0)
     multiplier, dim, heads, ffn, pixels = (0.25, 32, 2, 64, 64) if tiny else (1.0, 320, 5, 896, 96)

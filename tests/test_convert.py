@@ -30,9 +30,10 @@ from sattxt.errors import ChecksumError, InputError, UnsafePickleError, WeightsE
 from sattxt.images.preprocess import Preprocessor
 from sattxt.images.read import to_rgb
 from sattxt.vision.tower import ImageTokens, VisionTower
-from sattxt.weights import dinov3_keys, read_model
+from sattxt.weights import dinov3_keys
 from sattxt.weights.components import check_encoder
 from sattxt.weights.digest import digest_files, encoder_digest
+from sattxt.weights.directory import read_model
 from sattxt.weights.pickles import read_checkpoint
 
 

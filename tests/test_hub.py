@@ -24,8 +24,9 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
-from sattxt.weights import read_model, resolve
+from sattxt.weights.directory import read_model
 from sattxt.weights.hub import component_dir, push_model
+from sattxt.weights.resolver import resolve
 
 HEADS = "ikhado/sattxt"
 BACKBONE = "facebook/dinov3-vitl16-pretrain-sat493m"
@@ -84,7 +85,7 @@ def test_a_second_process_offline_needs_no_hub(hub: HubStandIn, tmp_path: Path) 
     cache = tmp_path / "hf"
     path = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
     hub.stop()
-    code = f"from sattxt.weights import resolve; print(resolve('sattxt-vitl16', cache_dir={str(cache)!r}))"
+    code = f"from sattxt.weights.resolver import resolve; print(resolve('sattxt-vitl16', cache_dir={str(cache)!r}))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(path)
@@ -147,7 +148,7 @@ def test_a_file_damaged_in_the_cache_is_fetched_again_or_refused_offline(hub: Hu
 def test_two_processes_convert_once(hub: HubStandIn, tmp_path: Path) -> None:
     code = (
         "import sattxt.weights.convert as c\n"
-        "from sattxt.weights import resolve\n"
+        "from sattxt.weights.resolver import resolve\n"
         "real = c.convert\n"
         "def counted(*a, **k):\n"
         "    print('converted')\n"

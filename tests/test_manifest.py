@@ -12,11 +12,10 @@ from release_files import convert_golden
 
 from sattxt.config import IMAGE_PRESETS
 from sattxt.errors import WeightsError
-from sattxt.weights import list_models, read_model
 from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
-from sattxt.weights.directory import is_model_dir
-from sattxt.weights.manifest import find_model, parse_manifest
+from sattxt.weights.directory import is_model_dir, read_model
+from sattxt.weights.manifest import find_model, list_models, parse_manifest
 from sattxt.weights.resolver import BUNDLED
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ def test_the_copy_at_the_top_is_the_packaged_file() -> None:
 
 def test_both_models_are_listed_without_torch() -> None:
     code = (
-        "import sys; from sattxt.weights import list_models; "
+        "import sys; from sattxt.weights.manifest import list_models; "
         "print(*[entry.name for entry in list_models()], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

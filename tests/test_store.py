@@ -25,8 +25,8 @@ from sattxt.config import (
 )
 from sattxt.errors import ChecksumError, DiskFullError, InputError, WeightsError
 from sattxt.vision.tower import VisionTower
-from sattxt.weights import checksums, read_model, write_model
-from sattxt.weights.directory import copy_model
+from sattxt.weights import checksums
+from sattxt.weights.directory import copy_model, read_model, write_model
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sattxt.segment import Segmentation
     from sattxt.text.cache import TextCache
     from sattxt.text.label_bank import LabelBank
-    from sattxt.weights import list_models
     from sattxt.weights.convert import convert
+    from sattxt.weights.manifest import list_models
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOMES = {
     "convert": "sattxt.weights.convert",
     "label_set": "sattxt.labels.prompts",
     "list_label_sets": "sattxt.labels.prompts",
-    "list_models": "sattxt.weights",
+    "list_models": "sattxt.weights.manifest",
 }
 
 __all__ = [

@@ -29,9 +29,9 @@ from sattxt.text.tower import TextTower, fingerprint, open_text_tower
 from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.encode import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
 from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
-from sattxt.weights import read_model, resolve
 from sattxt.weights.checksums import read_sums
-from sattxt.weights.directory import StoredModel
+from sattxt.weights.directory import StoredModel, read_model
+from sattxt.weights.resolver import resolve
 
 LabelInput = Sequence[str] | Mapping[str, str | Sequence[str]] | LabelBank
 _KEPT_CLASSIFIERS = 32
@@ -133,7 +133,7 @@ class SatTxt:
         from sattxt.weights.directory import copy_model
 
         if self._stored is None:
-            raise InputError("this model was not opened from files; write it with sattxt.weights.write_model")
+            raise InputError("this model was not opened from files; write it with sattxt.weights.directory.write_model")
         return copy_model(self._stored, Path(directory))
 
     def push_to_hub(
@@ -143,7 +143,7 @@ class SatTxt:
         from sattxt.weights.hub import push_model
 
         if self._stored is None:
-            raise InputError("this model was not opened from files; write it with sattxt.weights.write_model")
+            raise InputError("this model was not opened from files; write it with sattxt.weights.directory.write_model")
         return push_model(self._stored, repo_id, token=token, private=private, revision=revision)
 
     # -- what it is --------------------------------------------------------------------------------------------

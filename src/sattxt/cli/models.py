@@ -39,7 +39,7 @@ def models(
 
     With --json one document: a list of models, or one model.
     """
-    from sattxt.weights import list_models
+    from sattxt.weights.manifest import list_models
 
     if name is not None:
         facts = _facts_of(name, verify=verify)
@@ -55,8 +55,8 @@ def models(
 
 def _facts_of(name: str, *, verify: bool) -> dict[str, Any]:
     """What is known of a model by name, else of a directory or of a hub id that is cached."""
-    from sattxt.weights import resolve
     from sattxt.weights.manifest import find_model
+    from sattxt.weights.resolver import resolve
 
     entry = find_model(name)
     if entry is not None:

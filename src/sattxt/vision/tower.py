@@ -180,7 +180,7 @@ class VisionTower(nn.Module):
 def load_tower(config: VisionConfig, state: dict[str, Tensor]) -> VisionTower:
     """A tower that holds ``state``'s tensors themselves: no random weights are drawn first, nothing is copied.
 
-    The names and shapes must be those of the config (as :func:`sattxt.weights.read_model` has checked).
+    The names and shapes must be those of the config (as :func:`sattxt.weights.directory.read_model` has checked).
     """
     with torch.device("meta"):
         tower = VisionTower(config)
