@@ -155,9 +155,7 @@ def test_an_unknown_key_is_an_error_wherever_it_is(place: str, word: str, value:
         ("align.templates", ["a photo"], "{}"),
         ("align.counts", [1], "unknown key"),
         ("align.vocabulary", "nowhere.json", "no such file"),
-        ("align.sets.s2.labels", "nowhere.json", r"align\.sets\.s2\.labels: .*nowhere\.json: no such file"),
-        ("align.sets.s2.labels", {}, "pass a file, or a mapping of class"),
-        ("align.sets.s2.labels", {"water": "train/a.tif"}, r"labels\.water: pass a list of tiles' paths"),
+        ("align.sets.s2.labels", {"water": ["train/a.tif"]}, "unknown key"),
         ("align.sets.aid.labels", {"water": ["a"]}, "unknown key"),
         ("align.name_share", 1.5, "name_share=1.5: pass 0 to 1"),
         ("srd.global_area", [0.5], "pass 2"),
@@ -215,26 +213,6 @@ def test_a_file_that_is_no_recipe_says_why(tmp_path: Path) -> None:
             read_recipe(path)
     with pytest.raises(InputError, match="'mini'"):
         read_recipe("mimi")
-
-
-def test_labels_stand_in_the_recipe_or_in_a_file_beside_it(tmp_path: Path) -> None:
-    labels = {"water": ["train/a.tif"], "forest": ["train/b.tif", "train/c.tif"]}
-    (tmp_path / "covers.json").write_text(json.dumps(labels))
-    (tmp_path / "covers.yaml").write_text("water: [train/a.tif]\nforest:\n  - train/b.tif\n  - train/c.tif\n")
-    path = tmp_path / "mine.yaml"
-    for source in ("covers.json", "covers.yaml", str(tmp_path / "covers.json"), labels):
-        entry = {"name": "s2", "kind": "s2", "path": "s2.zip", "labels": source, "count": 4}
-        written = {
-            "name": "x", "image": {"size": 32}, "vision": {}, "head": TINY["head"],
-            "text_encoder": {"kind": "sentence", "random": True},
-            "align": {"steps": 9, "sets": [entry]},
-        }  # fmt: skip
-        path.write_text(json.dumps(written))
-        assert read_recipe(path).sets[0]["labels"] == labels
-    (tmp_path / "covers.json").write_text("{")
-    with pytest.raises(InputError, match=r"covers\.json: cannot be read as JSON"):
-        read_recipe(path, {"align.sets.s2.labels": "covers.json"})
-    assert "labels" not in read_recipe(path, {"align.sets.s2.labels": None}).sets[0]
 
 
 def test_leaving_a_data_set_out_takes_everything_of_it() -> None:

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
-from sattxt import SatTxt
 from sattxt.errors import InputError
 from sattxt.text.head import TextHead
 from sattxt.training.align import AlignBatch, AlignConfig, AlignModel, AlignObjective
@@ -30,7 +29,6 @@ from sattxt.training.fields import FIELDS, draw_fields
 from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
 from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
-from sattxt.training.scenes import SCENES, draw_scenes
 from sattxt.training.spectral import index_captions, read_s2_tiles
 from sattxt.training.text_bank import TextBank
 from sattxt.training.text_isometry import make_isometric
@@ -310,27 +308,6 @@ def test_drawn_fields_look_like_their_captions() -> None:
     assert means["lake"].argmin() == 0
     assert means["forest"].argmax() == 1
     assert all(tiles.captions)
-
-
-def test_drawn_scenes_are_what_a_model_of_real_pictures_takes_them_for(mini: SatTxt) -> None:
-    names = {"pivot_fields": "circular farmland", "island": "island", "sea_ice": "sea ice", "ship": "ship"}
-    tiles = draw_scenes(len(SCENES) * 5, seed=3)
-    drawn = [n for n, key in enumerate(tiles.keys) if key.split("/")[0] in names]
-    labels = [*names.values(), "clouds", "railway", "wetland", "terraces", "snow mountains", "lake"]
-    found = mini.zero_shot([tiles.images[n].permute(1, 2, 0).numpy() for n in drawn], labels)
-    right = [result.label == names[tiles.keys[n].split("/")[0]] for n, result in zip(drawn, found, strict=True)]
-    assert sum(right) >= 15  # of 20; chance gives 2
-
-
-def test_drawn_scenes_are_the_same_for_the_same_seed() -> None:
-    count = len(SCENES) + 1
-    tiles, again, others = (draw_scenes(count, seed=seed, size=32) for seed in (1, 1, 2))
-    assert torch.equal(tiles.images, again.images)
-    assert all(not torch.equal(a, b) for a, b in zip(tiles.images, others.images, strict=True))
-    assert tiles.labels.tolist() == [*range(len(SCENES)), 0]
-    assert all(
-        texts == list(SCENES[key.split("/")[0]].captions) for key, texts in zip(tiles.keys, tiles.captions, strict=True)
-    )
 
 
 def reflectance(values: list[float], count: int) -> np.ndarray:

@@ -9,8 +9,6 @@ import pickle
 import re
 import sys
 import tarfile
-import tempfile
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -794,74 +792,11 @@ def test_real_two_page_tiles_and_a_broken_one(data_dir, tmp_path):
     assert "bands B02 B03 B04 B08" in describe([pairs])[0]
 
 
-# Sentinel-2 tiles with labels
-
-
-def two_pages(value: int) -> bytes:
-    """A TIFF of 4 bands at 16 x 16 and 6 at 8 x 8 pixels."""
-    import rasterio
-
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        path = Path(folder) / "tile.tif"
-        for bands, side, more in ((4, 16, {}), (6, 8, {"APPEND_SUBDATASET": "YES"})):
-            kind = {"driver": "GTiff", "width": side, "height": side, "count": bands, "dtype": "uint8"}
-            with rasterio.open(path, "w", **kind, **more) as page:
-                page.write(np.full((bands, side, side), value, np.uint8))
-        return path.read_bytes()
-
-
-@pytest.fixture
-def labelled_s2(tmp_path):
-    """An archive of three train tiles and a val tile, and an entry that labels two of the former."""
-    names = ("train/a.tif", "train/b.tif", "train/c.tif", "val/d.tif")
-    pack(tmp_path / "s2.zip", {name: two_pages(80 + 20 * i) for i, name in enumerate(names)})
-    labels = {"forest": ["train/c.tif"], "water": ["train/a.tif"], "snow": []}
-    return {"name": "s2", "kind": "s2", "path": "s2.zip", "labels": labels}
-
-
-def test_s2_tiles_have_the_labels_they_are_given(labelled_s2, tmp_path):
-    tiles = open_set(labelled_s2, tmp_path, "train")
-    assert tiles.keys == ["train/a.tif", "train/b.tif", "train/c.tif"]
-    assert tiles.classes == ("forest", "water", "snow")
-    assert tiles.labels.tolist() == [1, -1, 0]
-    assert all(tiles.captions), "a label takes no caption away"
-    plain = open_set({**labelled_s2, "labels": None}, tmp_path, "train")
-    assert (plain.classes, plain.labels.tolist()) == ((), [-1, -1, -1])
-    assert plain.captions == tiles.captions
-    assert torch.equal(plain.images, tiles.images)
-
-
-def test_a_split_without_a_labelled_tile_has_no_classes(labelled_s2, tmp_path):
-    tiles = open_set(labelled_s2, tmp_path, "val")
-    assert (tiles.keys, tiles.classes, tiles.labels.tolist()) == (["val/d.tif"], (), [-1])
-
-
-def test_a_tile_of_two_classes_is_refused(labelled_s2, tmp_path):
-    labels = {"forest": ["train/c.tif", "train/c.tif"], "water": ["train/c.tif"]}
-    with pytest.raises(InputError, match=r"train/c\.tif: is said to be forest and water; give each tile one class"):
-        open_set({**labelled_s2, "labels": labels}, tmp_path, "train")
-    twice = {"forest": ["train/c.tif", "train/c.tif"]}
-    assert open_set({**labelled_s2, "labels": twice}, tmp_path, "train").labels.tolist() == [-1, -1, 0]
-
-
-@pytest.mark.parametrize("kind", ["fields", "scenes"])
-def test_drawn_tiles_differ_between_splits(kind):
-    entry = {"name": "drawn", "kind": kind, "tiles": 20, "size": 32}
+def test_drawn_tiles_differ_between_splits():
+    entry = {"name": "drawn", "kind": "fields", "tiles": 20, "size": 32}
     train, val = (open_set(entry, Path(), split) for split in ("train", "val"))
     assert (len(train), len(val)) == (20, 2)
     assert not torch.equal(train.take(torch.arange(2)), val.take(torch.arange(2)))
-
-
-def test_some_scenes_alone_are_drawn_by_name():
-    entry = {"name": "drawn", "kind": "scenes", "tiles": 6, "size": 32, "scenes": ["ship", "island"]}
-    tiles = open_set(entry, Path(), "train")
-    assert tiles.classes == ("ship", "island")
-    assert tiles.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    with pytest.raises(InputError, match=r"'drawn': scenes: 'ships' is not drawn; did you mean 'ship'"):
-        open_set({**entry, "scenes": ["ships"]}, Path(), "train")
-    with pytest.raises(InputError, match="each once"):
-        open_set({**entry, "scenes": ["ship", "ship"]}, Path(), "train")
 
 
 def test_rgb_alone_needs_eurosats_stretch_and_gives_three_bands(tmp_path):

@@ -157,9 +157,6 @@ def _recipe(tree: dict[str, Any], folder: Path) -> Recipe:
             raise InputError(f"{key}: missing; see the shipped recipes ({', '.join(shipped_recipes())})")
     align = check_keys(tree["align"], _align_keys(), "align")
     align["vocabulary"] = _vocabulary(align.get("vocabulary"), folder)
-    for entry in align["sets"] if isinstance(align.get("sets"), list) else []:
-        if isinstance(entry, dict) and entry.get("labels") is not None:
-            entry["labels"] = _labels(entry["labels"], folder, f"align.sets.{entry.get('name')}.labels")
     tree["align"] = align
     gone = tree.pop("leave_out", [])
     for name in [gone] if isinstance(gone, str) else typed(tuple[str, ...], gone, "leave_out"):
@@ -294,17 +291,6 @@ def _vocabulary(given: Any, folder: Path) -> dict[str, dict[str, list[str]]]:
             if not good or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
                 raise InputError(f"{where}.{name}.{label}: {phrases!r}; pass a list of phrases, none of them empty")
     return {str(name): {str(label): list(phrases) for label, phrases in c.items()} for name, c in given.items()}
-
-
-def _labels(given: Any, folder: Path, where: str) -> dict[str, list[str]]:
-    """Class to the keys of its tiles, from the recipe itself or the JSON or YAML file that it names."""
-    given = _beside(given, folder, where)
-    if not isinstance(given, Mapping) or not given:
-        raise InputError(f"{where}: {given!r}; pass a file, or a mapping of class to the tiles' paths in the archive")
-    for label, keys in given.items():
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise InputError(f"{where}.{label}: pass a list of tiles' paths in the archive")
-    return {str(label): list(keys) for label, keys in given.items()}
 
 
 def _beside(given: Any, folder: Path, where: str) -> Any:

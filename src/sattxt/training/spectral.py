@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,14 @@ log = logging.getLogger(__name__)
 STRETCH = 0.2750
 
 
-def read_s2_tiles(
-    path: Path, split: str, *, name: str = "s2", labels: Mapping[str, Sequence[str]] | None = None
-) -> TileSet:
+def read_s2_tiles(path: Path, split: str, *, name: str = "s2") -> TileSet:
     """Two-page Sentinel-2 TIFFs in a zip as RGB tiles with captions derived from their spectral indices.
 
     Page 0 holds B02 B03 B04 B08 at 10 m, page 1 B05 B06 B07 B8A B11 B12 at 20 m, uint8, reflectance = (v / 255)^2.
     Tiles that cannot be read are skipped and counted.
 
-    Args:
-        labels: class to the paths of its tiles in the archive, for those tiles whose class is known. Without them the
-            set has no classes; nor has a split that none of the tiles is in.
-
     Raises:
-        InputError: the archive is missing, no tile in it can be read, or a tile has two classes.
+        InputError: the archive is missing, or no tile in it can be read.
         MissingExtraError: rasterio is not installed.
     """
     if not path.is_file():
@@ -64,19 +57,7 @@ def read_s2_tiles(
     if skipped:
         counts = len(skipped), len(skipped) + len(keys)
         log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", path, *counts, *skipped[0])
-    known = _label_of(labels or {})
-    classes = tuple(labels or ()) if any(key in known for key in keys) else ()
-    numbers = torch.tensor([classes.index(known[key]) if key in known else -1 for key in keys])
-    return TileSet(name, torch.from_numpy(np.stack(images)), numbers, classes, captions, keys, skipped)
-
-
-def _label_of(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    known: dict[str, str] = {}
-    for label, keys in labels.items():
-        for key in keys:
-            if known.setdefault(key, label) != label:
-                raise InputError(f"{key}: is said to be {known[key]} and {label}; give each tile one class")
-    return known
+    return TileSet(name, torch.from_numpy(np.stack(images)), torch.full((len(keys),), -1), (), captions, keys, skipped)
 
 
 def read_two_pages(blob: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from sattxt.errors import InputError
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.fields import draw_fields
 from sattxt.training.pairs import LazyPairs, PairSet
-from sattxt.training.scenes import draw_scenes
 from sattxt.training.sources import multispectral
 from sattxt.training.sources.captions import CAPTION_KEYS, open_captions
 from sattxt.training.sources.entry import Entry, hint
@@ -32,21 +31,12 @@ class Kind(Generic[Opened]):
 
 
 def _s2_tiles(entry: Entry, split: str) -> TileSet:
-    return read_s2_tiles(entry.path("path"), split, name=entry.name, labels=entry.raw("labels"))
+    return read_s2_tiles(entry.path("path"), split, name=entry.name)
 
 
 def _fields(entry: Entry, split: str) -> TileSet:
     count, seed = _drawn(entry, split)
     return draw_fields(count, seed=seed, size=entry.integer("size", 64, low=32), name=entry.name)
-
-
-def _scenes(entry: Entry, split: str) -> TileSet:
-    count, seed = _drawn(entry, split)
-    size, scenes = entry.integer("size", 96, low=32), entry.texts("scenes")
-    try:
-        return draw_scenes(count, seed=seed, size=size, name=entry.name, scenes=scenes)
-    except InputError as error:
-        raise InputError(f"data set {entry.name!r}: {error}") from error
 
 
 def _drawn(entry: Entry, split: str) -> tuple[int, int]:
@@ -62,9 +52,8 @@ TILE_KINDS: dict[str, Kind[TileSet | LazyTiles]] = {
     "table": Kind(TABLE_KEYS, open_table),
     "captions": Kind(CAPTION_KEYS, open_captions),
     "ssl4eo": Kind(SSL4EO_KEYS, open_ssl4eo),
-    "s2": Kind(frozenset({"path", "labels"}), _s2_tiles),
+    "s2": Kind(frozenset({"path"}), _s2_tiles),
     "fields": Kind(frozenset({"tiles", "size", "seed"}), _fields),
-    "scenes": Kind(frozenset({"tiles", "size", "seed", "scenes"}), _scenes),
 }
 
 #: Kinds of RGB tiles beside multispectral ones.
