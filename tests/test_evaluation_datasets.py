@@ -19,7 +19,7 @@ from sattxt.data.bigearthnet import MERGED
 from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, LabelError
 from sattxt.evaluation.labels import class_prompts, matching_sets
-from sattxt.labels.prompts import label_set
+from sattxt.labels.sets import label_set
 
 
 def zipped(folder: Path) -> Path:

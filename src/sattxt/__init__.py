@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sattxt.classify.classifier import Classifier
     from sattxt.classify.results import Embeddings, ZeroShotBatch, ZeroShotResult
     from sattxt.images.read import ImageOptions
-    from sattxt.labels.prompts import label_set, list_label_sets
+    from sattxt.labels.sets import label_set, list_label_sets
     from sattxt.model import SatTxt
     from sattxt.segment import Segmentation
     from sattxt.text.cache import TextCache
@@ -39,8 +39,8 @@ _HOMES = {
     "ZeroShotBatch": "sattxt.classify.results",
     "ZeroShotResult": "sattxt.classify.results",
     "convert": "sattxt.weights.convert",
-    "label_set": "sattxt.labels.prompts",
-    "list_label_sets": "sattxt.labels.prompts",
+    "label_set": "sattxt.labels.sets",
+    "list_label_sets": "sattxt.labels.sets",
     "list_models": "sattxt.weights.manifest",
 }
 

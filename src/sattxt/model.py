@@ -21,7 +21,7 @@ from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.errors import BankMismatchError, InputError
 from sattxt.images.load import source_name
 from sattxt.images.read import ImageOptions, to_rgb
-from sattxt.labels.prompts import BACKGROUNDS, Labels, label_prompts, parse_labels, parse_templates
+from sattxt.labels.prompts import BACKGROUNDS, label_prompts
 from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
@@ -357,8 +357,7 @@ class SatTxt:
             self._text.add_bank(labels)
             prompts, instruction = _bank_prompts(labels), labels.instruction
         else:
-            parsed = parse_labels(labels, label_set=label_set)
-            prompts = label_prompts(parsed, parse_templates(templates, default=self.config.prompt_templates))
+            prompts = self._prompts(labels, label_set, templates)
         texts = [text for group in prompts.values() for text in group]
         backgrounds = self._backgrounds if multi_label else []
         vectors = self.encode_text(texts + backgrounds, instruction=instruction, progress=progress)
@@ -374,6 +373,14 @@ class SatTxt:
             if len(self._classifiers) > _KEPT_CLASSIFIERS:
                 self._classifiers.pop(next(iter(self._classifiers)))
         return classifier
+
+    def _prompts(
+        self,
+        labels: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
+        label_set: str | None,
+        templates: str | Sequence[str] | None,
+    ) -> dict[str, list[str]]:
+        return label_prompts(labels, label_set=label_set, templates=templates, default=self.config.prompt_templates)
 
     @property
     def _backgrounds(self) -> list[str]:
@@ -397,8 +404,7 @@ class SatTxt:
         if isinstance(labels, LabelBank):
             labels.save(path, precision=precision)
             return labels
-        parsed = parse_labels(labels, label_set=label_set)
-        prompts = label_prompts(parsed, parse_templates(templates, default=self.config.prompt_templates))
+        prompts = self._prompts(labels, label_set, templates)
         texts = [text for group in prompts.values() for text in group]
         unique = list(dict.fromkeys([*texts, *self._backgrounds]))
         bank = self._text.bank(
@@ -495,6 +501,3 @@ def _frozen(value: Any) -> Any:
 
 def _bank_prompts(bank: LabelBank) -> dict[str, list[str]]:
     return {k: list(v) for k, v in bank.labels.items()} if bank.labels else {text: [text] for text in bank.texts}
-
-
-__all__ = ["Labels", "SatTxt"]

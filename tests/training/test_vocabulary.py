@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from sattxt.labels.prompts import label_set
+from sattxt.labels.sets import label_set
 
 RECIPES = resources.files("sattxt") / "training" / "recipes"
 VOCABULARY: dict[str, dict[str, list[str]]] = json.loads((RECIPES / "vocabulary.json").read_text(encoding="utf-8"))

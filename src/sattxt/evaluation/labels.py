@@ -14,7 +14,7 @@ from sattxt.classify.results import FloatArray
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.encoder import Encoder
-from sattxt.labels.prompts import Labels, label_prompts, parse_labels, parse_templates
+from sattxt.labels.prompts import label_prompts, parse_templates
 from sattxt.labels.sets import LabelSet, fold, humanise, label_set, list_label_sets
 
 
@@ -86,7 +86,7 @@ def class_prompts(
             labels = {key: chosen.find(key) for key in data.classes}
             texts = {key: label.prompts for key, label in labels.items()}
             shown, source = {key: label.name for key, label in labels.items()}, f"label set {chosen.name}"
-    prompts = label_prompts(Labels(parse_labels(texts).texts), checked)
+    prompts = label_prompts(texts, templates=checked)
     return ClassPrompts(
         tuple(data.classes),
         tuple(shown[key] for key in data.classes),

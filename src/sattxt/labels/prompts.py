@@ -6,27 +6,11 @@ each text is put into each template; the classifier averages the embeddings of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sattxt.errors import InputError, LabelError
-from sattxt.labels.sets import Label, LabelSet, fold, humanise, is_label_set, label_set, list_label_sets, near
-
-__all__ = [
-    "BACKGROUNDS",
-    "TEMPLATES",
-    "Label",
-    "LabelSet",
-    "Labels",
-    "apply_templates",
-    "humanise",
-    "label_prompts",
-    "label_set",
-    "list_label_sets",
-    "parse_labels",
-    "parse_templates",
-]
+from sattxt.labels import sets
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "reference": ("a satellite image of {}",),
@@ -61,25 +45,6 @@ BACKGROUNDS: tuple[str, ...] = (
 """Prompts that mean "none of these", against which multi-label scores are contrasted."""
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Checked labels: each with the texts that stand for it. ``label_set`` is where they come from, if a named one."""
-
-    texts: dict[str, tuple[str, ...]]
-    label_set: LabelSet | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """The labels, in order."""
-        return list(self.texts)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.texts)
-
-
 def parse_templates(
     templates: str | Sequence[str] | None = None, *, default: Sequence[str] = TEMPLATES["reference"]
 ) -> tuple[str, ...]:
@@ -97,7 +62,7 @@ def parse_templates(
         if templates in TEMPLATES:
             return TEMPLATES[templates]
         if "{}" not in templates:
-            hint = near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
+            hint = sets.near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
             raise InputError(
                 f"templates={templates!r} has no {{}} where the label goes and is no named set: "
                 f"pass a text such as 'a satellite image of {{}}'{hint}"
@@ -122,71 +87,71 @@ def parse_templates(
     return tuple(checked)
 
 
-def apply_templates(text: str, templates: str | Sequence[str] | None = None) -> list[str]:
-    """``text`` in each template, in order; templates as :func:`parse_templates` takes them."""
-    return [template.replace("{}", text) for template in parse_templates(templates)]
-
-
-def label_prompts(labels: Labels, templates: str | Sequence[str] | None = None) -> dict[str, list[str]]:
-    """The prompts of each label: every text of it in every template."""
-    checked = parse_templates(templates)
-    return {
-        label: [template.replace("{}", text) for text in texts for template in checked]
-        for label, texts in labels.texts.items()
-    }
-
-
 def parse_labels(
-    labels: Iterable[str] | Mapping[str, str | Sequence[str]] | LabelSet | None = None,
+    labels: Iterable[str] | Mapping[str, str | Sequence[str]] | sets.LabelSet | None = None,
     *,
-    label_set: str | LabelSet | None = None,
-) -> Labels:
-    """Checked labels from any form a user may pass. Blanks around a label or text are dropped.
+    label_set: str | sets.LabelSet | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Checked labels, in order, each with the texts that stand for it. Blanks around a label or text are dropped.
 
     Args:
         labels: a list of labels, a mapping of label to its text or texts (synonyms or prompts), or a :class:`LabelSet`.
-        label_set: instead of ``labels``: a named set.
+        label_set: instead of ``labels``: a label set or the name of one.
 
     Raises:
         LabelError: none or both are given, the list is empty, a label is empty, repeated (case and spacing aside) or
             no text, two labels stand for the same texts, or the set is unknown.
     """
-    if isinstance(labels, LabelSet):
-        label_set, labels = _one_of(labels, label_set), None
     if label_set is not None:
         if labels is not None:
             raise LabelError("labels and label_set are both given: pass one of them")
-        chosen = label_set if isinstance(label_set, LabelSet) else _label_set_named(label_set)
-        return Labels({label.name: label.prompts for label in chosen.labels}, chosen)
+        labels = label_set if isinstance(label_set, sets.LabelSet) else sets.label_set(label_set)
     if labels is None:
         raise LabelError("no labels: pass labels=['forest', 'river'] or label_set='eurosat'")
+    if isinstance(labels, sets.LabelSet):
+        return {label.name: label.prompts for label in labels.labels}
     if isinstance(labels, str | bytes):
         raise LabelError(_bare_string(labels))
-    if isinstance(labels, Mapping):
-        texts = {_text(key, "label"): _texts(value, key) for key, value in labels.items()}
-        _refuse_repeats([_text(key, "label") for key in labels], "label")
-    elif isinstance(labels, set | frozenset):
+    if isinstance(labels, set | frozenset):
         raise LabelError("labels is a set, which has no order: pass a list")
-    elif isinstance(labels, Iterable):
-        names = [_text(label, f"labels[{position}]") for position, label in enumerate(labels)]
-        _refuse_repeats(names, "label")
-        texts = {name: (name,) for name in names}
-    else:
+    if not isinstance(labels, Iterable):
         raise LabelError(f"labels must be a list or dict of texts, not {type(labels).__name__}")
-    if not texts:
+    if isinstance(labels, Mapping):
+        names = [_text(key, "label") for key in labels]
+        groups = [_texts(value, key) for key, value in labels.items()]
+    else:
+        names = [_text(label, f"labels[{position}]") for position, label in enumerate(labels)]
+        groups = [(name,) for name in names]
+    if not names:
         raise LabelError("labels is empty: pass at least one, such as ['forest', 'river']")
+    _refuse_repeats(names, "label")
+    texts = dict(zip(names, groups, strict=True))
     _refuse_twins(texts)
-    return Labels(texts)
+    return texts
 
 
-def _one_of(given: LabelSet, other: str | LabelSet | None) -> LabelSet:
-    if other is not None:
-        raise LabelError("labels and label_set are both given: pass one of them")
-    return given
+def label_prompts(
+    labels: Iterable[str] | Mapping[str, str | Sequence[str]] | sets.LabelSet | None = None,
+    *,
+    label_set: str | sets.LabelSet | None = None,
+    templates: str | Sequence[str] | None = None,
+    default: Sequence[str] = TEMPLATES["reference"],
+) -> dict[str, list[str]]:
+    """The prompts of each label: every text of it in every template.
 
+    Args:
+        labels, label_set: as :func:`parse_labels` takes them.
+        templates, default: as :func:`parse_templates` takes them.
 
-def _label_set_named(name: str) -> LabelSet:
-    return label_set(name)
+    Raises:
+        LabelError: the labels are refused. InputError: a template is.
+    """
+    texts = parse_labels(labels, label_set=label_set)
+    checked = parse_templates(templates, default=default)
+    return {
+        label: [template.replace("{}", text) for text in group for template in checked]
+        for label, group in texts.items()
+    }
 
 
 def _text(value: Any, where: str) -> str:
@@ -213,7 +178,7 @@ def _texts(value: Any, label: str) -> tuple[str, ...]:
 def _refuse_repeats(texts: Sequence[str], what: str) -> None:
     seen: dict[str, str] = {}
     for text in texts:
-        key = fold(text)
+        key = sets.fold(text)
         if key in seen:
             also = "" if text == seen[key] else f" (as {seen[key]!r}; case and spacing do not count)"
             raise LabelError(f"duplicate {what} {text!r}{also}: pass each once")
@@ -223,7 +188,7 @@ def _refuse_repeats(texts: Sequence[str], what: str) -> None:
 def _refuse_twins(texts: Mapping[str, Sequence[str]]) -> None:
     seen: dict[frozenset[str], str] = {}
     for label, group in texts.items():
-        key = frozenset(fold(text) for text in group)
+        key = frozenset(sets.fold(text) for text in group)
         if key in seen:
             raise LabelError(f"labels {seen[key]!r} and {label!r} have the same texts: nothing can tell them apart")
         seen[key] = label
@@ -232,7 +197,7 @@ def _refuse_twins(texts: Mapping[str, Sequence[str]]) -> None:
 def _bare_string(value: str | bytes) -> str:
     if isinstance(value, bytes):
         return "labels must be a list of texts, not bytes"
-    if is_label_set(value):
+    if sets.find_label_set(value):
         return f"labels is one text; for the label set of that name pass label_set={value!r}"
     parts = [part.strip() for part in value.split(",") if part.strip()]
     return f"labels is one text; pass a list, split on the commas: {parts}"

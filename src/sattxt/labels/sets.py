@@ -1,7 +1,7 @@
 """Named label sets: the classes of datasets and land-cover nomenclatures, with human-readable names and references.
 
-The lists are the JSON files of ``labelsets/``. Class names written for folders ("AnnualCrop", "storagetanks") are poor
-prompts, and zero-shot figures depend on the wording; a named set fixes it.
+The lists are the JSON files of ``labels/sets/``. Class names written for folders ("AnnualCrop", "storagetanks") are
+poor prompts, and zero-shot figures depend on the wording; a named set fixes it.
 """
 
 from __future__ import annotations
@@ -112,16 +112,20 @@ def label_set(name: str) -> LabelSet:
     """
     if not isinstance(name, str):
         raise LabelError(f"label_set must be a name such as 'eurosat', not {type(name).__name__}")
-    found = _by_name(name)
+    found = find_label_set(name)
     if found:
         return found
     hint = near(name, list_label_sets()) or f"; the label sets are {', '.join(list_label_sets())}"
     raise LabelError(f"no label set is called {name!r}{hint}")
 
 
-def is_label_set(name: str) -> bool:
-    """Whether :func:`label_set` knows ``name``."""
-    return _by_name(name) is not None
+def find_label_set(name: str) -> LabelSet | None:
+    """As :func:`label_set`; None where there is none of this name."""
+    wanted = _squash(name)
+    for known in _shipped().values():
+        if wanted in {_squash(spelling) for spelling in (known.name, *known.aliases)}:
+            return known
+    return None
 
 
 def fold(text: str) -> str:
@@ -138,14 +142,6 @@ def near(text: str, known: Sequence[str]) -> str:
     folded = {fold(name): name for name in reversed(known)}  # of equal spellings, the first
     close = get_close_matches(fold(text), folded, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(folded[c]) for c in close)}?" if close else ""
-
-
-def _by_name(name: str) -> LabelSet | None:
-    wanted = _squash(name)
-    for known in _shipped().values():
-        if wanted in {_squash(n) for n in (known.name, *known.aliases)}:
-            return known
-    return None
 
 
 @cache
