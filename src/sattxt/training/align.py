@@ -20,10 +20,10 @@ from sattxt.errors import InputError
 from sattxt.training.align_batch import AlignBatch
 from sattxt.training.align_config import AlignConfig
 from sattxt.training.align_model import AlignModel
-from sattxt.training.augment import mixed, resized
+from sattxt.training.augment import resized
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.image_bank import ImageBank
-from sattxt.training.losses import class_contrast, info_nce, positive_pairs, sigmoid_loss
+from sattxt.training.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objective import Gather, Objective, StepLosses, alone
 from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
@@ -31,11 +31,11 @@ from sattxt.training.prompting import PromptBook
 from sattxt.training.seeds import Stream, generator
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tile_views import TileViews
-from sattxt.training.vision_start import early_layers
 
 __all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
-_RAREST = 0.01  # a class below that share of its data set counts as one of it: a handful of tiles says little
+_MAX_SCALE = 100.0  # of 1 / temperature, as CLIP clips it
+_SMOOTHING = 0.05  # of class labels
 
 
 class AlignObjective(Objective):
@@ -66,18 +66,9 @@ class AlignObjective(Objective):
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
         self._views = TileViews(config, sets, normalise)
         self._images: ImageBank | None = None
-        self._mixing = config.mix_probabilities([s.name for s in sets])
         self._pool = book.caption_rows()
-        self._caption_prior = (
-            config.caption_prior * book.caption_frequency().clamp(min=1).log() if config.caption_prior else None
-        )
-        self._origins = book.origins() if config.contrast == "set" else None
         self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
         classes = book.draw(self._nobody, generator(config.seed)).classes
-        self._log_priors = [
-            None if rows is None or not config.class_prior else config.class_prior * _log_frequency(s.labels, len(rows))
-            for s, rows in zip(sets, classes, strict=True)
-        ]
         by_class = config.class_weight > 0 and any(rows is not None and len(rows) > 1 for rows in classes)
         by_caption = config.caption_weight > 0 and (
             len(self._pool) > 1 or (any(rows is not None for rows in classes) and book.config.caption_share < 1)
@@ -107,20 +98,14 @@ class AlignObjective(Objective):
             ]
             images = self._views.moved(parts, size, own)
             parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another where one is unreadable
-        drawn = self.book.draw(parts, own, config.captions)
+        drawn = self.book.draw(parts, own)
         count = sum(len(part) for part in parts)
         labels = [None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)]
-        others, share = labels, torch.ones(count)
-        if images is not None and config.tile_mix > 0:
-            images, others, share = self._mixed(images, parts, labels, own)
-        rows = torch.full((count, config.captions), -1, dtype=torch.int64)
-        image_group, text_group = torch.full((2, count), -1, dtype=torch.int64)
+        rows, image_group, text_group = torch.full((3, count), -1, dtype=torch.int64)
         if config.caption_weight > 0:
             rows[drawn.positions] = drawn.texts
             image_group[drawn.positions], text_group[drawn.positions] = drawn.image_group, drawn.text_group
-            for told in (rows, image_group, text_group):
-                told[share < 1] = -1
-        texts = torch.zeros(*rows.shape, self.bank.hidden_size)
+        texts = torch.zeros(count, self.bank.hidden_size)
         texts[rows >= 0] = self.bank.vectors(rows[rows >= 0])
         return AlignBatch(
             step=step,
@@ -135,31 +120,8 @@ class AlignObjective(Objective):
             text_group=text_group,
             extra_rows=extra_rows,
             extra=self.bank.vectors(extra_rows),
-            others=others,
-            share=share,
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
-
-    def _mixed(
-        self, images: Tensor, parts: list[Tensor], labels: list[Tensor | None], random: torch.Generator
-    ) -> tuple[Tensor, list[Tensor | None], Tensor]:
-        """Images of which some hold another labelled one of their data set, the classes of these, and shares."""
-        count = len(images)
-        partners, chosen, start = torch.arange(count), torch.zeros(count, dtype=torch.bool), 0
-        others: list[Tensor | None] = []
-        for part, own, probability in zip(parts, labels, self._mixing, strict=True):
-            if own is not None:
-                known = (own >= 0).nonzero()[:, 0]
-                swapped = torch.arange(len(part))
-                swapped[known] = known[torch.randperm(len(known), generator=random)]
-                partners[start : start + len(part)] = start + swapped
-                chosen[start + known] = torch.rand(len(known), generator=random) < probability
-                others.append(own[swapped])
-            else:
-                others.append(None)
-            start += len(part)
-        images, share = mixed(images, partners, chosen, random)
-        return images, others, share
 
     def prepare(self, model: AlignModel, out: Path, device: torch.device) -> None:
         """Embed every tile ``image_views`` times, or read what an earlier run in ``out`` left of it."""
@@ -193,7 +155,7 @@ class AlignObjective(Objective):
 
     def _extra(self, random: torch.Generator) -> Tensor:
         config = self.config
-        if not len(self._pool) or config.caption_weight == 0 or config.loss == "sigmoid":
+        if not len(self._pool) or config.caption_weight == 0:
             return torch.zeros(0, dtype=torch.int64)
         return self._pool[torch.randint(len(self._pool), (config.pool,), generator=random)]
 
@@ -210,7 +172,7 @@ class AlignObjective(Objective):
             assert batch.pixels is not None
             with autocast(config.precision, batch.pixels.device):
                 image = model.image(batch.pixels)
-        scale = model.log_scale.exp().clamp(max=config.max_scale)
+        scale = model.log_scale.exp().clamp(max=_MAX_SCALE)
         noise = generator(batch.noise_seed)
         terms: dict[str, Tensor] = {}
         if config.class_weight > 0:
@@ -225,19 +187,14 @@ class AlignObjective(Objective):
         self, model: AlignModel, image: Tensor, batch: AlignBatch, scale: Tensor, noise: torch.Generator
     ) -> Tensor:
         total, count, start = image.new_zeros(()), 0, 0
-        described = zip(batch.parts, batch.labels, batch.others, batch.classes, self._log_priors, strict=True)
-        for part, labels, others, classes, log_prior in described:
+        for part, labels, classes in zip(batch.parts, batch.labels, batch.classes, strict=True):
             stop = start + len(part)
-            if labels is not None and others is not None and classes is not None:
+            if labels is not None and classes is not None:
                 texts, known = model.texts(self._noised(classes, noise)), labels >= 0
                 own = labels[known]
                 if len(own):
-                    prior = None if log_prior is None else log_prior.to(image.device)
-                    second = (others[known], batch.share[start:stop][known]) if self.config.tile_mix else (None, None)
-                    chosen = image[start:stop][known]
-                    loss = class_contrast(chosen, texts, own, scale, self.config.smoothing, prior, *second)
-                    weight = len(own) if self.config.class_average == "tiles" else 1
-                    total, count = total + loss * weight, count + weight
+                    loss = class_contrast(image[start:stop][known], texts, own, scale, _SMOOTHING)
+                    total, count = total + loss * len(own), count + len(own)
             start = stop
         return total / count if count else _nothing(model, image, batch)
 
@@ -251,33 +208,22 @@ class AlignObjective(Objective):
         gather: Gather,
     ) -> Tensor:
         rows = gather(batch.rows)
-        kept = rows[:, 0] >= 0
+        kept = rows >= 0
         if int(kept.sum()) < 2:
             return _nothing(model, image, batch)
         image, rows, vectors = gather(image)[kept], rows[kept], gather(batch.texts)[kept]
         image_group, text_group = gather(batch.image_group)[kept], gather(batch.text_group)[kept]
-        own = rows >= 0
-        # every text once, however many tiles it tells of
-        columns, place = torch.unique(torch.cat([rows[own], batch.extra_rows]), return_inverse=True)
+        # each text once, however many tiles it describes
+        columns, place = torch.unique(torch.cat([rows, batch.extra_rows]), return_inverse=True)
         texts = vectors.new_empty(len(columns), vectors.shape[-1])
-        texts[place] = torch.cat([vectors[own], batch.extra])
-        own_columns = torch.full_like(rows, -1)
-        own_columns[own] = place[: int(own.sum())]
+        texts[place] = torch.cat([vectors, batch.extra])
+        own_columns = place[: len(rows)]
         groups = torch.full_like(columns, -1)
         named = text_group >= 0
-        groups[own_columns[named, 0]] = text_group[named]
+        groups[own_columns[named]] = text_group[named]
         unit = F.normalize(texts, dim=-1)
         positives = positive_pairs(unit, own_columns, self.config.same_text, image_group, groups)
-        compared = None
-        if self._origins is not None:
-            which = torch.repeat_interleave(torch.tensor([len(part) for part in batch.parts], device=kept.device))
-            compared = self._origins[columns.cpu()].to(kept.device)[:, gather(which)[kept]].T
-            positives &= compared
-        embedded = model.texts(self._noised(texts, noise))
-        if model.bias is not None:
-            return sigmoid_loss(image, embedded, scale, model.bias, positives, compared)
-        frequency = None if self._caption_prior is None else self._caption_prior[columns.cpu()].to(image.device)
-        return info_nce(image, embedded, scale, positives, frequency, compared)
+        return info_nce(image, model.texts(self._noised(texts, noise)), scale, positives)
 
     def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
         if self.config.text_noise == 0:
@@ -288,10 +234,9 @@ class AlignObjective(Objective):
     # -- the model -------------------------------------------------------------------------------------------------
 
     def frozen(self, model: AlignModel) -> list[nn.Module]:
-        """What of the backbone and which heads ``freeze_*`` and ``frozen_layers`` name."""
+        """The backbone and the heads that ``freeze_*`` name."""
         config = self.config
         chosen = (
-            *((layer, True) for layer in early_layers(model.vision.backbone, config.frozen_layers)),
             (model.vision.backbone, config.freeze_backbone),
             (model.vision.head, config.freeze_head),
             (model.text, config.freeze_text_head),
@@ -304,15 +249,14 @@ class AlignObjective(Objective):
         return [*self.frozen(model), *norms]
 
     def groups(self, model: AlignModel) -> list[dict[str, Any]]:
-        """Backbone, heads, text head, and the loss's own scalars."""
+        """Backbone, heads, text head, and the temperature."""
         config, decay = self.config, self.config.weight_decay
         text_lr = config.head_lr if config.text_lr is None else config.text_lr
-        scalars = [p for p in (model.log_scale, model.bias) if p is not None]
         return [
             *parameter_groups([model.vision.backbone], config.backbone_lr, decay),
             *parameter_groups([model.vision.head], config.head_lr, decay),
             *parameter_groups([model.text], text_lr, decay),
-            {"params": scalars, "lr": config.head_lr, "weight_decay": 0.0},
+            {"params": [model.log_scale], "lr": config.head_lr, "weight_decay": 0.0},
         ]
 
     def identity(self) -> dict[str, Any]:
@@ -331,8 +275,7 @@ class AlignObjective(Objective):
         if self.config.freeze_backbone or self.config.freeze_norms or not batches:
             return model.eval()
         model = copy.deepcopy(model).eval()
-        still = {n for layer in early_layers(model.vision.backbone, self.config.frozen_layers) for n in layer.modules()}
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m not in still]
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
@@ -350,13 +293,6 @@ class AlignObjective(Objective):
         return model.eval()
 
 
-def _log_frequency(labels: Tensor, count: int) -> Tensor:
-    """(count,) logarithm of each class's share of the labelled tiles, none below ``_RAREST``."""
-    found = torch.bincount(labels[labels >= 0], minlength=count).float()
-    return (found / found.sum().clamp(min=1)).clamp(min=_RAREST).log()
-
-
 def _nothing(model: AlignModel, image: Tensor, batch: AlignBatch) -> Tensor:
     """0, with every parameter in its graph, as data-parallel training needs it."""
-    bias = 0 if model.bias is None else model.bias.sum()
-    return 0 * (image.sum() + model.text(batch.texts[:1]).sum() + model.log_scale.sum() + bias)
+    return 0 * (image.sum() + model.text(batch.texts[:1]).sum() + model.log_scale.sum())

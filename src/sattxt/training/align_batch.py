@@ -15,12 +15,11 @@ class AlignBatch(Batch):
 
     pixels: (N, 3, S, S) float32; or else embedded: (N, D) float32, where tiles are embedded once for the whole run.
     labels: for each data set (n,) int64 into its classes, or ``None`` where it has none. classes: for each data set
-    (K, hidden), one frozen text vector a class, the same on every rank; or ``None``. rows: (N, K) int64, each tile's
-    own texts (captions, or a phrase of its class) in the bank; -1: none. texts: (N, K, hidden), their vectors, zeros
-    where there is none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,),
+    (K, hidden), one frozen text vector a class, the same on every rank; or ``None``. rows: (N,) int64, each tile's own
+    text (a caption, or a phrase of its class) in the bank; -1: none. texts: (N, hidden), their vectors, zeros where
+    there is none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,),
     extra: (E, hidden), further captions, the same on every rank, which are negatives of tiles that they are not written
-    of. others: for each data set (n,) int64 into its classes, the second class of a tile that holds a part of another;
-    or ``None``, with ``labels``. share: (N,) float32, what of a tile is its own. noise_seed: of ``text_noise``.
+    of. noise_seed: of ``text_noise``.
     """
 
     pixels: Tensor | None
@@ -33,6 +32,4 @@ class AlignBatch(Batch):
     text_group: Tensor
     extra_rows: Tensor
     extra: Tensor
-    others: list[Tensor | None]
-    share: Tensor
     noise_seed: int

@@ -1,9 +1,8 @@
-"""What stage 2 trains: the vision tower, the text head and the loss's own scalars."""
+"""What stage 2 trains: the vision tower, the text head and the temperature."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,27 +12,16 @@ from sattxt.config import VisionConfig
 from sattxt.text.head import TextHead
 from sattxt.vision.tower import VisionTower
 
-#: Where the sigmoid loss's bias starts (Zhai et al. 2023, arXiv 2303.15343, section 3.1).
-INITIAL_BIAS = -10.0
-
 
 class AlignModel(nn.Module):
-    """Everything that is trained: vision tower, text head, log temperature, and the sigmoid loss's bias if any."""
+    """Everything that is trained: vision tower, text head, log temperature."""
 
-    def __init__(
-        self,
-        vision: VisionConfig | VisionTower,
-        text_hidden: int,
-        initial_scale: float,
-        *,
-        loss: Literal["info_nce", "sigmoid"] = "info_nce",
-    ) -> None:
+    def __init__(self, vision: VisionConfig | VisionTower, text_hidden: int, initial_scale: float) -> None:
         super().__init__()
         self.vision = vision if isinstance(vision, VisionTower) else VisionTower(vision)
         self.text = TextHead(text_hidden, 2 * self.vision.config.head.dim)
-        # One value each, but not 0-d: FSDP takes no scalar parameters.
+        # One value, but not 0-d: FSDP takes no scalar parameters.
         self.log_scale = nn.Parameter(torch.tensor([math.log(initial_scale)]))
-        self.bias = nn.Parameter(torch.tensor([INITIAL_BIAS])) if loss == "sigmoid" else None
 
     def image(self, pixel_values: Tensor) -> Tensor:
         """(N, D) float32, L2-normalised."""

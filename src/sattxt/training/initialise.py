@@ -23,7 +23,7 @@ def initialise(model: AlignModel, source: str | Path) -> bool:
 
     Raises:
         UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
-        InputError: a run with ``frozen_layers``, whose checkpoint lacks them.
+        InputError: a run with a frozen head, whose checkpoint lacks it.
     """
     initialise_vision(model.vision, source)
     text = _read(source)[1]
@@ -66,7 +66,7 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
-        still = [name for name in ("frozen_layers", "freeze_head", "freeze_text_head") if state["sattxt"].get(name)]
+        still = [name for name in ("freeze_head", "freeze_text_head") if state["sattxt"].get(name)]
         if still:
             raise InputError(
                 f"{source}: a checkpoint leaves out what is frozen ({', '.join(still)}); write this run with "

@@ -136,9 +136,9 @@ class StepPrompts(NamedTuple):
     """What one step uses; rows are into :attr:`PromptBook.prompts`, and so into the text bank made of them.
 
     classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
-    positions: (P,) places in the batch that have a text. texts: (P, K) its rows, -1 where it has fewer than K.
+    positions: (P,) places in the batch that have a text. texts: (P,) its row.
     image_group, text_group: (P,) the class (numbered across all sets) of the tile, and of its text where that is a
-    class phrase (then it is the only one); -1 for none. See :func:`sattxt.training.losses.positive_pairs`.
+    class phrase; -1 for none. See :func:`sattxt.training.losses.positive_pairs`.
     """
 
     classes: list[Tensor | None]
@@ -177,26 +177,13 @@ class PromptBook:
 
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
-        return self.caption_frequency().nonzero()[:, 0]
+        return torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]).unique()
 
-    def caption_frequency(self) -> Tensor:
-        """(T,) float32: for how many tiles each prompt is a caption (more often where it is so twice); 0 for others."""
-        flat = torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)])
-        return torch.bincount(flat, minlength=len(self.row)).float()
-
-    def origins(self) -> Tensor:
-        """(T, sets) bool: whose class prompts or captions each prompt is among."""
-        found = torch.zeros(len(self.row), len(self._sets), dtype=torch.bool)
-        for which, rows in enumerate(self._sets):
-            found[torch.cat([rows.classes.flat, rows.captions.flat]), which] = True
-        return found
-
-    def draw(self, parts: Sequence[Tensor], generator: torch.Generator, captions: int = 1) -> StepPrompts:
+    def draw(self, parts: Sequence[Tensor], generator: torch.Generator) -> StepPrompts:
         """The prompts of a batch.
 
         Args:
             parts: for each data set, the (n,) int64 indices of its tiles in the batch, in the batch's order.
-            captions: how many of its captions a tile is told by at most, K.
 
         Raises:
             InputError: not one part a data set.
@@ -214,9 +201,9 @@ class PromptBook:
             wants_caption = torch.rand(len(index), generator=generator) < self.config.caption_share
             by_caption = captioned & (wants_caption | ~classed)
             by_class = classed & ~by_caption & ~wants_caption
-            drawn = torch.full((len(index), captions), -1)
-            drawn[by_caption] = rows.captions.some(index[by_caption], captions, generator)
-            drawn[by_class, 0] = self._class_rows(rows, label[by_class], generator)
+            drawn = torch.full((len(index),), -1)
+            drawn[by_caption] = rows.captions.pick(index[by_caption], generator)
+            drawn[by_class] = self._class_rows(rows, label[by_class], generator)
             group = torch.where(classed, label + rows.first, -1)
             chosen = by_caption | by_class
             positions.append(chosen.nonzero()[:, 0] + start)
@@ -265,19 +252,11 @@ class _Ragged:
         return len(self.counts)
 
     def pick(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One row of each list in ``index``, none of them empty."""
-        return self.some(index, 1, generator)[:, 0]
-
-    def some(self, index: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """(n, count): of each list in ``index``, none of them empty, a run of rows from a random one on (the first
-        follows the last); all of them and then -1 where there are fewer.
-        """
+        """(n,): one row of each list in ``index``, none of them empty."""
         counts = self.counts[index]
         # float64: in float32, a number just below 1 times a large count rounds up to the count
         first = (torch.rand(len(index), generator=generator, dtype=torch.float64) * counts).long()
-        place = torch.arange(count)
-        rows = self.flat[self.starts[index][:, None] + (first[:, None] + place) % counts[:, None]]
-        return torch.where(place < counts[:, None], rows, -1)
+        return self.flat[self.starts[index] + first]
 
 
 def phrases_of(

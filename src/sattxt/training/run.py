@@ -163,9 +163,6 @@ class AlignRun(Run[AlignModel]):
         require_lightning()
         data, out = Path(data), Path(out)
         self.recipe = recipe
-        names = [entry["name"] for entry in recipe.sets]
-        recipe.align.style_index(names)
-        recipe.align.mix_probabilities(names)
         with _alone(out):
             self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
             validation = _validation(recipe.sets, data, open_set)
@@ -193,7 +190,7 @@ class AlignRun(Run[AlignModel]):
         config = recipe.align
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale, loss=config.loss)
+            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale)
         found = init is not None and initialise(model, init)
         if config.text_start == "isometric" and (init_text is not None or not found):
             with torch.random.fork_rng(devices=[]):

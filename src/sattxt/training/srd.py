@@ -60,7 +60,7 @@ class SRDObjective(Objective):
     """Stage 1 on pairs of RGB and multispectral tiles.
 
     Args:
-        model: whose centres start at the teacher's means over the first batch, whole tiles (``centre_start``).
+        model: whose centres start at the teacher's means over the first batch, whole tiles.
         normalise: from (N, 3, H, W) floats in [0, 1] to the student's pixel values.
         context: see :class:`~sattxt.training.objective.Objective`.
 
@@ -202,7 +202,7 @@ class SRDObjective(Objective):
             start = 0
             for target in maps:
                 stop = start + len(target)
-                loss = patch_regression(view[start:stop], target, self.config.patch_loss, self._patch_centre(model))
+                loss = patch_regression(view[start:stop], target, self._patch_centre(model))
                 total, count, start = total + loss * len(target), count + len(target), stop
         return total / count
 
@@ -233,10 +233,9 @@ class SRDObjective(Objective):
                 raise InputError(
                     f"{teacher.name} gives no patch tokens; set patch_weight to 0, or pass a teacher that does"
                 )
-        if self.config.centre_start == "first_batch":
-            model.centre.start(torch.cat(pooled))
-            if maps:
-                model.patch_centre.start(_all_tokens(maps))
+        model.centre.start(torch.cat(pooled))
+        if maps:
+            model.patch_centre.start(_all_tokens(maps))
 
     def _patch_centre(self, model: SRDModel) -> Tensor | None:
         return model.patch_centre.value if self.config.patch_centred else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
@@ -27,7 +26,7 @@ class SRDConfig:
     counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
     losses are averaged. global_*, local_*: student views, their number, side in
     pixels and smallest and largest share of the tile. ms_views: teacher views, full resolution, with the geometry of
-    the first global ones. centre_start: mu before the first step, the teacher's mean over the first batch, or 0.
+    the first global ones.
     srd_weight, patch_weight: of the published loss and of the patch-wise regression; 0 leaves one out. patch_centred:
     take the mean token off the regression's targets; without it, most of a high cosine is that mean. teacher_cache: run
     the teacher once over every whole tile and move its patch map by a view's geometry, instead of running it on the
@@ -48,10 +47,8 @@ class SRDConfig:
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
     centre_momentum: float = 0.9
-    centre_start: Literal["first_batch", "zero"] = "first_batch"
     srd_weight: float = 1.0
     patch_weight: float = 0.0
-    patch_loss: Literal["cosine", "smooth_l1"] = "cosine"
     patch_centred: bool = False
     teacher_cache: bool = False
     freeze_backbone: bool = True
@@ -80,9 +77,3 @@ class SRDConfig:
                 raise InputError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
         if not self.srd_weight + self.patch_weight:
             raise InputError("srd_weight and patch_weight: pass at least one above 0")
-        for key, known in (
-            ("patch_loss", ("cosine", "smooth_l1")),
-            ("centre_start", ("first_batch", "zero")),
-        ):
-            if getattr(self, key) not in known:
-                raise InputError(f"{key}={getattr(self, key)!r}: pass one of {', '.join(map(repr, known))}")

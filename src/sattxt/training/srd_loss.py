@@ -6,8 +6,6 @@ place by place, which draws more from few multispectral tiles.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,26 +80,16 @@ def srd_loss(
     return -(q.mean(dim=0) * log_p.mean(dim=0)).sum(dim=-1).mean()
 
 
-def patch_regression(
-    student: Tensor,
-    teacher: Tensor,
-    kind: Literal["cosine", "smooth_l1"] = "cosine",
-    centre: Tensor | None = None,
-) -> Tensor:
-    """How far predicted tokens are from the teacher's, layer-normalised (no affine), place by place.
+def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> Tensor:
+    """1 - cosine similarity (0 to 2): how far predicted tokens are from the teacher's, layer-normalised (no affine), place by place.
 
     Args:
         student: (N, width, rows, cols) and teacher: (N, width, rows', cols') of the same ground. The finer grid is
             resampled to the coarser. No gradient reaches the teacher.
-        kind: ``cosine`` is 1 - cosine similarity (0 to 2); ``smooth_l1`` is Huber's with its bend at 1.
         centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted.
     """
     predicted, target = matched_maps(student, teacher, centre)
-    if kind == "cosine":
-        return (1 - F.cosine_similarity(predicted, target, dim=1)).mean()
-    if kind == "smooth_l1":
-        return F.smooth_l1_loss(predicted, target)
-    raise InputError(f"patch_loss={kind!r}: pass 'cosine' or 'smooth_l1'")
+    return (1 - F.cosine_similarity(predicted, target, dim=1)).mean()
 
 
 def matched_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sattxt.training.align_config import AlignConfig
 from sattxt.training.align_model import AlignModel
-from sattxt.training.augment import atmosphere, augment, resized, restyle
+from sattxt.training.augment import atmosphere, augment, resized
 from sattxt.training.checksum import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
 from sattxt.training.seeds import Stream, generator
@@ -26,9 +26,6 @@ class TileViews:
 
     Args:
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
-
-    Raises:
-        InputError: ``restyle_from`` names none of ``sets``.
     """
 
     def __init__(
@@ -38,12 +35,11 @@ class TileViews:
         normalise: Callable[[Tensor], Tensor],
     ) -> None:
         self._config, self._sets, self._normalise = config, sets, normalise
-        index = config.style_index([s.name for s in sets])
-        self._style = None if index is None else sets[index]
 
     def moved(self, parts: Sequence[Tensor], size: int, random: torch.Generator) -> Tensor:
-        """(N, 3, size, size) in [0, 1]: each set's tiles at ``parts``, set after set, augmented and restyled."""
-        return self._moved(list(zip(self._sets, parts, strict=True)), size, random)
+        """(N, 3, size, size) in [0, 1]: each set's tiles at ``parts``, set after set, augmented."""
+        augmentation, chosen = self._config.augment, zip(self._sets, parts, strict=True)
+        return torch.cat([augment(s.take(index), size, augmentation, random) for s, index in chosen])
 
     def aired(self, images: Tensor, random: torch.Generator) -> Tensor:
         """Pixel values of images in [0, 1], some of them behind more air."""
@@ -62,7 +58,7 @@ class TileViews:
             if number == 0:
                 return self._pixels(resized(self._sets[which].take(index), size))
             random = generator(config.seed, Stream.VIEWS, which, number, int(index[0]))
-            return self.aired(self._moved([(self._sets[which], index)], size, random), random)
+            return self.aired(augment(self._sets[which].take(index), size, config.augment, random), random)
 
         @functools.cache
         def tower() -> VisionTower:  # made where there is something to embed
@@ -74,22 +70,10 @@ class TileViews:
             parts = [tower()(part.to(device)).embedding.float() for part in torch.split(pixels, step)]
             return F.normalize(torch.cat(parts), dim=-1).cpu()
 
-        how = (config.augment, config.restyle, config.restyle_from, config.seed) if config.image_views > 1 else ()
+        how = (config.augment, config.seed) if config.image_views > 1 else ()
         shared = f"{checksum(model.vision.state_dict())} {size} {config.precision} {how}"
         known = [f"{shared} {fact}" for fact in facts]
         return build_image_bank(self._sets, view, embed, config.image_views, out, known)
 
     def _pixels(self, images: Tensor) -> Tensor:
         return self._normalise(images).contiguous(memory_format=torch.channels_last)
-
-    def _moved(self, chosen: Sequence[tuple[Tiles, Tensor]], size: int, random: torch.Generator) -> Tensor:
-        """The tiles of each set end to end, augmented, some with the style set's colours; its own keep theirs."""
-        tiles = [augment(s.take(index), size, self._config.augment, random) for s, index in chosen]
-        images = torch.cat(tiles)
-        if self._style is None:
-            return images
-        source = torch.randint(len(self._style), (len(images),), generator=random)
-        moved = restyle(images, self._style.take(source).float().div_(255), self._config.restyle, random)
-        parts = zip(chosen, tiles, strict=True)
-        own = torch.cat([torch.full((len(part), 1, 1, 1), s is self._style) for (s, _), part in parts])
-        return torch.where(own, images, moved)
