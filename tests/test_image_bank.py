@@ -84,7 +84,7 @@ def test_every_set_has_its_own_views(tmp_path: Path) -> None:
         PromptConfig(templates=("a photo of {}",)),
         [SetTexts(s.name, [[name] for name in s.classes], s.captions, s.labels) for s in (first, second)],
     )
-    config = dataclasses.replace(run.aligner.config, counts=(5, 3), restyle=1.0, restyle_from="night")
+    config = dataclasses.replace(run.aligner.config, counts=(5, 3))
     aligner = AlignObjective(config, [first, second], book, run.aligner.bank, to_pixels)
     aligner.prepare(run.model, tmp_path, CPU)
     assert len(files(tmp_path)) == 2

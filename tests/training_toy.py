@@ -46,7 +46,7 @@ class Toy(Run[AlignModel]):
         )
         small = {"steps": 60, "counts": (18,), "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
         config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
-        model = AlignModel(vision, 24, 10.0, loss=config.loss)
+        model = AlignModel(vision, 24, 10.0)
         self.sets = [tiles]
         self.aligner = AlignObjective(config, self.sets, book, bank, normalise or to_pixels)
         out.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,8 @@ class AlignConfig:
 
     counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
     losses are averaged, and captions are contrasted within one. sizes and size_weights: a step's image side is drawn
-    from them. class_weight, caption_weight: of the two
-    terms; 0 leaves one out. pool: captions drawn as further negatives. same_text: frozen cosine similarity above which two captions count as the same.
+    from them. class_weight, caption_weight: of the two terms; 0 leaves one out. pool: captions drawn as further
+    negatives. same_text: frozen cosine similarity above which two captions count as the same.
     text_lr: learning rate of the text head, ``head_lr`` if ``None``. text_noise: standard deviation of Gaussian noise
     on the frozen text vectors, as a share of each vector's root mean square. text_mix: probability that a class is
     named by a random convex combination of two of its phrases' vectors. text_start: of a text head that nothing else

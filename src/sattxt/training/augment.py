@@ -14,38 +14,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.training.ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
+from sattxt.training.ranges import SHARE, Range, check_ranges
+
+_BRIGHTNESS = 0.25  # largest change of a tile's gain
+_BALANCE = 0.12  # of a band's gain beside it
+_CONTRAST = 0.3
+_SATURATION = 0.35
+_GAMMA = 0.3  # of the logarithm of the exponent
+_NOISE = 0.015  # largest standard deviation of grain
+_AIRLIGHT = 0.3  # most of the light that the air adds in blue
 
 _RANGES = {
     "min_area": Range(0, 1, above=True),
     "aspect": Range(1),
-    **dict.fromkeys(("brightness", "contrast", "saturation", "balance", "noise", "atmosphere"), SHARE),
     **dict.fromkeys(
         ("radiometry_probability", "grey_probability", "coarse_probability", "atmosphere_probability"), SHARE
     ),
-    "gamma": NOT_NEGATIVE,
 }
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges. min_area: smallest crop as a share of the tile. Probabilities are per tile. atmosphere: most of the light
-    that :func:`atmosphere` adds in blue.
-    """
+    """min_area: smallest crop as a share of the tile. aspect: largest ratio of its sides. Probabilities: per tile."""
 
     min_area: float = 0.45
     aspect: float = 1.25
-    brightness: float = 0.25
-    contrast: float = 0.3
-    saturation: float = 0.35
-    balance: float = 0.12
-    gamma: float = 0.3
     radiometry_probability: float = 0.8
     grey_probability: float = 0.05
     coarse_probability: float = 0.25
-    noise: float = 0.015
     atmosphere_probability: float = 0.0
-    atmosphere: float = 0.3
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
@@ -81,17 +78,17 @@ def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator
     def draw(width: int = 1) -> Tensor:
         return torch.rand(count, width, 1, 1, generator=generator)
 
-    gain = 1 + config.brightness * (2 * draw() - 1) + config.balance * (2 * draw(3) - 1)
-    contrast = 1 + config.contrast * (2 * draw() - 1)
-    saturation = 1 + config.saturation * (2 * draw() - 1)
+    gain = 1 + _BRIGHTNESS * (2 * draw() - 1) + _BALANCE * (2 * draw(3) - 1)
+    contrast = 1 + _CONTRAST * (2 * draw() - 1)
+    saturation = 1 + _SATURATION * (2 * draw() - 1)
     saturation = torch.where(draw() < config.grey_probability, torch.zeros(()), saturation)
-    gamma = torch.exp(config.gamma * (2 * draw() - 1))
+    gamma = torch.exp(_GAMMA * (2 * draw() - 1))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     out = (images - mean) * contrast + mean
     grey = out.mean(dim=1, keepdim=True)
     out = (grey + (out - grey) * saturation) * gain
     out = out.clamp(1e-4, 1).pow(gamma)
-    out = out + config.noise * draw() * torch.randn(images.shape, generator=generator)
+    out = out + _NOISE * draw() * torch.randn(images.shape, generator=generator)
     return torch.where(draw() < config.radiometry_probability, out, images).clamp_(0, 1)
 
 
@@ -124,7 +121,7 @@ def atmosphere(images: Tensor, config: AugmentConfig, generator: torch.Generator
     draw = torch.rand(3, len(images), 1, 1, 1, generator=generator)
     blueness = 0.6 + 0.4 * draw[0]
     colour = blueness * torch.tensor(_RAYLEIGH).view(1, 3, 1, 1) + (1 - blueness)
-    light = config.atmosphere * draw[1] * colour
+    light = _AIRLIGHT * draw[1] * colour
     return torch.where(draw[2] < config.atmosphere_probability, images * (1 - 0.5 * light) + light, images).clamp_(0, 1)
 
 

@@ -81,7 +81,7 @@ def srd_loss(
 
 
 def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> Tensor:
-    """1 - cosine similarity (0 to 2): how far predicted tokens are from the teacher's, layer-normalised (no affine), place by place.
+    """Mean of 1 - cosine similarity (0 to 2) of predicted tokens to the teacher's, layer-normalised, place by place.
 
     Args:
         student: (N, width, rows, cols) and teacher: (N, width, rows', cols') of the same ground. The finer grid is

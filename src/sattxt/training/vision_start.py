@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
@@ -26,25 +26,6 @@ log = logging.getLogger(__name__)
 _CLASSIFIER = re.compile(r"^(classifier|pooler)\.")
 #: The largest share of a backbone's tensors that a checkpoint may lack.
 _MAY_LACK = 0.1
-
-
-def early_layers(backbone: nn.Module, count: int) -> list[nn.Module]:
-    """The input layer and the first ``count`` layers of a backbone; none for 0.
-
-    Raises:
-        InputError: the backbone has fewer, or is no stack of layers.
-    """
-    if count == 0:
-        return []
-    modules = backbone.named_modules()
-    stacks = [m for name, m in modules if isinstance(m, nn.ModuleList) and name.split(".")[-1] == "layer"]
-    if not stacks:
-        raise InputError(f"frozen_layers={count}: {type(backbone).__name__} is no stack of layers; set freeze_backbone")
-    layers = list(stacks[0])
-    if count > len(layers):
-        raise InputError(f"frozen_layers={count}: the backbone has {len(layers)} layers")
-    first = [m for n, m in backbone.named_children() if n in ("conv_stem", "embeddings")]
-    return [*first, *layers[:count]]
 
 
 def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> VisionTower:
