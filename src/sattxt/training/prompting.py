@@ -177,7 +177,7 @@ class PromptBook:
 
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
-        return torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]).unique()
+        return torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]))
 
     def draw(self, parts: Sequence[Tensor], generator: torch.Generator) -> StepPrompts:
         """The prompts of a batch.
