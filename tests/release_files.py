@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sattxt.weights import dinov3_keys
 from sattxt.weights.convert import convert
-from sattxt.weights.pickles import read_checkpoint
+from sattxt.weights.tensors import read_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden" / "sattxt"
 BACKBONE = GOLDEN / "dinov3_vit_tiny_pretrain_sat.pth"

@@ -34,7 +34,7 @@ from sattxt.weights import dinov3_keys
 from sattxt.weights.components import check_encoder
 from sattxt.weights.digest import digest_files, encoder_digest
 from sattxt.weights.directory import read_model
-from sattxt.weights.pickles import read_checkpoint
+from sattxt.weights.tensors import read_checkpoint
 
 
 def run(path: Path, golden_dir: Path) -> ImageTokens:

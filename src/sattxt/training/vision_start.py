@@ -169,7 +169,7 @@ def _stated(found: Path) -> dict[str, Any] | None:
 
 
 def _mobilenet(folder: Path, stated: dict[str, Any]) -> tuple[BackboneConfig, dict[str, Tensor]]:
-    from sattxt.weights.pickles import read_folder
+    from sattxt.weights.tensors import read_folder
 
     options = {"depth_multiplier": float(stated.get("depth_multiplier", 1.0))}
     state = {key.removeprefix("mobilenet_v1."): value for key, value in read_folder(folder).items()}

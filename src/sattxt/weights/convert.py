@@ -32,7 +32,7 @@ from sattxt.weights.components import Component, open_component
 from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
 from sattxt.weights.directory import check_target, write_model
 from sattxt.weights.hub import HubAccess
-from sattxt.weights.pickles import read_checkpoint, read_folder
+from sattxt.weights.tensors import read_checkpoint, read_folder
 
 #: How LLM2Vec's Meta-Llama-3-8B-Instruct wraps a text. The tokenizer adds the BOS token.
 CHAT_TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"

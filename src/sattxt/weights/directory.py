@@ -214,7 +214,7 @@ def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], di
 
 
 def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    from sattxt.weights.pickles import read_safetensors
+    from sattxt.weights.tensors import read_safetensors
 
     state = _checked(read_safetensors(path), shapes, path)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

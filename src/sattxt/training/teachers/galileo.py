@@ -21,7 +21,7 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
 from sattxt.training.teachers._network import TeacherBlock, load_exactly
 from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
-from sattxt.weights.pickles import read_checkpoint
+from sattxt.weights.tensors import read_checkpoint
 
 #: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.
 GROUPS: dict[str, tuple[str, ...]] = {

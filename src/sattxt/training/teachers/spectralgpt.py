@@ -20,7 +20,7 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
 from sattxt.training.teachers._network import TeacherBlock, load_exactly
 from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
-from sattxt.weights.pickles import read_checkpoint
+from sattxt.weights.tensors import read_checkpoint
 
 #: The 12 bands it was trained on, in order (cirrus, B10, is left out).
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
