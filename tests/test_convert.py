@@ -223,6 +223,14 @@ class TestPartsThatDoNotFit:
             convert_golden(out, vision_head=head)
         assert not out.exists()
 
+    def test_a_part_that_lacks_a_tensor(self, tmp_path: Path, out: Path) -> None:
+        state = torch.load(VISION_HEAD, weights_only=True)
+        del state["ln_final.bias"]
+        torch.save(state, tmp_path / "v.pt")
+        with pytest.raises(WeightsError, match=r"v.pt: tensor 'head.ln_final.bias' is missing.*\(64,\)"):
+            convert_golden(out, vision_head=tmp_path / "v.pt")
+        assert not out.exists()
+
     def test_files_in_each_others_place(self, out: Path) -> None:
         with pytest.raises(WeightsError, match="not a SATtxt vision head"):
             convert_golden(out, vision_head=TEXT_HEAD)

@@ -14,6 +14,7 @@ import torch
 from release_files import convert_golden
 from safetensors.torch import load_file, save_file
 
+from sattxt import SatTxt
 from sattxt.config import (
     BackboneConfig,
     HeadConfig,
@@ -115,13 +116,15 @@ def test_a_tensor_that_does_not_fit_is_named(
     edit(model / file, **changes)
     checksums.write_sums(model)
     with pytest.raises(WeightsError, match=f"{file}.*{message}"):
-        read_model(model)
+        SatTxt.from_pretrained(model)
 
 
 def test_writing_checks_the_tensors_too(model: Path, tmp_path: Path) -> None:
     stored = read_model(model)
-    del stored.vision["head.ln_final.bias"]
-    with pytest.raises(WeightsError, match=r"head.ln_final.bias"):
+    with pytest.raises(WeightsError, match=r"ln.bias"):
+        write_model(tmp_path / "new", stored.config, stored.vision, {"ln.weight": stored.text_head["ln.weight"]})
+    stored.vision["head.ln_final.bias"][0] = torch.nan
+    with pytest.raises(WeightsError, match=r"head.ln_final.bias.*NaN"):
         write_model(tmp_path / "new", stored.config, stored.vision, stored.text_head)
     assert not (tmp_path / "new").exists()
 

@@ -172,7 +172,13 @@ class ModelConfig:
                 f"{name}: format_version is {version!r}, this sattxt reads {FORMAT_VERSION}; upgrade sattxt, "
                 "or convert the model again"
             )
-        return _build(cls, data, name)
+        config: ModelConfig = _build(cls, data, name)
+        if config.embed_dim != 2 * config.vision.head.dim:
+            raise WeightsError(
+                f"{name}: embed_dim is {config.embed_dim}, but twice the vision head's dim is "
+                f"{2 * config.vision.head.dim}"
+            )
+        return config
 
     @classmethod
     def read(cls, path: str | Path) -> ModelConfig:

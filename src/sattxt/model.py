@@ -30,7 +30,7 @@ from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.encode import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
 from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
 from sattxt.weights.checksums import read_sums
-from sattxt.weights.directory import StoredModel, read_model
+from sattxt.weights.directory import VISION_FILE, StoredModel, read_model
 from sattxt.weights.resolver import resolve
 
 LabelInput = Sequence[str] | Mapping[str, str | Sequence[str]] | LabelBank
@@ -111,7 +111,7 @@ class SatTxt:
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
-        vision = load_tower(config.vision, stored.vision)
+        vision = load_tower(config.vision, stored.vision, path / VISION_FILE)
         text = open_text_tower(
             config.text,
             stored.text_head,

@@ -114,7 +114,7 @@ def adapt_norms(
     config = stored.config
     if size is not None:
         config = replace(config, image=replace(config.image, size=size))
-    tower = load_tower(config.vision, stored.vision)
+    tower = load_tower(config.vision, stored.vision, stored.path / VISION_FILE)
     if not _norms(tower):
         raise InputError(
             f"{config.name}: its {config.vision.backbone.model_type} backbone has no BatchNorm, so there are no "

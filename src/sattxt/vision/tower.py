@@ -6,6 +6,7 @@ G_v a few transformer blocks over all of its tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-from sattxt.errors import InputError, WeightsError
+from sattxt.errors import InputError, SatTxtError, WeightsError
+from sattxt.io import first_line
 from sattxt.vision.attention import attention
 from sattxt.vision.mobilenet import MobileNetV1
+from sattxt.weights.dinov3_keys import like
+from sattxt.weights.tensors import check_tensors
 
 LAYER_NORM_EPS = 1e-5
 
@@ -177,13 +181,28 @@ class VisionTower(nn.Module):
         return self
 
 
-def load_tower(config: VisionConfig, state: dict[str, Tensor]) -> VisionTower:
+def load_tower(config: VisionConfig, state: Mapping[str, Tensor], where: object = "vision tower") -> VisionTower:
     """A tower that holds ``state``'s tensors themselves: no random weights are drawn first, nothing is copied.
 
-    The names and shapes must be those of the config (as :func:`sattxt.weights.directory.read_model` has checked).
+    Args:
+        config: of the tower.
+        state: its tensors; layers may be named as in any transformers release.
+        where: the file they come from, for errors.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown, of another shape than the config says, or holds NaN or infinity; or
+            the config makes no tower.
     """
-    with torch.device("meta"):
-        tower = VisionTower(config)
+    try:
+        with torch.device("meta"):
+            tower = VisionTower(config)
+    except SatTxtError:
+        raise
+    except Exception as error:  # transformers raises many kinds for options that make no model
+        raise WeightsError(f"{where}: its config makes no vision tower ({first_line(error)})") from error
+    own = tower.state_dict()
+    state = like(state, set(own), "backbone.")
+    check_tensors(state, {key: value.shape for key, value in own.items()}, where)
     tower.load_state_dict(state, assign=True)
     rope = getattr(tower.backbone, "rope_embeddings", None)
     if rope is not None:  # its frequencies are a buffer that no file holds

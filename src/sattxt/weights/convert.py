@@ -136,8 +136,11 @@ def convert(
         logit_scale_source=LOGIT_SCALE_SOURCE,
         licence=LICENCE,
     )
+    from sattxt.vision.tower import load_tower
+
     vision = {f"backbone.{key}": value for key, value in backbone_state.items()}
     vision.update({f"head.{key}": value for key, value in head_state.items()})
+    vision = load_tower(config.vision, vision, f"{dinov3}, {vision_head}").state_dict()
     if not copy_llm:
         return write_model(target, config, vision, text_state, overwrite=overwrite)
     return _write_with_llm(target, config, vision, text_state, overwrite=overwrite, hub=hub)

@@ -8,6 +8,7 @@ Meta's checkpoint fuses q, k and v, keeps the key bias at zero through a ``bias_
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {_LAYER.sub("model.layer.", key): tensor for key, tensor in state.items()}
 
 
-def like(state: dict[str, Tensor], expected: set[str], prefix: str) -> dict[str, Tensor]:
+def like(state: Mapping[str, Tensor], expected: set[str], prefix: str) -> dict[str, Tensor]:
     """``state`` with its layers named as in ``expected``, so that a stored model opens in any transformers release."""
     nested = any(key.startswith(f"{prefix}model.layer.") for key in expected)
     pattern = re.compile(rf"^{re.escape(prefix)}(?:model\.)?layer\.")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sattxt.config import ModelConfig
-from sattxt.errors import InputError, SatTxtError, WeightsError
-from sattxt.io import disk_errors, first_line, write_directory
-from sattxt.weights.checksums import SUMS_FILE, verify_sums, write_sums
+from sattxt.errors import InputError, WeightsError
+from sattxt.io import disk_errors, write_directory
+from sattxt.weights.checksums import verify_sums, write_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,9 @@ CARD_FILE = "README.md"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What :func:`read_model` found: float32 tensors on the CPU, whose names and shapes fit the config.
+    """What :func:`read_model` found: float32 tensors on the CPU.
 
+    vision: as ``load_tower`` takes them; it checks that they fit. text_head: checked.
     ``text_encoder_dir`` is None where the frozen language model lies elsewhere (``config.text.base``), or nowhere.
     """
 
@@ -61,8 +62,8 @@ def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
 
     Raises:
         ChecksumError: a file is not the one that was written.
-        WeightsError: a file is missing or damaged; a tensor is missing, unknown, of another shape than the config
-            says, or holds NaN or infinity.
+        WeightsError: a file is missing or damaged; the config is not understood; a tensor of the text head does not fit
+            it, or holds NaN or infinity.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -75,14 +76,12 @@ def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
     encoder = folder / TEXT_ENCODER_DIR
     if verify:
         verify_sums(folder, optional=() if encoder.is_dir() else (TEXT_ENCODER_DIR + "/",))
-    vision_shapes, text_shapes = expected_shapes(config)
-    return StoredModel(
-        path=folder,
-        config=config,
-        vision=_read_tensors(folder / VISION_FILE, vision_shapes),
-        text_head=_read_tensors(folder / TEXT_HEAD_FILE, text_shapes),
-        text_encoder_dir=encoder if encoder.is_dir() else None,
-    )
+    from sattxt.weights.tensors import check_tensors, read_safetensors
+
+    read = [read_safetensors(folder / name) for name in (VISION_FILE, TEXT_HEAD_FILE)]
+    vision, text_head = ({k: v.float() if v.is_floating_point() else v for k, v in state.items()} for state in read)
+    check_tensors(text_head, _text_head_shapes(config), folder / TEXT_HEAD_FILE)
+    return StoredModel(folder, config, vision, text_head, encoder if encoder.is_dir() else None)
 
 
 def write_model(
@@ -102,7 +101,7 @@ def write_model(
     Args:
         path: where; it must not exist, or be empty.
         config: what goes into ``config.json``.
-        vision: state dict of a ``VisionTower`` of this config.
+        vision: state dict of a ``VisionTower`` of this config; whether it is one shows when the model is opened.
         text_head: state dict of a ``TextHead`` of this config.
         text_encoder_dir: a folder whose files are copied into ``text_encoder/``, or a function that fills the folder
             it is given.
@@ -111,17 +110,17 @@ def write_model(
 
     Raises:
         InputError: something is at ``path`` already.
-        WeightsError: a tensor does not fit the config.
+        WeightsError: a tensor of the text head does not fit the config, or a tensor holds NaN or infinity.
         DiskFullError: no space is left; nothing is left behind and an existing directory is unchanged.
     """
     from safetensors.torch import save_file
 
+    from sattxt.weights.tensors import check_tensors
+
     target = Path(path)
     check_target(target, overwrite=overwrite)
-    vision_shapes, text_shapes = expected_shapes(config)
-    tensors = {VISION_FILE: dict(vision), TEXT_HEAD_FILE: dict(text_head)}
-    for name, shapes in ((VISION_FILE, vision_shapes), (TEXT_HEAD_FILE, text_shapes)):
-        tensors[name] = _checked(tensors[name], shapes, target / name)
+    check_tensors(vision, {key: value.shape for key, value in vision.items()}, target / VISION_FILE)
+    check_tensors(text_head, _text_head_shapes(config), target / TEXT_HEAD_FILE)
     if isinstance(text_encoder_dir, (str, Path)) and not Path(text_encoder_dir).is_dir():
         raise InputError(f"text_encoder_dir={text_encoder_dir}: no such folder")
     if card is None:
@@ -132,7 +131,7 @@ def write_model(
     with disk_errors(target), write_directory(target) as temporary:
         _write_config(temporary, config)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
-        for name, state in tensors.items():
+        for name, state in ((VISION_FILE, vision), (TEXT_HEAD_FILE, text_head)):
             save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(temporary / name))
         if isinstance(text_encoder_dir, (str, Path)):
             shutil.copytree(text_encoder_dir, temporary / TEXT_ENCODER_DIR)
@@ -186,76 +185,6 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors that ``vision.safetensors`` and ``text_head.safetensors`` must hold.
-
-    Raises:
-        WeightsError: the config contradicts itself.
-    """
-    import torch
-
-    from sattxt.vision.tower import VisionTower
-
-    if config.embed_dim != 2 * config.vision.head.dim:
-        raise WeightsError(
-            f"{config.name}: embed_dim is {config.embed_dim}, but twice the vision head's dim is "
-            f"{2 * config.vision.head.dim}"
-        )
-    try:
-        with torch.device("meta"):
-            tower = VisionTower(config.vision)
-    except SatTxtError:
-        raise
-    except Exception as error:  # transformers raises many kinds for options that make no model
-        raise WeightsError(f"{config.name}: its config makes no vision tower ({first_line(error)})") from error
+def _text_head_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden = config.text.hidden_size
-    text = {"ln.weight": (hidden,), "ln.bias": (hidden,), "proj.weight": (config.embed_dim, hidden)}
-    return {key: tuple(value.shape) for key, value in tower.state_dict().items()}, text
-
-
-def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    from sattxt.weights.tensors import read_safetensors
-
-    state = _checked(read_safetensors(path), shapes, path)
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _checked(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, Tensor]:
-    """``state`` if its names and shapes are those expected and its values finite; else WeightsError."""
-    from sattxt.weights.dinov3_keys import like
-
-    state = like(state, set(shapes), "backbone.")
-    for key, shape in shapes.items():
-        if key not in state:
-            raise WeightsError(f"{path}: tensor {key!r} is missing; its config asks for one of shape {shape}")
-        if tuple(state[key].shape) != shape:
-            raise WeightsError(
-                f"{path}: tensor {key!r} has shape {tuple(state[key].shape)}, its config asks for {shape}"
-            )
-    extra = sorted(set(state) - set(shapes))
-    if extra:
-        raise WeightsError(
-            f"{path}: tensor {extra[0]!r} of shape {tuple(state[extra[0]].shape)} has no place in the model its config "
-            f"describes ({len(extra)} such)"
-        )
-    for key, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(f"{path}: tensor {key!r} of shape {tuple(value.shape)} holds NaN or infinite values")
-    return state
-
-
-__all__ = [
-    "CARD_FILE",
-    "CONFIG_FILE",
-    "SUMS_FILE",
-    "TEXT_ENCODER_DIR",
-    "TEXT_HEAD_FILE",
-    "VISION_FILE",
-    "StoredModel",
-    "check_target",
-    "copy_model",
-    "expected_shapes",
-    "is_model_dir",
-    "read_model",
-    "write_model",
-]
+    return {"ln.weight": (hidden,), "ln.bias": (hidden,), "proj.weight": (config.embed_dim, hidden)}

@@ -13,7 +13,8 @@ from pathlib import Path
 from sattxt.config import FORMAT_VERSION
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
 from sattxt.io import disk_errors, user_cache_dir
-from sattxt.weights.directory import CONFIG_FILE, SUMS_FILE, TEXT_HEAD_FILE, VISION_FILE, is_model_dir
+from sattxt.weights.checksums import SUMS_FILE
+from sattxt.weights.directory import CONFIG_FILE, TEXT_HEAD_FILE, VISION_FILE, is_model_dir
 from sattxt.weights.hub import HubAccess
 from sattxt.weights.manifest import Component, ModelEntry, find_model, list_models
 

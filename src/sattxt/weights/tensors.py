@@ -1,11 +1,11 @@
-"""Tensors out of checkpoint files: ``.pth`` and ``.pt`` pickles, read without running any code, and safetensors."""
+"""Tensors out of checkpoint files, pickles and safetensors, without running any code; and whether they fit a model."""
 
 from __future__ import annotations
 
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Accepts what ``torch.save`` wrote (read with ``weights_only=True``: nothing in the file is executed) and
     ``.safetensors``. Wrappers such as ``{"model": ...}`` or ``{"teacher": ...}`` are taken off, and so are the prefixes
-    ``module.`` and ``backbone.``.
+    ``module.`` and ``backbone.``; where some names begin with ``backbone.``, the others (heads) are dropped.
 
     Raises:
         UnsafePickleError: the file names code to run; it was not run.
@@ -36,11 +36,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder, a checkpoint file is needed" if path.is_dir() else "no such file"
-        raise WeightsError(f"{path}: {what}")
-    if path.suffix == ".safetensors":
-        return _unprefixed(read_safetensors(path))
-    return _unprefixed(_tensors(_unwrapped(_load_pickle(path)), path))
+        raise WeightsError(f"{path}: {'is a folder, a checkpoint file is needed' if path.is_dir() else 'no such file'}")
+    state = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    while prefix := next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -63,8 +63,7 @@ def read_folder(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: there is none, one is damaged, or two hold a tensor of the same name.
     """
-    folder = Path(folder)
-    shards = sorted(folder.glob("*.safetensors"))
+    shards = sorted(Path(folder).glob("*.safetensors"))
     if not shards:
         raise WeightsError(f"{folder}: holds no .safetensors file")
     state: dict[str, Tensor] = {}
@@ -74,6 +73,49 @@ def read_folder(folder: str | Path) -> dict[str, Tensor]:
         if twice:
             raise WeightsError(f"{shard}: tensor {twice[0]!r} is also in another file of this folder")
         state.update(tensors)
+    return state
+
+
+def check_tensors(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], where: object, *, partial: bool = False
+) -> None:
+    """Check that tensors are those of a model, by name and shape, and hold finite values.
+
+    Args:
+        state: tensors by name.
+        shapes: names and shapes of the model's tensors.
+        where: the file (or what else the tensors come from), for the message.
+        partial: tensors of the model may be missing.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown, of another shape, or holds NaN or infinity; the message names it.
+    """
+    for key, shape in shapes.items():
+        if key not in state and not partial:
+            raise WeightsError(f"{where}: tensor {key!r} is missing; its config asks for one of shape {tuple(shape)}")
+    for key, value in state.items():
+        found = tuple(value.shape)
+        if key not in shapes:
+            more = len(set(state) - set(shapes))
+            raise WeightsError(
+                f"{where}: tensor {key!r} of shape {found} has no place in the model its config describes ({more} such)"
+            )
+        if found != tuple(shapes[key]):
+            raise WeightsError(f"{where}: tensor {key!r} has shape {found}, its config asks for {tuple(shapes[key])}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(f"{where}: tensor {key!r} of shape {found} holds NaN or infinite values")
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    data = _load_pickle(path)
+    while isinstance(data, Mapping) and (inner := [data[k] for k in _WRAPPERS if isinstance(data.get(k), Mapping)]):
+        data = inner[0]
+    if not isinstance(data, Mapping):
+        raise WeightsError(f"{path}: holds {type(data).__name__}, a state dict (names to tensors) is needed")
+    state = {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(str(key) for key in list(data)[:4]) or "none"
+        raise WeightsError(f"{path}: holds no tensors; its keys are {keys}{', …' if len(data) > 4 else ''}")
     return state
 
 
@@ -87,49 +129,12 @@ def _load_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        message = str(error)
-        if _CODE.search(message):
-            named = _GLOBAL.search(message)
-            what = f" ({named.group(1)})" if named else ""
-            raise UnsafePickleError(
-                f"{path}: holds more than tensors{what}; it was refused and nothing in it was run. "
-                "Ask its author for a plain state dict or safetensors"
-            ) from error
-        raise WeightsError(f"{path}: damaged checkpoint ({first_line(error)}); download it again") from error
+        if not _CODE.search(str(error)):
+            raise WeightsError(f"{path}: damaged checkpoint ({first_line(error)}); download it again") from error
+        named = _GLOBAL.search(str(error))
+        raise UnsafePickleError(
+            f"{path}: holds more than tensors{f' ({named.group(1)})' if named else ''}; it was refused and nothing in "
+            "it was run. Ask its author for a plain state dict or safetensors"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: damaged or truncated checkpoint ({first_line(error)})") from error
-
-
-def _unwrapped(data: Any) -> Any:
-    while isinstance(data, Mapping):
-        inner = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), Mapping)), None)
-        if inner is None:
-            return data
-        data = inner
-    return data
-
-
-def _tensors(data: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(data, Mapping):
-        raise WeightsError(f"{path}: holds {type(data).__name__}, a state dict (names to tensors) is needed")
-    state = {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
-    if not state:
-        raise WeightsError(f"{path}: holds no tensors; its keys are {_some(map(str, data))}")
-    return state
-
-
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of training wrappers. Where some keys are ``backbone.*``, the others (heads) are dropped."""
-    changed = True
-    while changed:
-        changed = False
-        for prefix in _PREFIXES:
-            inside = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            if inside:
-                state, changed = inside, True
-    return state
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:4]) + (", …" if len(listed) > 4 else "") if listed else "none"
