@@ -12,6 +12,7 @@ from sattxt.text.head import TextHead
 from sattxt.training.align import AlignModel
 from sattxt.training.engine import CHECKPOINT, read_checkpoint
 from sattxt.vision.tower import VisionTower
+from sattxt.weights.tensors import check_tensors
 
 
 def initialise(model: AlignModel, source: str | Path) -> bool:
@@ -95,12 +96,10 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: 
 
 def _check(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
     """Raise WeightsError unless ``state`` fits."""
-    wrong = [name for name in state if name not in own or own[name].shape != state[name].shape]
-    wrong += [name for name in own if name not in state and not name.startswith(may_lack)]
-    wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
-    if wrong:
-        there, here = (tuple(s[wrong[0]].shape) if wrong[0] in s else "none" for s in (state, own))
-        raise WeightsError(
-            f"{where}: {wrong[0]} is {there} there, {here} in this recipe ({len(wrong)} such); start from a model with "
-            "the recipe's vision, head and text encoder"
-        )
+    counter = "num_batches_tracked"
+    state = {name: value for name, value in state.items() if not name.endswith(counter)}
+    due = {name for name in own if name in state or (not name.startswith(may_lack) and not name.endswith(counter))}
+    try:
+        check_tensors(state, {name: own[name].shape for name in own if name in due}, where)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; start from a model with the recipe's vision, head and text encoder") from error

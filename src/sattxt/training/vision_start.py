@@ -189,19 +189,11 @@ def _still(backbone: torch.nn.Module) -> None:
 def _load(backbone: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Copy ``state`` in, as float32. What it lacks is logged; what does not fit is an error."""
     from sattxt.weights.dinov3_keys import like
+    from sattxt.weights.tensors import check_tensors
 
     expected = backbone.state_dict()
     state = {key: value for key, value in like(state, set(expected), "").items() if not _CLASSIFIER.match(key)}
-    unknown = sorted(set(state) - set(expected))
-    if unknown:
-        raise WeightsError(f"{name}: tensor {unknown[0]!r} ({len(unknown)} such) has no place in this backbone")
-    for key, value in state.items():
-        if value.shape != expected[key].shape:
-            raise WeightsError(
-                f"{name}: tensor {key!r} has shape {tuple(value.shape)}, {tuple(expected[key].shape)} is needed"
-            )
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(f"{name}: tensor {key!r} holds NaN or infinite values")
+    check_tensors(state, {key: value.shape for key, value in expected.items()}, name, partial=True)
     missing = sorted(key for key in expected if key not in state and not key.endswith("num_batches_tracked"))
     if len(missing) > _MAY_LACK * len(expected):
         raise WeightsError(

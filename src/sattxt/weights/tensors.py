@@ -92,16 +92,14 @@ def check_tensors(
     """
     for key, shape in shapes.items():
         if key not in state and not partial:
-            raise WeightsError(f"{where}: tensor {key!r} is missing; its config asks for one of shape {tuple(shape)}")
+            raise WeightsError(f"{where}: tensor {key!r} is missing; the model needs one of shape {tuple(shape)}")
     for key, value in state.items():
         found = tuple(value.shape)
         if key not in shapes:
             more = len(set(state) - set(shapes))
-            raise WeightsError(
-                f"{where}: tensor {key!r} of shape {found} has no place in the model its config describes ({more} such)"
-            )
+            raise WeightsError(f"{where}: tensor {key!r} of shape {found} has no place in the model ({more} such)")
         if found != tuple(shapes[key]):
-            raise WeightsError(f"{where}: tensor {key!r} has shape {found}, its config asks for {tuple(shapes[key])}")
+            raise WeightsError(f"{where}: tensor {key!r} has shape {found}, the model needs {tuple(shapes[key])}")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise WeightsError(f"{where}: tensor {key!r} of shape {found} holds NaN or infinite values")
 
