@@ -19,11 +19,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_toy import Toy, to_pixels
 
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, UnknownModelError, WeightsError
-from sattxt.training.align import AlignBatch, AlignModel, AlignObjective
 from sattxt.training.cli import app
 from sattxt.training.engine import EngineOptions
 from sattxt.training.initialise import initialise, text_head, text_head_like
 from sattxt.training.logs import CsvLog
+from sattxt.training.objectives.align.batch import AlignBatch
+from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.run import Run
 
 pytest.importorskip("lightning")

@@ -13,10 +13,10 @@ import torch
 from training_toy import Toy, losses, to_pixels
 
 from sattxt.errors import DiskFullError, InputError
-from sattxt.training.align import AlignObjective
 from sattxt.training.data import LazyTiles
 from sattxt.training.engine import EngineOptions
-from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
+from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 
 pytest.importorskip("lightning")
 

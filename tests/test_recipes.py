@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file
 from sattxt.errors import CacheError, DiskFullError, InputError, OfflineError, WeightsError
 from sattxt.text.cache import TextCache
 from sattxt.text.llm2vec import LLM2VecEncoder
-from sattxt.training import prompting
-from sattxt.training.align import AlignConfig
-from sattxt.training.losses import positive_pairs
-from sattxt.training.prompting import Prompt, PromptBook, PromptConfig, SetTexts, phrases_of
+from sattxt.training import prompts
+from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.align.losses import positive_pairs
+from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, phrases_of
 from sattxt.training.recipe import Recipe, leave_out, read_recipe
 from sattxt.training.recipe_tree import parse_override
 from sattxt.training.sources import PAIR_KINDS, TILE_KINDS
-from sattxt.training.srd_config import SRDConfig
-from sattxt.training.teacher_start import start_teacher
+from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import bank_size, build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.vision_start import load_vision
@@ -231,21 +231,21 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
 
 
 def test_shipped_templates_and_instructions_are_fit_for_use() -> None:
-    assert len(prompting.TEMPLATES) >= 12
-    assert 8 <= len(prompting.INSTRUCTIONS) <= 12
-    config = PromptConfig(instructions=prompting.INSTRUCTIONS)  # checks them
+    assert len(prompts.TEMPLATES) >= 12
+    assert 8 <= len(prompts.INSTRUCTIONS) <= 12
+    config = PromptConfig(instructions=prompts.INSTRUCTIONS)  # checks them
     assert len(set(config.templates)) == len(config.templates)
 
 
 def test_a_texts_instructions_are_its_own_and_always_the_same() -> None:
-    config = PromptConfig(instructions=prompting.INSTRUCTIONS, instruction_variants=2, plain_share=0.5)
+    config = PromptConfig(instructions=prompts.INSTRUCTIONS, instruction_variants=2, plain_share=0.5)
     texts = [f"caption {i}" for i in range(400)]
     assert [config.variants(t) for t in texts] == [config.variants(t) for t in reversed(texts)][::-1]
     assert all(len(config.variants(t)) == 2 for t in texts)
     plain = sum(config.variants(t)[0] == t for t in texts)
     assert 150 < plain < 250
     used = Counter(p.instruction for t in texts for p in config.variants(t) if isinstance(p, Prompt))
-    assert set(used) == set(prompting.INSTRUCTIONS)
+    assert set(used) == set(prompts.INSTRUCTIONS)
     assert max(used.values()) < 2 * min(used.values())
 
 
@@ -265,7 +265,7 @@ def drawn_texts(book: PromptBook, seed: int) -> tuple[list[list[str] | None], di
 
 
 def test_a_step_is_a_function_of_its_generator() -> None:
-    book = PromptBook(PromptConfig(caption_share=0.5, instructions=prompting.INSTRUCTIONS), sets())
+    book = PromptBook(PromptConfig(caption_share=0.5, instructions=prompts.INSTRUCTIONS), sets())
     draws = [drawn_texts(book, seed)[:2] for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 

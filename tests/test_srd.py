@@ -23,12 +23,15 @@ from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.data import TileSet
 from sattxt.training.engine import EngineOptions
+from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.objectives.srd.losses import Centre, patch_regression, srd_loss
+from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.objective import SRDObjective
+from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
 from sattxt.training.pairs import PairSet, read_eurosat_ms, read_s2_pairs
 from sattxt.training.run import Run
-from sattxt.training.srd import SRDConfig, SRDModel, SRDObjective
-from sattxt.training.srd_loss import Centre, patch_regression, srd_loss
-from sattxt.training.srd_views import ms_view, rgb_view, view_geometry
-from sattxt.training.teachers import CallableTeacher, GalileoTeacher
+from sattxt.training.teachers.base import CallableTeacher
+from sattxt.training.teachers.galileo import GalileoTeacher
 
 TAU = {"student_temperature": 0.1, "teacher_temperature": 0.04}
 PLAIN = AugmentConfig(radiometry_probability=0.0, coarse_probability=0.0)
@@ -407,8 +410,8 @@ def test_options_that_make_no_run_are_refused(options, said):
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
-    from sattxt.training.align import AlignModel
     from sattxt.training.initialise import initialise
+    from sattxt.training.objectives.align.model import AlignModel
     from sattxt.vision.tower import VisionTower
 
     run = Distilling(tmp_path, steps=2, freeze_backbone=freeze)

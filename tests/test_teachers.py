@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, UnsafePickleError, WeightsError
 from sattxt.images.bands import EUROSAT_MS
-from sattxt.training.teachers import CallableTeacher, GalileoTeacher, SpectralGPTTeacher, Teacher, band_stack
+from sattxt.training.teachers.base import CallableTeacher, Teacher, band_stack
+from sattxt.training.teachers.galileo import GalileoTeacher
+from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
 
 RGB = ("B02", "B03", "B04")
 GALILEO_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")

@@ -21,17 +21,17 @@ from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
 from sattxt.errors import InputError
 from sattxt.text.head import TextHead
-from sattxt.training.align import AlignObjective
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.fields import FIELDS, draw_fields
-from sattxt.training.losses import class_contrast, info_nce, positive_pairs
-from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
+from sattxt.training.objectives.align.isometry import make_isometric
+from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
+from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
 from sattxt.training.spectral import index_captions, read_s2_tiles
 from sattxt.training.text_bank import TextBank
-from sattxt.training.text_isometry import make_isometric
 from sattxt.training.validate import caption_recall
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-from sattxt.training.align import AlignConfig, AlignModel, AlignObjective
 from sattxt.training.data import TileSet
 from sattxt.training.engine import EngineOptions
-from sattxt.training.prompting import PromptBook, PromptConfig, SetTexts
+from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.run import Run
 from sattxt.training.text_bank import TextBank
 from sattxt.training.validate import Normalise, zero_shot_accuracy

@@ -14,18 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sattxt.training.align import AlignConfig
     from sattxt.training.engine import EngineOptions
+    from sattxt.training.objectives.align.config import AlignConfig
+    from sattxt.training.objectives.srd.config import SRDConfig
     from sattxt.training.recipe import Recipe, read_recipe
     from sattxt.training.run import AlignRun, SRDRun
-    from sattxt.training.srd_config import SRDConfig
 
 _HOMES = {
-    "AlignConfig": "sattxt.training.align",
+    "AlignConfig": "sattxt.training.objectives.align.config",
     "AlignRun": "sattxt.training.run",
     "EngineOptions": "sattxt.training.engine",
     "Recipe": "sattxt.training.recipe",
-    "SRDConfig": "sattxt.training.srd_config",
+    "SRDConfig": "sattxt.training.objectives.srd.config",
     "SRDRun": "sattxt.training.run",
     "read_recipe": "sattxt.training.recipe",
 }

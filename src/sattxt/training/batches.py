@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import lightning as L
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from sattxt.training.objective import Batch, Objective
+from sattxt.training.objectives.base import Batch, Objective
 
 
 class StepBatches(IterableDataset[Batch]):

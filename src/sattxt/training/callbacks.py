@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sattxt.io import disk_errors
 from sattxt.training.logs import CsvLog, TensorBoardLog
 from sattxt.training.module import TrainingModule, load_trained, trained_names, whole_parameters
-from sattxt.training.objective import Objective
+from sattxt.training.objectives.base import Objective
 from sattxt.training.optim import update_average
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from torch import nn
 
 from sattxt.errors import InputError, MissingExtraError, WeightsError
 from sattxt.io import first_line
-from sattxt.training.objective import Objective
+from sattxt.training.objectives.base import Objective
 from sattxt.vision.device import resolve_device
 
 CHECKPOINT = "last.ckpt"

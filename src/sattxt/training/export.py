@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.labels.prompts import BACKGROUNDS
-from sattxt.training.align import AlignModel
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.validate import embed_tiles
 from sattxt.weights.directory import write_model
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, UnknownModelError, WeightsError
 from sattxt.text.head import TextHead
-from sattxt.training.align import AlignModel
 from sattxt.training.engine import CHECKPOINT, read_checkpoint
+from sattxt.training.objectives.align.model import AlignModel
 from sattxt.vision.tower import VisionTower
 from sattxt.weights.tensors import check_tensors
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import SatTxtError, WeightsError
 from sattxt.training.checksum import checksum
-from sattxt.training.objective import Batch, Objective, StepLosses
+from sattxt.training.objectives.base import Batch, Objective, StepLosses
 from sattxt.training.optim import warmup_cosine
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 from sattxt.config import IMAGE_PRESETS, SMALLEST_WINDOW, HeadConfig, ImageConfig, VisionConfig
 from sattxt.errors import InputError
 from sattxt.labels.sets import near
-from sattxt.training import prompting
-from sattxt.training.align import AlignConfig
-from sattxt.training.prompting import PromptConfig, phrases_of
+from sattxt.training import prompts
+from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.prompts import PromptConfig, phrases_of
 from sattxt.training.recipe_tree import build, check_keys, override, parse_override, read_yaml, typed
 from sattxt.training.sources.entry import ENGINE_KEYS
 from sattxt.training.sources.registry import PAIR_KINDS, TILE_KINDS, Kind
-from sattxt.training.srd_config import SRDConfig
 
 __all__ = ["Recipe", "leave_out", "parse_override", "read_recipe", "shipped_recipes"]
 
@@ -45,7 +45,7 @@ _TEACHERS: dict[str, dict[str, Any]] = {
     "spectralgpt": {"kind": str, "path": str, "heads": int, "missing": Literal["error", "mean"]},
     "random": {"kind": str, "bands": tuple[str, ...], "width": int, "patch": int},
 }
-#: Lists of prompting.py that a recipe takes by this word.
+#: Lists of prompts.py that a recipe takes by this word.
 _DEFAULT = "default"
 
 
@@ -199,7 +199,7 @@ def _only(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
 
 def _prompting(given: Mapping[str, Any]) -> PromptConfig:
     values = _only(given, PromptConfig)
-    for key, ours in (("templates", prompting.TEMPLATES), ("instructions", prompting.INSTRUCTIONS)):
+    for key, ours in (("templates", prompts.TEMPLATES), ("instructions", prompts.INSTRUCTIONS)):
         if values.get(key) == _DEFAULT:
             values[key] = list(ours)
         elif isinstance(values.get(key), str):

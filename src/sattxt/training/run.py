@@ -22,20 +22,22 @@ from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.text.cache import TextCache
-from sattxt.training.align import AlignModel, AlignObjective
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
 from sattxt.training.initialise import initialise, initialise_vision, text_head_like
-from sattxt.training.objective import Objective
+from sattxt.training.objectives.align.isometry import make_isometric
+from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.objectives.base import Objective
+from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.pairs import LazyPairs, PairSet
-from sattxt.training.prompting import PromptBook, SetTexts
+from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import Recipe
 from sattxt.training.sources.registry import describe, open_pairs, open_set
-from sattxt.training.srd import SRDModel, SRDObjective
-from sattxt.training.teacher_start import start_teacher
+from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import TextBank, bank_size, build_bank
-from sattxt.training.text_isometry import make_isometric
 from sattxt.training.text_start import start_text
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 from sattxt.training.vision_start import load_vision

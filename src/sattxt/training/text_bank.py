@@ -27,7 +27,7 @@ from sattxt.errors import CacheError, DiskFullError, InputError, WeightsError
 from sattxt.io import disk_errors
 from sattxt.text.cache import TextCache
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts
-from sattxt.training.prompting import AnyPrompt, Prompt
+from sattxt.training.prompts import AnyPrompt, Prompt
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sattxt.evaluation.metrics import recall_at_k
-from sattxt.training.align import AlignModel
 from sattxt.training.augment import resized
 from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.objectives.align.model import AlignModel
 
 Normalise = Callable[[Tensor], Tensor]
 

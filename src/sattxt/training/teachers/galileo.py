@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
-from sattxt.training.teachers._network import TeacherBlock, load_exactly
 from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
+from sattxt.training.teachers.blocks import TeacherBlock, load_exactly
 from sattxt.weights.tensors import read_checkpoint
 
 #: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.

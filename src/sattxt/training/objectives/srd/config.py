@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
+from sattxt.training.objectives.srd.losses import check_temperatures
 from sattxt.training.precision import Precision, check_precision
 from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
-from sattxt.training.srd_loss import check_temperatures
 
 _RANGES = {
     **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup", "steps"), NOT_NEGATIVE),

@@ -17,22 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
-from sattxt.training.align_batch import AlignBatch
-from sattxt.training.align_config import AlignConfig
-from sattxt.training.align_model import AlignModel
 from sattxt.training.augment import resized
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.image_bank import ImageBank
-from sattxt.training.losses import class_contrast, info_nce, positive_pairs
-from sattxt.training.objective import Gather, Objective, StepLosses, alone
+from sattxt.training.objectives.align.batch import AlignBatch
+from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
+from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.views import TileViews
+from sattxt.training.objectives.base import Gather, Objective, StepLosses, alone
 from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
-from sattxt.training.prompting import PromptBook
+from sattxt.training.prompts import PromptBook
 from sattxt.training.seeds import Stream, generator
 from sattxt.training.text_bank import TextBank
-from sattxt.training.tile_views import TileViews
-
-__all__ = ["AlignBatch", "AlignConfig", "AlignModel", "AlignObjective"]
 
 _MAX_SCALE = 100.0  # of 1 / temperature, as CLIP clips it
 _SMOOTHING = 0.05  # of class labels

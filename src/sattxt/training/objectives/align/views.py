@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.training.align_config import AlignConfig
-from sattxt.training.align_model import AlignModel
 from sattxt.training.augment import atmosphere, augment, resized
 from sattxt.training.checksum import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
+from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.seeds import Stream, generator
 from sattxt.vision.device import resolve_dtype
 from sattxt.vision.tower import VisionTower

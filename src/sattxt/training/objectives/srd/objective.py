@@ -20,26 +20,24 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import resized
-from sattxt.training.objective import Batch, Gather, Objective, StepLosses, alone
-from sattxt.training.optim import parameter_groups
-from sattxt.training.pairs import LazyPairs, PairSet
-from sattxt.training.precision import autocast
-from sattxt.training.seeds import generator
-from sattxt.training.srd_config import SRDConfig
-from sattxt.training.srd_loss import (
+from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, alone
+from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.objectives.srd.losses import (
     layer_normalised,
     matched_maps,
     patch_regression,
     srd_loss,
     teacher_distribution,
 )
-from sattxt.training.srd_model import SRDModel
-from sattxt.training.srd_views import ms_view, rgb_view, view_geometry
+from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
+from sattxt.training.optim import parameter_groups
+from sattxt.training.pairs import LazyPairs, PairSet
+from sattxt.training.precision import autocast
+from sattxt.training.seeds import generator
 from sattxt.training.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
-
-__all__ = ["SRDBatch", "SRDConfig", "SRDModel", "SRDObjective"]
 
 
 @dataclass

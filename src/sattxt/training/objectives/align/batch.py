@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sattxt.training.objective import Batch
+from sattxt.training.objectives.base import Batch
 
 
 @dataclass

@@ -10,7 +10,9 @@ from torch import nn
 
 from sattxt.errors import InputError
 from sattxt.images.bands import SENTINEL2_L2A
-from sattxt.training.teachers import CallableTeacher, GalileoTeacher, SpectralGPTTeacher, Teacher
+from sattxt.training.teachers.base import CallableTeacher, Teacher
+from sattxt.training.teachers.galileo import GalileoTeacher
+from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe

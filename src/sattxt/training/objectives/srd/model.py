@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
-from sattxt.training.srd_loss import Centre
+from sattxt.training.objectives.srd.losses import Centre
 from sattxt.vision.tower import ImageTokens, VisionTower
 
 

@@ -1,0 +1,1 @@
+"""What is learnt at each stage of training: which batch a step draws, and the losses on it."""
