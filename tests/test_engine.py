@@ -23,9 +23,8 @@ from sattxt.training.cli import app
 from sattxt.training.engine import EngineOptions
 from sattxt.training.initialise import initialise, text_head, text_head_like
 from sattxt.training.logs import CsvLog
-from sattxt.training.objectives.align.batch import AlignBatch
 from sattxt.training.objectives.align.model import AlignModel
-from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.objectives.align.objective import AlignBatch, AlignObjective
 from sattxt.training.run import Run
 
 pytest.importorskip("lightning")

@@ -25,8 +25,8 @@ from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_g
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
 from sattxt.training.fields import FIELDS, draw_fields
-from sattxt.training.objectives.align.isometry import make_isometric
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
+from sattxt.training.objectives.align.model import make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
@@ -391,7 +391,7 @@ def test_text_noise_has_the_size_asked_for_and_depends_on_the_batch_alone(tmp_pa
 
 
 def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
-    from sattxt.training.seeds import generator
+    from sattxt.training.objectives.base import generator
 
     run = Toy(tmp_path, text_mix=1.0)
     book = PromptBook(

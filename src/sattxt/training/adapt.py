@@ -27,7 +27,7 @@ from sattxt.images.load import Stream, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_size
 from sattxt.images.read import to_rgb
-from sattxt.training.seeds import generator
+from sattxt.training.objectives.base import generator
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.card import model_card

@@ -26,8 +26,7 @@ from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
 from sattxt.training.initialise import initialise, initialise_vision, text_head_like
-from sattxt.training.objectives.align.isometry import make_isometric
-from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.base import Objective
 from sattxt.training.objectives.srd.model import SRDModel

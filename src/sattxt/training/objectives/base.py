@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,24 @@ Gather: TypeAlias = Callable[[Tensor], Tensor]
 def alone(own: Tensor) -> Tensor:
     """The :data:`Gather` of a run on one device."""
     return own
+
+
+class Stream(IntEnum):
+    """What stage 2 draws for, the key after its seed: common to a step's ranks, a rank's own, BatchNorm statistics,
+    views that are embedded once.
+    """
+
+    SHARED = 0
+    OWN = 1
+    NORMS = 2
+    VIEWS = 3
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator that depends on ``key`` alone, e.g. (seed, step, rank). Similar keys give unrelated streams."""
+    words = [part & 0xFFFF_FFFF_FFFF_FFFF for part in key]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
 
 
 class NamedTiles(Protocol):

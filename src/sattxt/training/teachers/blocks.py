@@ -55,6 +55,7 @@ class TeacherBlock(nn.Module):
         self.mlp = _Mlp(dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, T, dim)."""
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,44 @@ from sattxt.errors import InputError
 from sattxt.training.augment import resized
 from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.image_bank import ImageBank
-from sattxt.training.objectives.align.batch import AlignBatch
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.views import TileViews
-from sattxt.training.objectives.base import Gather, Objective, StepLosses, alone
+from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, Stream, alone, generator
 from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
 from sattxt.training.prompts import PromptBook
-from sattxt.training.seeds import Stream, generator
 from sattxt.training.text_bank import TextBank
 
 _MAX_SCALE = 100.0  # of 1 / temperature, as CLIP clips it
 _SMOOTHING = 0.05  # of class labels
+
+
+@dataclass
+class AlignBatch(Batch):
+    """A micro-batch of stage 2; N tiles, set after set.
+
+    pixels: (N, 3, S, S) float32; or else embedded: (N, D) float32, where tiles are embedded once for the whole run.
+    labels: for each data set (n,) int64 into its classes, or ``None`` where it has none. classes: for each data set
+    (K, hidden), one frozen text vector a class, the same on every rank; or ``None``. rows: (N,) int64, each tile's own
+    text (a caption, or a phrase of its class) in the bank; -1: none. texts: (N, hidden), their vectors, zeros where
+    there is none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,),
+    extra: (E, hidden), further captions, the same on every rank, which are negatives of tiles that they are not written
+    of. noise_seed: of ``text_noise``.
+    """
+
+    pixels: Tensor | None
+    embedded: Tensor | None
+    labels: list[Tensor | None]
+    classes: list[Tensor | None]
+    rows: Tensor
+    texts: Tensor
+    image_group: Tensor
+    text_group: Tensor
+    extra_rows: Tensor
+    extra: Tensor
+    noise_seed: int
 
 
 class AlignObjective(Objective):

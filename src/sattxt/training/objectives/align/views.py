@@ -16,7 +16,7 @@ from sattxt.training.checksum import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel
-from sattxt.training.seeds import Stream, generator
+from sattxt.training.objectives.base import Stream, generator
 from sattxt.vision.device import resolve_dtype
 from sattxt.vision.tower import VisionTower
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import resized
-from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, alone
+from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, alone, generator
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import (
     layer_normalised,
@@ -34,7 +34,6 @@ from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometr
 from sattxt.training.optim import parameter_groups
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.precision import autocast
-from sattxt.training.seeds import generator
 from sattxt.training.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
