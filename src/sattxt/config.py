@@ -1,41 +1,39 @@
-"""What a model directory's ``config.json`` says: plain frozen dataclasses, nothing of torch.
+"""A model directory's ``config.json`` as frozen dataclasses, without torch.
 
-``ModelConfig.from_dict`` is strict: a key it does not know, or a format it cannot read, is an error
-naming the key, so that a config written by a newer version never loads half-understood.
+Reading is strict: an unknown key, or a format this version does not read, is an error that names it. So a config that a
+newer version wrote is never half understood.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 
 FORMAT_VERSION = 1
-SMALLEST_WINDOW = 8  # pixels of an image that segmentation looks at, at the least
+SMALLEST_WINDOW = 8  # side of the smallest window that segmentation takes, image pixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """From an RGB image in [0, 255] to ``pixel_values``: resize, centre crop, ``x * rescale``, ``(x - mean) / std``.
+    """From an RGB image in [0, 255] to ``pixel_values``: resize, centre crop, ``x * rescale``, ``(x - mean) / std``."""
 
-    ``size`` is the side of the square fed to the backbone. The short side is resized to it (long side truncated
-    to an integer), then the centre is cropped. ``preset`` names where the numbers come from. ``window`` is the side,
-    in pixels of the image, of the squares that segmentation cuts it into unless told otherwise; ``None``: ``size``.
-    """
-
-    size: int = 224
-    resample: Literal["bicubic", "bilinear"] = "bicubic"
-    rescale: float = 1 / 255
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    preset: str = "custom"
-    window: int | None = None
+    size: int = 224  # side of the square that the backbone sees, pixels; the image's short side is resized to it
+    resample: Literal["bicubic", "bilinear"] = "bicubic"  # interpolation of the resize
+    rescale: float = 1 / 255  # factor from [0, 255] to the scale of mean and std
+    mean: tuple[float, float, float] = CLIP_MEAN  # red, green, blue, after rescale
+    std: tuple[float, float, float] = CLIP_STD  # red, green, blue, after rescale; above 0
+    preset: str = "custom"  # where rescale, mean and std come from: a key of IMAGE_PRESETS, or "custom"
+    window: int | None = None  # side of the squares that segmentation cuts an image into, image pixels; None: size
 
 
 #: Pixel scalings of the published weights, by name. ``official`` is how the released code behaves: pixels stay in
@@ -50,29 +48,22 @@ IMAGE_PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A transformers vision model: its ``model_type`` and the keyword arguments of its config class.
+    """A vision backbone."""
 
-    ``output_stride`` (convolutional backbones) is the pixel distance between neighbouring feature vectors; the
-    strides of the last stages are set to 1 to reach it.
-    """
-
-    model_type: Literal["dinov3_vit", "mobilenet_v1"] = "dinov3_vit"
-    options: dict[str, Any] = field(default_factory=dict)
-    output_stride: int | None = None
+    model_type: Literal["dinov3_vit", "mobilenet_v1"] = "dinov3_vit"  # as transformers names it
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of its config (or module) class
+    output_stride: int | None = None  # pixels between neighbouring features: 8, 16, 32; convolutional backbones only
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The vision head: ``depth`` pre-norm transformer blocks of width ``dim``, then LayerNorm.
+    """The vision head: pre-norm transformer blocks, then LayerNorm."""
 
-    ``input_dim`` differs from ``dim`` only where a linear map comes first (small models).
-    """
-
-    input_dim: int
-    dim: int
-    depth: int
-    heads: int
-    ffn_dim: int
+    input_dim: int  # width of the backbone's tokens; where it is not dim, a linear map comes first
+    dim: int  # width of the blocks, a multiple of heads
+    depth: int  # blocks, 1 or more
+    heads: int  # attention heads
+    ffn_dim: int  # hidden width of the SwiGLU layers
 
 
 @dataclass(frozen=True)
@@ -85,68 +76,48 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a component lives: a hub repository (with revision) or a local folder.
+    """Where a component lies."""
 
-    ``files`` are the sha256 of its files by name, so that one that was swapped can be named; models converted before
-    they were recorded have none, and are checked by ``TextEncoderConfig.weights_sha256`` alone.
-    """
-
-    location: str
-    revision: str | None = None
+    location: str  # a hub id, or an absolute folder
+    revision: str | None = None  # commit of the hub repository; None for a folder
+    # sha256 by file name, to name a file that was swapped; empty in models converted before they were recorded
     files: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """The frozen language model and how its tokens become one vector.
+    """The frozen language model, and how its tokens become one vector."""
 
-    kind: ``llm2vec`` (decoder LLM, bidirectional attention, adapters merged) or ``sentence`` (small BERT-like encoder).
-    base: where the model is; ``None`` when it lies in the model directory's ``text_encoder/``.
-    template: wraps a text; ``{text}`` is replaced. ``None``: the text as it is. Never taken from a model's name.
-    max_length: tokens kept, special ones included. max_text_tokens: the text alone is shortened to this first.
-    dtype: the precision in which the frozen encoder runs unless the caller asks for another.
-    weights_sha256: digest over the encoder's weight files, adapters and tokenizer, in merge order.
-    instruction: put before every text unless the caller passes another; pooled tokens never include it.
-    """
-
-    kind: Literal["llm2vec", "sentence"]
-    hidden_size: int
-    weights_sha256: str
-    base: ModelSource | None = None
-    adapters: tuple[ModelSource, ...] = ()
-    pooling: Literal["mean"] = "mean"
-    template: str | None = None
-    max_length: int = 512
-    max_text_tokens: int | None = None
-    padding_side: Literal["left", "right"] = "right"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    instruction: str = ""
+    kind: Literal["llm2vec", "sentence"]  # a decoder LLM with bidirectional attention, or a small BERT
+    hidden_size: int  # width of the pooled vectors
+    weights_sha256: str  # digest over its weight files, adapters (in merge order) and tokenizer
+    base: ModelSource | None = None  # None: it lies in the model directory's text_encoder/
+    adapters: tuple[ModelSource, ...] = ()  # LoRA adapters, in merge order
+    pooling: Literal["mean"] = "mean"  # of the text's tokens
+    template: str | None = None  # wraps a text, which replaces {text}; None: the text as it is
+    max_length: int = 512  # tokens kept, special ones included
+    max_text_tokens: int | None = None  # tokens that the text alone is cut to first; None: no cut
+    padding_side: Literal["left", "right"] = "right"  # where shorter texts of a batch are padded
+    dtype: Literal["float32", "bfloat16"] = "float32"  # precision it runs in unless the caller passes another
+    instruction: str = ""  # put before every text unless the caller passes another; its tokens are not pooled
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All of ``config.json``.
+    """All of ``config.json``."""
 
-    embed_dim: width of the shared space (twice the head's ``dim``).
-    logit_scale: what cosine similarities are multiplied by before a softmax (1 / temperature).
-    logit_scale_source: ``trained``, or why another value stands in (the published release has none).
-    prompt_templates: applied to a label, ``{}`` is replaced; several are averaged and renormalised.
-    backgrounds: prompts that mean "none of these", for multi-label scores; empty: those of ``sattxt.labels.prompts``.
-    multi_label_scale, multi_label_bias: Platt scaling of the contrast in multi-label mode.
-    """
-
-    name: str
-    embed_dim: int
+    name: str  # of the model, for people and the card
+    embed_dim: int  # width of the shared space, twice the vision head's dim
     image: ImageConfig
     vision: VisionConfig
     text: TextEncoderConfig
-    logit_scale: float
-    logit_scale_source: str = "trained"
-    prompt_templates: tuple[str, ...] = ("a satellite image of {}",)
-    backgrounds: tuple[str, ...] = ()
-    multi_label_scale: float | None = None
-    multi_label_bias: float | None = None
-    licence: str = ""
+    logit_scale: float  # factor on cosine similarities before a softmax (1 / temperature), above 0
+    logit_scale_source: str = "trained"  # or how else it was found
+    prompt_templates: tuple[str, ...] = ("a satellite image of {}",)  # a label replaces {}; several are averaged
+    backgrounds: tuple[str, ...] = ()  # prompts of "none of these" for multi-label scores; (): the package's own
+    multi_label_scale: float | None = None  # Platt scaling of multi-label scores; None: not calibrated
+    multi_label_bias: float | None = None  # the same
+    licence: str = ""  # of the weights: an SPDX name, or a sentence
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,7 +143,7 @@ class ModelConfig:
                 f"{name}: format_version is {version!r}, this sattxt reads {FORMAT_VERSION}; upgrade sattxt, "
                 "or convert the model again"
             )
-        config: ModelConfig = _build(cls, data, name)
+        config = build(cls, data, name)
         if config.embed_dim != 2 * config.vision.head.dim:
             raise WeightsError(
                 f"{name}: embed_dim is {config.embed_dim}, but twice the vision head's dim is "
@@ -188,10 +159,10 @@ class ModelConfig:
 
 
 def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConfig) -> ImageConfig:
-    """The image config for ``preprocess``: a preset's name, or explicit ``rescale``, ``mean``, ``std`` (and ``size``,
-    ``window``).
+    """The image config for ``preprocess``: a preset's name, or a dict with some of ``base``'s fields.
 
-    What is not named is taken from ``base``.
+    Raises:
+        InputError: no such preset, or no such field. WeightsError: a value is of the wrong type.
     """
     if isinstance(preprocess, ImageConfig):
         return preprocess
@@ -208,50 +179,51 @@ def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConf
         if unknown:
             raise InputError(f"preprocess has unknown keys {unknown}; it takes {sorted(known)}")
         values = {**preprocess, "preset": "custom"}
-    merged = {**asdict(base), **values}
-    return _build(ImageConfig, merged, "preprocess")
+    return build(ImageConfig, {**asdict(base), **values}, "preprocess")
 
 
-def _build(cls: Any, data: Any, where: str) -> Any:
-    """An instance of dataclass ``cls`` from JSON data, nested dataclasses and tuples included."""
+def build(cls: type[T], data: Any, where: str) -> T:
+    """An instance of a dataclass from JSON data, nested dataclasses and tuples included.
+
+    Args:
+        cls: the dataclass. Its fields are of plain types, ``Literal``, ``X | None``, tuples or dataclasses.
+        data: an object of the file.
+        where: the file, for errors.
+
+    Raises:
+        WeightsError: a key is missing, unknown or of the wrong type.
+    """
     if not isinstance(data, dict):
         raise WeightsError(f"{where}: expected an object for {cls.__name__}, found {type(data).__name__}")
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(data) - known)
+    unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise WeightsError(f"{where}: unknown key {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(known))}")
+        raise WeightsError(f"{where}: unknown key {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(hints))}")
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     try:
         return cls(**values)
-    except TypeError as error:
+    except TypeError as error:  # a key is missing
         raise WeightsError(f"{where}: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
-    origin = getattr(hint, "__origin__", None)
-    if value is None or isinstance(value, bool):
-        if value is None and type(None) not in arguments:
-            raise WeightsError(f"{where} must not be null")
-        return value
-    if origin is Literal:
+    kind: Any = get_origin(hint) or hint
+    arguments = get_args(hint)
+    if kind in (Union, UnionType):  # X | None
+        return None if value is None else _value(arguments[0], value, where)
+    if kind is Literal:
         if value not in arguments:
             raise WeightsError(f"{where} is {value!r}; one of {', '.join(map(repr, arguments))} is needed")
         return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise WeightsError(f"{where} must be a list")
+    if kind is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise WeightsError(f"{where} must have {len(arguments)} values, has {len(value)}")
         return tuple(_value(arguments[0], item, where) for item in value)
-    if type(None) in arguments:  # Optional
-        return _value(next(a for a in arguments if a is not type(None)), value, where)
-    if hasattr(hint, "__dataclass_fields__"):
-        return value if isinstance(value, hint) else _build(hint, value, where)
-    if hint is float and isinstance(value, int):
+    if hasattr(kind, "__dataclass_fields__") and not isinstance(value, kind):
+        return build(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    kind = origin or hint
-    if isinstance(kind, type) and not isinstance(value, kind):
-        raise WeightsError(f"{where} must be {kind.__name__}, is {type(value).__name__}")
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        found = "null" if value is None else type(value).__name__
+        raise WeightsError(f"{where} must be {'list' if kind is tuple else kind.__name__}, is {found}")
     return value

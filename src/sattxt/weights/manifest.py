@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from sattxt.config import build
 from sattxt.errors import WeightsError
 
 MANIFEST_FILE = "weights_manifest.json"
@@ -63,8 +64,8 @@ class Component:
     @property
     def bytes(self) -> int | None:
         """Of all files; None where one is unknown."""
-        sizes = [item.bytes for item in self.files]
-        return None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
+        sizes = [item.bytes for item in self.files if item.bytes is not None]
+        return sum(sizes) if len(sizes) == len(self.files) else None
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,6 @@ class ModelEntry:
         """Locations whose licence must be accepted before download."""
         return tuple(part.location for part in self.components if part.gated)
 
-    @property
-    def bytes(self) -> int | None:
-        """Of all components; None where one is unknown."""
-        sizes = [part.bytes for part in self.components]
-        return None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
         return asdict(self)
@@ -171,29 +166,9 @@ def parse_manifest(text: str) -> tuple[ModelEntry, ...]:
         data = json.loads(text)
         if data["manifest_version"] != MANIFEST_VERSION:
             raise WeightsError(f"{MANIFEST_FILE}: version {data['manifest_version']!r}, {MANIFEST_VERSION} is needed")
-        return tuple(_entry(item) for item in data["models"])
+        return tuple(build(ModelEntry, item, MANIFEST_FILE) for item in data["models"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{MANIFEST_FILE}: not a manifest ({type(error).__name__}: {error})") from error
-
-
-_LISTS: dict[str, Any] = {
-    "licences": LicenceStatement,
-    "training_data": DataSource,
-    "metrics": Metric,
-    "citations": Citation,
-}
-
-
-def _entry(data: dict[str, Any]) -> ModelEntry:
-    values = dict(data)
-    values["components"] = tuple(
-        Component(**{**part, "files": tuple(FileEntry(**item) for item in part["files"])})
-        for part in data["components"]
-    )
-    for key, kind in _LISTS.items():
-        values[key] = tuple(kind(**item) for item in data.get(key, ()))
-    values["limits"] = tuple(data.get("limits", ()))
-    return ModelEntry(**values)
 
 
 @cache
