@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_mini import read_tiles
 
 from sattxt import SatTxt, label_set
-from sattxt.classify import transduction
 from sattxt.classify.transduction import transduce
 from sattxt.errors import InputError
 
@@ -66,11 +65,10 @@ def test_equal_tiles_are_classified_alike() -> None:
     assert (found.argmax(1) == np.tile(np.arange(3), 5)).all()
 
 
-def test_many_tiles_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tiles_are_compared_block_by_block() -> None:
     tiles, _, labels = clouds(1)
-    whole = transduce(tiles, labels, 10.0)
-    monkeypatch.setattr(transduction, "_COSINES", 7 * len(tiles))
-    np.testing.assert_allclose(transduce(tiles, labels, 10.0), whole, atol=1e-5)
+    by_blocks = transduce(tiles, labels, 10.0, cosines_at_once=7 * len(tiles))
+    np.testing.assert_allclose(by_blocks, transduce(tiles, labels, 10.0), atol=1e-5)
 
 
 def test_fewer_tiles_than_labels_are_refused() -> None:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sattxt.classify.results import FloatArray
 from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
 from sattxt.evaluation.encoder import Encoder, Image
 from sattxt.images.load import Failure, stream
 from sattxt.io import atomic_write, first_line, user_cache_dir
+from sattxt.vision.embeddings import FloatArray
 
 #: Part of every key: raised when the same model and images would give other embeddings than before.
 VERSION = 1

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError
 from sattxt.labels.prompts import TEMPLATES
+from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sattxt.classify.results import FloatArray
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.encoder import Encoder
 from sattxt.labels.prompts import label_prompts, parse_templates
 from sattxt.labels.sets import LabelSet, fold, humanise, label_set, list_label_sets
+from sattxt.vision.embeddings import FloatArray
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError, MissingExtraError, UnknownModelError
 from sattxt.evaluation.encoder import Image, combined, default_templates, digest_tensors, unit
 from sattxt.io import first_line
+from sattxt.vision.embeddings import FloatArray
 
 BATCH = 64
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from sattxt.classify.results import FloatArray
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
 from sattxt.evaluation.embeddings import Embedder
@@ -26,6 +25,7 @@ from sattxt.evaluation.metrics import (
     top_k_hits,
 )
 from sattxt.evaluation.result import Result, percent
+from sattxt.vision.embeddings import FloatArray
 
 TOP = 5
 _LEAST = 1e-30  # a probability whose logarithm is taken

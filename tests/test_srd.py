@@ -276,7 +276,7 @@ def test_the_centre_follows_the_teachers_views_after_the_loss(tmp_path, accumula
     run = Distilling(tmp_path, **options)
     start = run.model.centre.value.clone()
     batches = [run.distiller.draw(0, micro) for micro in range(accumulate)]
-    views = [teacher().encode(view, pair_set().bands).pooled for batch in batches for (view,) in batch.spectral]
+    views = [teacher().pooled(view, pair_set().bands) for batch in batches for (view,) in batch.spectral]
     assert len(views) == run.distiller.config.ms_views * accumulate
     run.train(ENGINE)
     torch.testing.assert_close(run.model.centre.value, 0.5 * start + 0.5 * torch.cat(views).mean(0))
@@ -285,7 +285,7 @@ def test_the_centre_follows_the_teachers_views_after_the_loss(tmp_path, accumula
 def test_the_centre_starts_at_the_teachers_mean_over_the_first_batch(tmp_path):
     run = Distilling(tmp_path)
     tiles = pair_set()
-    seen = teacher().encode(tiles.spectral(run.distiller.sampler.batch(0)[0]), tiles.bands).pooled
+    seen = teacher().pooled(tiles.spectral(run.distiller.sampler.batch(0)[0]), tiles.bands)
     torch.testing.assert_close(run.model.centre.value, seen.mean(0))
     first = run.distiller.losses(run.model, run.distiller.draw(0)).terms["srd"]
     assert float(first.detach()) == pytest.approx(math.log(4), abs=1e-5)  # the untrained student says nothing
