@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.errors import HubError, InputError, UnknownModelError
 from sattxt.io import read_json
 from sattxt.text.encoder import TextEncoder
-from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
+from sattxt.weights.components import find_language_model, read_hidden_size
+from sattxt.weights.hub import is_repo_id
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
-    from sattxt.weights.components import Component
 
 _SENTENCE_LENGTH = 128
 
@@ -97,22 +96,17 @@ def _llm(block: Mapping[str, Any], data: Path) -> TextStart:
 
     if not block.get("base"):
         raise InputError("text_encoder.base: missing; pass the language model's folder or hub id")
-    extras = [_component(item, adapter_files, data, "adapters") for item in block.get("adapters") or ()]
-    own_tokenizer = not any(TOKENIZER in item.hashes for item in extras)
-    base = _component(block["base"], partial(base_files, tokenizer=own_tokenizer), data, "base")
-    if not any(name.endswith(".safetensors") for name in base.hashes):
-        raise WeightsError(f"{base.source.location}: holds no .safetensors weights; pass a folder or hub id that does")
-    for item in (*extras, base):  # an adapter's own copy first: it may be had without the language model's licence
-        stated = item.json("config.json")
-        if stated is not None:
-            break
-    else:
-        raise WeightsError(f"{base.source.location}: config.json is missing; pass a transformers checkpoint")
+    base, *extras = (_source(item, data) for item in (block["base"], *(block.get("adapters") or ())))
+    try:
+        files = find_language_model(base, extras)
+        width = read_hidden_size(files)
+    except (HubError, UnknownModelError) as error:
+        raise type(error)(f"text_encoder: no such folder below {data}, and on the hub: {error}") from error
     config = TextEncoderConfig(
-        hidden_size=int(stated["hidden_size"]),
-        weights_sha256=encoder_digest(base.hashes, [item.hashes for item in extras]),
-        base=base.source,
-        adapters=tuple(item.source for item in extras),
+        hidden_size=width,
+        weights_sha256=files.sha256,
+        base=files.base,
+        adapters=files.adapters,
         **_llm_options(block),
     )
     device_map = block.get("device_map")
@@ -134,22 +128,13 @@ def _llm_options(block: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _component(named: Any, wanted: Callable[[Any], list[str]], data: Path, key: str) -> Component:
+def _source(named: Any, data: Path) -> ModelSource:
     """A part of the LLM: a folder, a hub id, or ``{location: hub id, revision: commit}``."""
-    from sattxt.weights.components import open_component
-    from sattxt.weights.hub import HubAccess
-
     source = ModelSource(**named) if isinstance(named, Mapping) else ModelSource(str(named))
     found = _existing(source.location, data)
     if found is not None:
-        return open_component(found, wanted, HubAccess())
-    if not HubAccess.is_repo_id(source.location):
-        return _missing_folder(source.location, data, key)
-    try:
-        return open_component(source.location, wanted, HubAccess(), source.revision)
-    except (HubError, UnknownModelError) as error:
-        where = data / source.location
-        raise type(error)(f"text_encoder.{key}: there is no folder {where}, and on the hub: {error}") from error
+        return ModelSource(str(found))
+    return source if is_repo_id(source.location) else _missing_folder(source.location, data, "base or adapters")
 
 
 def _existing(named: str, data: Path) -> Path | None:
@@ -179,9 +164,9 @@ def _random(block: Mapping[str, Any], folder: Path, *, seed: int) -> TextStart:
         _write_llama(folder, width)
     from sattxt.text.llm2vec import LLM2VecEncoder
 
-    part = _component(str(folder.absolute()), base_files, folder, "base")
+    digest = find_language_model(ModelSource(str(folder))).sha256
     options = {**_llm_options(block), "dtype": "float32"}
-    config = TextEncoderConfig(hidden_size=width, weights_sha256=encoder_digest(part.hashes, []), **options)
+    config = TextEncoderConfig(hidden_size=width, weights_sha256=digest, **options)
     return TextStart(config, folder, lambda device: LLM2VecEncoder(config, base=folder, adapters=(), device=device))
 
 

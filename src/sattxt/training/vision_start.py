@@ -113,7 +113,7 @@ def _checkpoint(block: dict[str, Any], data: Path) -> tuple[BackboneConfig, dict
     named = block.get("path")
     if not named:
         raise InputError("vision.path: missing; pass a folder, a hub id, or vision.random=true")
-    found, hub = _located(str(named), block.get("revision"), data, HubAccess())
+    found = _located(str(named), block.get("revision"), data)
     stated = _stated(found)
     kind = "dinov3_vit" if stated is None else str(stated.get("model_type"))
     wanted = block.get("model_type") or kind
@@ -123,7 +123,7 @@ def _checkpoint(block: dict[str, Any], data: Path) -> tuple[BackboneConfig, dict
         assert stated is not None  # its kind was read from it
         config, state = _mobilenet(found, stated)
     elif kind == "dinov3_vit":
-        config, state = read_backbone(found, num_heads=block.get("num_heads"), hub=hub)
+        config, state = read_backbone(found, num_heads=block.get("num_heads"), hub=HubAccess())
     else:
         raise WeightsError(f"{named}: model_type is {kind!r}; a 'dinov3_vit' or a 'mobilenet_v1' is needed")
     for key, value in (block.get("options") or {}).items():
@@ -146,17 +146,19 @@ def _configured(block: dict[str, Any], kind: Any, options: dict[str, Any]) -> Ba
     return BackboneConfig(kind, options, stride)
 
 
-def _located(named: str, revision: str | None, data: Path, hub: Any) -> tuple[Path, Any]:
+def _located(named: str, revision: str | None, data: Path) -> Path:
     """A folder or file on this machine, downloaded if ``named`` is a hub id and no such folder is there."""
     for path in (data / named, Path(named).expanduser()):
         if path.exists():
             if revision is not None:
                 raise InputError(f"vision.revision={revision!r}: {path} is on this machine; leave revision out")
-            return path, hub
-    if not hub.is_repo_id(named):
+            return path
+    from sattxt.weights.hub import HubAccess, is_repo_id
+
+    if not is_repo_id(named):
         raise InputError(f"vision.path: {data / named}: no such folder or file, and {named!r} is no hub id (org/name)")
     try:
-        return hub.folder(named, revision, ("config.json", "*.safetensors")), hub
+        return HubAccess().folder(named, revision, ("config.json", "*.safetensors"))
     except (HubError, UnknownModelError) as error:
         raise type(error)(f"vision.path: there is no folder {data / named}, and on the hub: {error}") from error
 
