@@ -129,17 +129,19 @@ def fill(module: torch.nn.Module) -> None:
 
 def tower(model: SatTxt) -> VisionTower:
     """A model's image tower, to time by itself."""
-    return model.vision.tower
+    return model._images.tower
 
 
 def image_pass(model: SatTxt, pixel_values: torch.Tensor) -> torch.Tensor:
     """(N, D) float32 embeddings of pixel values that are ready, in as many passes as ``encode_image`` makes of them."""
-    return model.vision.encode_pixels(pixel_values)
+    import torch
+
+    return torch.cat([tokens.embedding for tokens in model._images._passes(pixel_values)]).float()
 
 
 def text_encoder(model: SatTxt) -> TextEncoder:
     """A model's frozen text encoder, opened if need be, to time by itself."""
-    return model.text.encoder
+    return model._text._open([])
 
 
 @contextmanager

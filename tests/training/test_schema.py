@@ -38,6 +38,8 @@ class Settings(Config):
     sizes: tuple[Count, ...] = Field((64,), min_length=1)
     text_rate: NotNegative | None = None
     noise: Noise = Noise()
+    extra: Noise | None = None
+    where: str | Folder | None = None
     words: dict[str, dict[str, list[str]]] = Field({})
     sets: tuple[Annotated[Folder | Drawn, Field(discriminator="kind")], ...] = ()
 
@@ -65,23 +67,28 @@ def test_values_are_taken_as_yaml_writes_them() -> None:
     ("values", "message"),
     [
         ({"setps": 5}, "setps: unknown key; did you mean 'sets' or 'steps' or 'sizes'?"),
-        ({"steps": 1, "q": 5}, "q: unknown key; there are loss, noise, on, rate, sets, sizes, steps, text_rate, words"),
+        (
+            {"steps": 1, "q": 5},
+            f"q: unknown key; there are {', '.join(sorted(Settings.model_fields))}",
+        ),
         ({"steps": 1, "noise": {"shar": 1}}, "noise.shar: unknown key; did you mean 'share' or 'area'?"),
+        ({"steps": 1, "extra": {"shar": 1}}, "extra.shar: unknown key; did you mean 'share' or 'area'?"),
+        ({"steps": 1, "where": {"kind": "folder", "name": "a"}}, "where.path: missing; pass a text"),
         ({}, "steps: missing; pass a whole number, 0 or more"),
         ({"steps": True}, "steps=True: pass a whole number, 0 or more"),
         ({"steps": "5"}, "steps='5': pass a whole number, 0 or more"),
         ({"steps": -1}, "steps=-1: pass a whole number, 0 or more"),
-        ({"steps": 1, "rate": 0}, "rate=0: pass a number, above 0"),
-        ({"steps": 1, "rate": math.nan}, "rate=nan: pass a number, above 0"),
-        ({"steps": 1, "text_rate": -1.5}, "text_rate=-1.5: pass a number, 0 or more"),
+        ({"steps": 1, "rate": 0}, "rate=0: pass a finite number, above 0"),
+        ({"steps": 1, "rate": math.nan}, "rate=nan: pass a finite number, above 0"),
+        ({"steps": 1, "text_rate": -1.5}, "text_rate=-1.5: pass a finite number, 0 or more"),
         ({"steps": 1, "on": 1}, "on=1: pass true or false"),
         ({"steps": 1, "loss": "sigmoi"}, "loss='sigmoi': pass one of 'plain', 'sigmoid'; did you mean 'sigmoid'?"),
         ({"steps": 1, "sizes": 64}, "sizes=64: pass a list of at least 1"),
         ({"steps": 1, "sizes": []}, "sizes=[]: pass a list of at least 1"),
         ({"steps": 1, "sizes": [64, 0]}, "sizes[1]=0: pass a whole number, 1 or more"),
         ({"steps": 1, "noise": 3}, "noise=3: pass a mapping"),
-        ({"steps": 1, "noise": {"share": 1.5}}, "noise.share=1.5: pass a number, 0 to 1"),
-        ({"steps": 1, "noise": {"decay": 1}}, "noise.decay=1: pass a number, 0 or more, below 1"),
+        ({"steps": 1, "noise": {"share": 1.5}}, "noise.share=1.5: pass a finite number, 0 to 1"),
+        ({"steps": 1, "noise": {"decay": 1}}, "noise.decay=1: pass a finite number, 0 or more, below 1"),
         ({"steps": 1, "noise": {"area": [1]}}, "noise.area=[1]: pass a list of 2"),
         ({"steps": 1, "noise": {"area": [1, 1, 1]}}, "noise.area=[1, 1, 1]: pass a list of 2"),
         ({"steps": 1, "on": True, "loss": "sigmoid"}, "on, loss: pass one of the two"),
@@ -106,12 +113,12 @@ def test_an_error_names_the_key_and_what_to_pass(values: dict[str, Any], message
 
 
 def test_a_config_is_a_mapping() -> None:
-    with pytest.raises(InputError, match=r"align: \[1\]: pass a mapping with keys of loss"):
+    with pytest.raises(InputError, match=r"align: \[1\]: pass a mapping with keys of extra, loss"):
         Settings.parse([1], "align")
 
 
 def test_a_copy_with_changes_is_checked() -> None:
-    with pytest.raises(InputError, match="share=2: pass a number, 0 to 1"):
+    with pytest.raises(InputError, match="share=2: pass a finite number, 0 to 1"):
         Noise().replace(share=2)
     with pytest.raises(InputError, match="did you mean 'share'"):
         Noise().replace(shar=1)

@@ -8,13 +8,14 @@ aerial tiles grow alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from sattxt.training.ranges import SHARE, Range, check_ranges
+from sattxt.training.schema import Config, Share
 
 _BRIGHTNESS = 0.25  # largest change of a tile's gain
 _BALANCE = 0.12  # of a band's gain beside it
@@ -24,28 +25,16 @@ _GAMMA = 0.3  # of the logarithm of the exponent
 _NOISE = 0.015  # largest standard deviation of grain
 _AIRLIGHT = 0.3  # most of the light that the air adds in blue
 
-_RANGES = {
-    "min_area": Range(0, 1, above=True),
-    "aspect": Range(1),
-    **dict.fromkeys(
-        ("radiometry_probability", "grey_probability", "coarse_probability", "atmosphere_probability"), SHARE
-    ),
-}
 
+class AugmentConfig(Config):
+    """How far tiles are changed; probabilities are per tile."""
 
-@dataclass(frozen=True)
-class AugmentConfig:
-    """min_area: smallest crop as a share of the tile. aspect: largest ratio of its sides. Probabilities: per tile."""
-
-    min_area: float = 0.45
-    aspect: float = 1.25
-    radiometry_probability: float = 0.8
-    grey_probability: float = 0.05
-    coarse_probability: float = 0.25
-    atmosphere_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, _RANGES)
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.45  # smallest crop, as a share of the tile
+    aspect: Annotated[float, Field(ge=1)] = 1.25  # largest ratio of a crop's sides
+    radiometry_probability: Share = 0.8  # of other light and colours
+    grey_probability: Share = 0.05  # of no colour
+    coarse_probability: Share = 0.25  # of the blur of a coarser sensor
+    atmosphere_probability: Share = 0.0  # of light that the air scatters into the image
 
 
 def random_geometry(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:

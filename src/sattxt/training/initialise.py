@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sattxt.errors import InputError, UnknownModelError, WeightsError
-from sattxt.text.head import TextHead
-from sattxt.training.checkpoint import CHECKPOINT, read_checkpoint
+from sattxt.training.engine import CHECKPOINT, read_checkpoint
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.vision.tower import VisionTower
 from sattxt.weights.tensors import check_tensors
@@ -39,42 +38,19 @@ def initialise_vision(tower: VisionTower, source: str | Path) -> None:
     _load(tower, vision, f"{source}: vision tower", "backbone." if frozen else "-")
 
 
-def text_head_like(own: TextHead, source: str | Path) -> TextHead:
-    """:func:`text_head`, of the same sizes as ``own``.
-
-    Raises:
-        WeightsError: it is of others.
-    """
-    found = text_head(source)
-    _check(own.state_dict(), found.state_dict(), f"{source}: text head")
-    return found
-
-
-def text_head(source: str | Path) -> TextHead:
-    """The text head of a run of stage 2, or of what ``from_pretrained`` opens.
-
-    Raises:
-        InputError: a run of stage 1 has none.
-    """
-    state = _read(source)[1]
-    if not state:
-        raise InputError(f"{source}: a run of stage 1 has no text head; pass a run of stage 2 or a model")
-    return TextHead.from_state(state)
-
-
 def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], bool]:
     """Vision tower, text head (may be empty), and whether the backbone was frozen and so left out."""
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
-        still = [name for name in ("freeze_head", "freeze_text_head") if state["run"].get(name)]
+        still = [name for name in ("freeze_head", "freeze_text_head") if state["sattxt"].get(name)]
         if still:
             raise InputError(
                 f"{source}: a checkpoint leaves out what is frozen ({', '.join(still)}); write this run with "
                 "`sattxt train export` and start from that model"
             )
-        average = state["average"]
-        return _below(average, "vision."), _below(average, "text."), bool(state["run"]["freeze_backbone"])
+        average = state["callbacks"]["average"]
+        return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])
     from sattxt.weights.directory import read_model
     from sattxt.weights.resolver import resolve
 
@@ -90,16 +66,16 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
-    _check(module.state_dict(), state, where, may_lack)
-    module.load_state_dict(state, strict=False)
+    """Copy ``state`` in; names that begin with ``may_lack`` may be missing from it.
 
-
-def _check(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, may_lack: str = "-") -> None:
-    """Raise WeightsError unless ``state`` fits."""
-    counter = "num_batches_tracked"
-    state = {name: value for name, value in state.items() if not name.endswith(counter)}
-    due = {name for name in own if name in state or (not name.startswith(may_lack) and not name.endswith(counter))}
+    Raises:
+        WeightsError: it does not fit.
+    """
+    counter, own = "num_batches_tracked", module.state_dict()
+    given = {name: value for name, value in state.items() if not name.endswith(counter)}
+    due = {name for name in own if name in given or (not name.startswith(may_lack) and not name.endswith(counter))}
     try:
-        check_tensors(state, {name: own[name].shape for name in own if name in due}, where)
+        check_tensors(given, {name: own[name].shape for name in own if name in due}, where)
     except WeightsError as error:
         raise WeightsError(f"{error}; start from a model with the recipe's vision, head and text encoder") from error
+    module.load_state_dict(state, strict=False)

@@ -6,18 +6,10 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from sattxt.errors import InputError
 from sattxt.vision.device import multiplies_bfloat16
 
 #: ``auto``: bfloat16 where the hardware multiplies in it (elsewhere it is emulated, and far slower), else float32.
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
-_KNOWN = ("auto", "bfloat16", "float32")
-
-
-def check_precision(precision: str) -> None:
-    """Raise InputError unless it is one of ``auto``, ``bfloat16``, ``float32``."""
-    if precision not in _KNOWN:
-        raise InputError(f"precision={precision!r}: pass one of {', '.join(map(repr, _KNOWN))}")
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

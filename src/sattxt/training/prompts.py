@@ -10,14 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from sattxt.errors import InputError
 from sattxt.labels.prompts import parse_templates
 from sattxt.labels.sets import humanise, near
+from sattxt.training.schema import Config, Count, Share
 
 #: Where a class's phrase goes into a prompt.
 TEMPLATES: tuple[str, ...] = (
@@ -67,36 +69,32 @@ class Prompt(NamedTuple):
 AnyPrompt: TypeAlias = str | Prompt
 
 
-@dataclass(frozen=True)
-class PromptConfig:
-    """How texts become prompts.
+class PromptConfig(Config):
+    """How texts become prompts."""
 
-    templates: for class phrases, each with ``{}`` once. instructions: none leaves every text plain.
-    instruction_variants: how many prompts each text is embedded as. plain_share: of texts, those one of whose variants
-    is the text without an instruction. caption_share: of tiles with a class, those whose text is a human caption (where
-    they have one) rather than a class phrase in a template; 1: captions alone. name_share: of class prompts, those made
-    of the class's own name (its first phrase) beside what falls to it as one phrase of several.
+    templates: tuple[str, ...] = TEMPLATES  # for class phrases, each with {} once; "default" is the shipped ones
+    instructions: tuple[str, ...] = ()  # put before a text; none leaves every text plain, "default" is the shipped ones
+    instruction_variants: Count = 1  # prompts that each text is embedded as
+    plain_share: Share = 0.5  # of texts, those one of whose variants has no instruction
+    # Of tiles with a class, those whose text is one of their captions rather than a class phrase; 1: captions alone.
+    caption_share: Share = 1.0
+    name_share: Share = 0.0  # of class prompts, those made of the class's first phrase, beside its share among all
 
-    Raises:
-        InputError: a value is out of range, a template lacks its ``{}``, a list repeats itself.
-    """
+    @field_validator("templates", "instructions", mode="before")
+    @classmethod
+    def _take_shipped(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "default":
+            return TEMPLATES if info.field_name == "templates" else INSTRUCTIONS
+        if isinstance(value, str):
+            raise ValueError(f"{value!r}; pass a list of texts, or 'default' for the shipped ones")
+        return value
 
-    templates: tuple[str, ...] = TEMPLATES
-    instructions: tuple[str, ...] = ()
-    instruction_variants: int = 1
-    plain_share: float = 0.5
-    caption_share: float = 1.0
-    name_share: float = 0.0
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_texts(self) -> PromptConfig:
         parse_templates(self.templates)
-        for name in ("plain_share", "caption_share", "name_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}={getattr(self, name)}: pass 0 to 1")
-        if self.instruction_variants < 1:
-            raise InputError(f"instruction_variants={self.instruction_variants}: pass 1 or more")
         if len(set(self.instructions)) != len(self.instructions) or not all(i.strip() for i in self.instructions):
-            raise InputError("instructions: pass each once, none of them empty (an empty list leaves them all out)")
+            raise ValueError("instructions: pass each once, none of them empty (an empty list leaves them all out)")
+        return self
 
     def variants(self, text: str) -> list[AnyPrompt]:
         """The prompts that ``text`` is embedded as; always the same for the same text."""

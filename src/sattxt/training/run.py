@@ -9,7 +9,6 @@ import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,20 +21,18 @@ from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.text.cache import TextCache
-from sattxt.training.checkpoint import CHECKPOINT, restore
 from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
-from sattxt.training.initialise import initialise, initialise_vision, text_head_like
-from sattxt.training.loop import LoopOptions, fit
+from sattxt.training.initialise import initialise, initialise_vision
 from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.base import Objective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.optim import shared_copy
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.prompts import PromptBook, SetTexts
-from sattxt.training.recipe import Recipe
+from sattxt.training.recipe import DataSet, Recipe
 from sattxt.training.sources.registry import describe, open_pairs, open_set
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import TextBank, bank_size, build_bank
@@ -73,6 +70,8 @@ class Run(ABC, Generic[Model]):
     """
 
     def __init__(self, objective: Objective, model: Model, out: Path) -> None:
+        from sattxt.training.callbacks import shared_copy
+
         for module in objective.frozen(model):
             module.requires_grad_(False)
         self.objective, self.model, self.out = objective, model, out
@@ -91,31 +90,40 @@ class Run(ABC, Generic[Model]):
         Raises:
             InputError: there is none. WeightsError: it is damaged, or another run's.
         """
-        self.step = restore(self.checkpoint, self.objective, self.model, self.average)["step"]
-        self._resume = True
+        from sattxt.training.module import load_trained, run_identity
+
+        state, where = read_checkpoint(self.checkpoint), str(self.checkpoint)
+        check_checkpoint(state, run_identity(self.objective, self.model), self.checkpoint)
+        trained = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+        load_trained(self.objective, self.model, trained, where)
+        load_trained(self.objective, self.average, state["callbacks"]["average"], where)
+        self.step, self._resume = state["global_step"], True
         return self.step
 
     def train(
         self,
-        options: LoopOptions | None = None,
+        options: EngineOptions | None = None,
         *,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> int:
         """Train to the recipe's last step, from the checkpoint's where :meth:`resume` was called before.
 
-        Returns and raises: as :func:`sattxt.training.loop.fit`.
+        Returns and raises: as :func:`sattxt.training.engine.fit`.
         """
+        options = options or EngineOptions()
         done = fit(
             self.objective,
             self.model,
             self.average,
             self.out,
-            options or LoopOptions(),
+            options,
             resume=self._resume,
             validate=self._figures,
             progress=progress,
         )
-        return self.resume() if self.checkpoint.is_file() else done  # sharded weights are in the checkpoint alone
+        if self.checkpoint.is_file():  # a strategy may have trained a copy of the model in another process
+            return self.resume()
+        return done
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged model on the validation splits."""
@@ -135,8 +143,6 @@ class AlignRun(Run[AlignModel]):
         data: the folder that the recipe's paths start from.
         init: a model or a run to start from instead of the recipe's weights, see
             :func:`sattxt.training.initialise.initialise`.
-        init_text: a model or a run of stage 2 whose text head to take. With ``text_start="isometric"`` the nearest
-            isometry to it, so that images aligned with it need not turn.
 
     Raises:
         InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had; known before the first
@@ -150,25 +156,25 @@ class AlignRun(Run[AlignModel]):
         out: str | Path,
         *,
         init: str | Path | None = None,
-        init_text: str | Path | None = None,
     ) -> None:
+        require_lightning()
         data, out = Path(data), Path(out)
         self.recipe = recipe
         with _alone(out):
-            self.sets = _opened([open_set(entry, data, "train") for entry in recipe.sets])
-            validation = _validation(recipe.sets, data, open_set)
+            self.sets = _opened([open_set(entry.entry(), data, "train") for entry in recipe.align.sets])
+            validation = _validation(recipe.align.sets, data, open_set)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
             self._plain = {
                 tiles.name: [
-                    PLAIN_TEMPLATE.replace("{}", names[0]) for names in recipe.phrases(tiles.name, tiles.classes)
+                    PLAIN_TEMPLATE.replace("{}", names[0]) for names in recipe.align.phrases(tiles.name, tiles.classes)
                 ]
                 for tiles in self.validation
             }
             read = [text for texts in self._plain.values() for text in texts]
             heard = [text for tiles in self.validation for texts in tiles.captions for text in texts]
             book = PromptBook(
-                recipe.prompting,
-                [SetTexts(s.name, recipe.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
+                recipe.align.prompting,
+                [SetTexts(s.name, recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
                 extras=[*read, *heard, *BACKGROUNDS],
             )
             self.text = start_text(recipe, data, out)
@@ -178,22 +184,19 @@ class AlignRun(Run[AlignModel]):
             self.bank: TextBank = build_bank(book.prompts, encoder, cache, folder=out, progress=sys.stderr.isatty())
             del encoder
         tower = load_vision(recipe, data)
-        config = recipe.align
+        config = recipe.align.settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = AlignModel(tower, self.bank.hidden_size, config.initial_scale)
         found = init is not None and initialise(model, init)
-        if config.text_start == "isometric" and (init_text is not None or not found):
+        if config.text_start == "isometric" and not found:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                near = None if init_text is None else text_head_like(model.text, init_text)
-                make_isometric(model.text, self._sample(), near)
-        elif init_text is not None:
-            model.text.load_state_dict(text_head_like(model.text, init_text).state_dict())
+                make_isometric(model.text, self._sample())
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.normalise = Normaliser(recipe.image)
-        further = {"text_encoder": recipe.text_encoder, "prompts": asdict(recipe.prompting)}
-        context = _context(recipe, recipe.sets, further)
+        self.normalise = Normaliser(recipe.image.config())
+        texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
+        context = _context(recipe, recipe.align.sets, texts)
         self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise, context)
         super().__init__(self.aligner, model, out)
 
@@ -226,7 +229,7 @@ class AlignRun(Run[AlignModel]):
         Raises:
             InputError: something is at ``out`` already.
         """
-        image = self.recipe.image
+        image = self.recipe.image.config()
         labelled = [tiles for tiles in self.validation if tiles.classes]
         if not labelled:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
@@ -263,14 +266,15 @@ class SRDRun(Run[SRDModel]):
     """
 
     def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
+        require_lightning()
         data, out = Path(data), Path(out)
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
-        self.recipe, config = recipe, recipe.srd
+        self.recipe, config = recipe, recipe.srd.settings
         with _alone(out):
             teacher = start_teacher(recipe, data)
-            self.sets = _opened([open_pairs(entry, data, "train") for entry in recipe.pairs])
-            self.validation = _validation(recipe.pairs, data, open_pairs)
+            self.sets = _opened([open_pairs(entry.entry(), data, "train") for entry in recipe.srd.pairs])
+            self.validation = _validation(recipe.srd.pairs, data, open_pairs)
         tower = load_vision(recipe, data, seed=config.seed)
         if init is not None:
             initialise_vision(tower, init)
@@ -278,8 +282,8 @@ class SRDRun(Run[SRDModel]):
             torch.manual_seed(config.seed)
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        context = _context(recipe, recipe.pairs, {})
-        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image), context)
+        context = _context(recipe, recipe.srd.pairs, {})
+        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image.config()), context)
         super().__init__(self.distiller, model, out)
 
     def _figures(self, model: SRDModel) -> dict[str, float]:
@@ -308,33 +312,33 @@ def _opened(sets: list[Opened]) -> list[Opened]:
 
 
 def _validation(
-    entries: Sequence[Mapping[str, Any]], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Opened]
+    entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Opened]
 ) -> list[Opened]:
     """The validation splits there are; a set without one is told of and left out."""
     found = []
     for entry in entries:
         try:
-            found.append(opener(entry, data, "val"))
+            found.append(opener(entry.entry(), data, "val"))
         except InputError as error:
-            log.warning("%s has no validation split (%s)", entry["name"], error)
+            log.warning("%s has no validation split (%s)", entry.name, error)
     for line in describe([tiles for tiles in found if tiles.skipped]):
         log.info("val: %s", line)
     return found
 
 
-def _context(recipe: Recipe, entries: Sequence[Mapping[str, Any]], further: Mapping[str, Any]) -> dict[str, str]:
+def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, Any]) -> dict[str, str]:
     """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
 
     ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
     exported model, ``image.window`` that of its segmentation. Every value is text, which any checkpoint can hold.
     """
-    image = {key: value for key, value in asdict(recipe.image).items() if key not in ("size", "window")}
+    image = {key: value for key, value in recipe.image if key not in ("size", "window")}
     parts = {"image": image, **further}
     found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:
-        kept = {key: value for key, value in entry.items() if key not in ("count", "memory")}
-        phrases = recipe.vocabulary.get(entry.get("vocabulary", ""))
+        kept = {key: value for key, value in entry.entry().items() if key not in ("count", "memory")}
+        phrases = recipe.align.vocabulary.get(kept.get("vocabulary", ""))
         if phrases is not None:
             kept["phrases"] = f"checksum {zlib.crc32(json.dumps(phrases, sort_keys=True).encode()):08x}"
-        found[f"set {entry['name']}"] = json.dumps(kept, sort_keys=True)
+        found[f"set {entry.name}"] = json.dumps(kept, sort_keys=True)
     return found

@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 _Self = TypeVar("_Self", bound="Config")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", dict: "a mapping"}
 
 
 class Config(BaseModel):
@@ -73,8 +73,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _explain(cls: type[Config], values: Any, error: ValidationError, where: str = "") -> NoReturn:
-    """Raise the first error, an unknown key before others, as InputError."""
-    found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")[0]
+    """Raise one of the errors as InputError: an unknown key before others, what lies deep before its surroundings."""
+    errors = error.errors(include_url=False)
+    found = min(errors, key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"])))
     kind, place, context = found["type"], list(found["loc"]), found.get("ctx", {})
     missing_item = kind == "missing" and isinstance(place[-1], int)  # a list of fixed length is too short
     if kind == "extra_forbidden" or missing_item:
@@ -82,7 +83,7 @@ def _explain(cls: type[Config], values: Any, error: ValidationError, where: str 
     path, annotation, value = _follow(cls, place, values)
     path = where + path if where else path.removeprefix(".")
     if kind == "extra_forbidden":
-        known = sorted(annotation.model_fields)
+        known = sorted(_plain_type(annotation).model_fields)
         hint = near(str(key), known) or f"; there are {', '.join(known)}"
         message = f"{path + '.' if path else ''}{key}: unknown key{hint}"
     elif kind == "missing" and not missing_item:
@@ -107,7 +108,8 @@ def _follow(cls: type[Config], place: Sequence[int | str], values: Any) -> tuple
     annotation: Any = cls
     for part in place:
         members = _members(annotation)
-        tagged = next((member for member in members if len(members) > 1 and part in _tags(member)), None)
+        choices = members if len(members) > 1 else []
+        tagged = next((member for member in choices if part in (*_tags(member), _name(member))), None)
         if tagged is not None:  # pydantic names a union's choice, which is no key
             annotation = tagged
             continue
@@ -138,6 +140,10 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def _name(member: Any) -> str:
+    return member.__name__ if isinstance(member, type) else str(member)
+
+
 def _plain_type(annotation: Any) -> Any:
     return _members(annotation)[0]
 
@@ -155,20 +161,26 @@ def _expected(annotation: Any) -> str:
     limits = _limits(annotation)
     if origin is Literal:
         return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
-        count = "" if not arguments or arguments[-1] is Ellipsis else f" of {len(arguments)}"
+    if origin in (tuple, list):
+        count = f" of {len(arguments)}" if origin is tuple and arguments[-1] is not Ellipsis else ""
         fewest = f" of at least {limits['min_length']}" if "min_length" in limits else ""
         return f"a list{count}{fewest}"
     words = _WORDS.get(origin) or ("a mapping" if isinstance(origin, type) and issubclass(origin, Config) else "")
-    words = words or f"a {getattr(origin, '__name__', origin)}"
+    words = words or f"a {_name(origin)}"
     if "ge" in limits and "le" in limits:
         return f"{words}, {limits['ge']:g} to {limits['le']:g}"
-    shown = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    shown = {
+        "ge": "{:g} or more",
+        "gt": "above {:g}",
+        "le": "at most {:g}",
+        "lt": "below {:g}",
+        "multiple_of": "a multiple of {:g}",
+    }
     return ", ".join([words, *(text.format(limits[key]) for key, text in shown.items() if key in limits)])
 
 
 def _limits(annotation: Any) -> dict[str, Any]:
-    """``ge``, ``gt``, ``le``, ``lt`` and ``min_length`` of an annotation and what it wraps."""
+    """``ge``, ``gt``, ``le``, ``lt``, ``min_length`` and ``multiple_of`` of an annotation and what it wraps."""
     if get_origin(annotation) in (Union, UnionType):
         return _limits(next(part for part in get_args(annotation) if part is not type(None)))
     if get_origin(annotation) is not Annotated:
@@ -177,7 +189,7 @@ def _limits(annotation: Any) -> dict[str, Any]:
     flat = [part for note in notes for part in (note.metadata if isinstance(note, FieldInfo) else [note])]
     found = _limits(inner)
     for part in flat:
-        for key in ("ge", "gt", "le", "lt", "min_length"):
+        for key in ("ge", "gt", "le", "lt", "min_length", "multiple_of"):
             if hasattr(part, key):
                 found[key] = getattr(part, key)
     return found

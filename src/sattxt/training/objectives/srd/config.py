@@ -1,79 +1,45 @@
-"""Hyper-parameters of stage 1, checked where they are written down."""
+"""Settings of stage 1."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pydantic import model_validator
 
-from sattxt.errors import InputError
-from sattxt.training.augment import AugmentConfig
+from sattxt.training.objectives.base import StepConfig
 from sattxt.training.objectives.srd.losses import check_temperatures
-from sattxt.training.precision import Precision, check_precision
-from sattxt.training.ranges import DECAY, NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
-
-_RANGES = {
-    **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup", "steps"), NOT_NEGATIVE),
-    **dict.fromkeys(("srd_weight", "patch_weight", "local_views"), NOT_NEGATIVE),
-    **dict.fromkeys(("global_size", "local_size", "clip_norm"), POSITIVE),
-    "ema": DECAY,
-    "centre_momentum": SHARE,
-}
+from sattxt.training.schema import Count, NotNegative, Share, Whole
 
 
-@dataclass(frozen=True)
-class SRDConfig:
-    """Hyper-parameters of a distillation run.
+class SRDConfig(StepConfig):
+    """Settings of a distillation run."""
 
-    counts: tiles a step and rank from each data set, in their order. accumulate: micro-batches they are cut into; their
-    losses are averaged. global_*, local_*: student views, their number, side in
-    pixels and smallest and largest share of the tile. ms_views: teacher views, full resolution, with the geometry of
-    the first global ones.
-    srd_weight, patch_weight: of the published loss and of the patch-wise regression; 0 leaves one out. patch_centred:
-    take the mean token off the regression's targets; without it, most of a high cosine is that mean. teacher_cache: run
-    the teacher once over every whole tile and move its patch map by a view's geometry, instead of running it on the
-    view: far cheaper with few tiles and many steps, and an approximation. freeze_backbone:
-    train only the head and the linear maps, as in the paper.
-    """
-
-    steps: int
-    counts: tuple[int, ...]
-    accumulate: int = 1
-    global_views: int = 2
-    global_size: int = 96
-    global_area: tuple[float, float] = (0.5, 1.0)
-    local_views: int = 4
-    local_size: int = 48
+    global_views: Count = 2  # large views of a tile that the student sees
+    global_size: Count = 96  # their side in pixels
+    global_area: tuple[float, float] = (0.5, 1.0)  # their smallest and largest share of the tile
+    local_views: Whole = 4  # small views
+    local_size: Count = 48
     local_area: tuple[float, float] = (0.1, 0.4)
-    ms_views: int = 2
+    ms_views: Count = 2  # views that the teacher sees, with the geometry of the first global ones; at most as many
     student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    centre_momentum: float = 0.9
-    srd_weight: float = 1.0
-    patch_weight: float = 0.0
-    patch_centred: bool = False
-    teacher_cache: bool = False
-    freeze_backbone: bool = True
-    backbone_lr: float = 3e-4
-    head_lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 100
-    clip_norm: float = 3.0
-    ema: float = 0.998
-    precision: Precision = "auto"
-    seed: int = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    teacher_temperature: float = 0.04  # below the student's
+    centre_momentum: Share = 0.9  # of the teacher's running mean
+    srd_weight: NotNegative = 1.0  # of the published loss; 0 leaves it out
+    patch_weight: NotNegative = 0.0  # of the regression of the teacher's tokens, place by place; 0 leaves it out
+    patch_centred: bool = False  # the regression's targets without their mean, which most of a high cosine is
+    teacher_cache: bool = False  # the teacher sees each whole tile once; views are cut from its map (an approximation)
+    freeze_backbone: bool = True  # only the head and the linear maps are trained, as in the paper
+    backbone_lr: NotNegative = 3e-4  # learning rates
+    head_lr: NotNegative = 1e-3
 
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        check_ranges(self, _RANGES)
+    @model_validator(mode="after")
+    def _check_together(self) -> SRDConfig:
         check_temperatures(self.student_temperature, self.teacher_temperature)
-        if not 1 <= self.ms_views <= self.global_views:
-            raise InputError(
+        if self.ms_views > self.global_views:
+            raise ValueError(
                 f"ms_views={self.ms_views}: pass 1 to global_views={self.global_views}, whose geometry they share"
             )
-        if self.accumulate < 1:
-            raise InputError(f"accumulate={self.accumulate}: pass 1 or more")
         for name, (low, high) in (("global_area", self.global_area), ("local_area", self.local_area)):
             if not 0 < low <= high <= 1:
-                raise InputError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
+                raise ValueError(f"{name}=({low}, {high}): pass (smallest, largest), 0 < smallest <= largest <= 1")
         if not self.srd_weight + self.patch_weight:
-            raise InputError("srd_weight and patch_weight: pass at least one above 0")
+            raise ValueError("srd_weight and patch_weight: pass at least one above 0")
+        return self

@@ -6,7 +6,6 @@ A *view* has one (n, 2, 3) stack of affine maps for each data set of a batch.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ def view_geometry(
     parts: each data set's tile indices.
     """
     low, high = area
-    within, inner = math.sqrt(high), replace(config, min_area=low / high)
+    within, inner = math.sqrt(high), config.replace(min_area=low / high)
     out = []
     for index in parts:
         theta = within * random_geometry(len(index), inner, generator)

@@ -14,11 +14,13 @@ from training_toy import Toy, losses, to_pixels
 
 from sattxt.errors import DiskFullError, InputError
 from sattxt.training.data import LazyTiles
-from sattxt.training.loop import LoopOptions
+from sattxt.training.engine import EngineOptions
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 
-EVERY_STEP = LoopOptions(log_every=1)
+pytest.importorskip("lightning")
+
+EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
 CPU = torch.device("cpu")
 
 
@@ -82,7 +84,7 @@ def test_every_set_has_its_own_views(tmp_path: Path) -> None:
         PromptConfig(templates=("a photo of {}",)),
         [SetTexts(s.name, [[name] for name in s.classes], s.captions, s.labels) for s in (first, second)],
     )
-    config = dataclasses.replace(run.aligner.config, counts=(5, 3))
+    config = run.aligner.config.replace(counts=(5, 3))
     aligner = AlignObjective(config, [first, second], book, run.aligner.bank, to_pixels)
     aligner.prepare(run.model, tmp_path, CPU)
     assert len(files(tmp_path)) == 2

@@ -1,0 +1,1 @@
+"""The sub-commands of ``sattxt eval``, a file each."""

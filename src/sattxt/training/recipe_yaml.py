@@ -1,0 +1,129 @@
+"""A recipe as it is written: YAML, and values replaced by dotted keys."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sattxt.errors import InputError, MissingExtraError
+from sattxt.labels.sets import near
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: it is no YAML, no mapping, or names a key twice.
+        MissingExtraError: pyyaml is not installed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    data = _parse(text, str(path))
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds {type(data).__name__}; a recipe is a mapping")
+    return data
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``key=value`` as a dotted key and its value, typed as YAML (``align.sizes=[64, 96]``, ``srd=null``).
+
+    Raises:
+        InputError: there is no key or no ``=``, or the value is no YAML.
+        MissingExtraError: pyyaml is not installed.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{text!r}: pass key=value, such as align.steps=500")
+    return key.strip(), _parse(value, repr(text))
+
+
+def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``tree`` with values replaced, one dotted key after the other; nothing is checked beyond the way there.
+
+    An entry of a list goes by its ``name`` (``align.sets.eurosat.count``). ``None`` takes a key, or an entry, out.
+
+    Raises:
+        InputError: a key leads through a value, or to an entry that is not there.
+    """
+    tree = copy.deepcopy(tree)
+    for key, value in overrides.items():
+        parts = str(key).split(".")
+        if not all(parts):
+            raise InputError(f"{key!r}: an empty part; pass a key such as align.steps")
+        _put(tree, parts, copy.deepcopy(value), str(key))
+    return tree
+
+
+def _put(node: Any, parts: list[str], value: Any, key: str) -> None:
+    """Replace, add or take out what ``parts`` lead to below ``node``."""
+    part, *rest = parts
+    if isinstance(node, list):
+        _put_entry(node, part, rest, value, key)
+    elif not isinstance(node, dict):
+        raise InputError(f"{key}: what stands before {part!r} is a value, it has no keys")
+    elif rest:
+        if node.get(part) is None:
+            node[part] = {}
+        _put(node[part], rest, value, key)
+    elif value is None and part in node:
+        del node[part]
+    else:
+        node[part] = value  # a None stays, so that an unknown key is still noticed
+
+
+def _put_entry(entries: list[Any], name: str, rest: list[str], value: Any, key: str) -> None:
+    """:func:`_put` in a list, whose entries go by their names."""
+    names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in entries]
+    added = {"name": name, **value} if isinstance(value, dict) and not rest else value
+    if name not in names:
+        if rest or added is value:
+            hint = near(name, names) or f"; there are {', '.join(sorted(filter(None, names)))}"
+            raise InputError(f"{key}: no entry is called {name!r}{hint}")
+        entries.append(added)
+        return
+    place = names.index(name)
+    if rest:
+        _put(entries[place], rest, value, key)
+    elif value is None:
+        del entries[place]
+    else:
+        entries[place] = added
+
+
+def _parse(text: str, where: str) -> Any:
+    loader = _loader()
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=loader)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{where}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+
+
+@cache
+def _loader() -> Any:
+    """PyYAML's safe loader, but ``1e-3`` is a number, as in YAML 1.2, and a key named twice is an error."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("train", "pyyaml", "reading a training recipe") from error
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+
+    class Loader(base):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+            if twice:
+                raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    number = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
