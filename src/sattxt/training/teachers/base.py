@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ Bands: TypeAlias = Mapping[str, Tensor] | Tensor | np.ndarray
 class TeacherTokens(NamedTuple):
     """What a teacher sees in N tiles.
 
-    tokens: (N, T, width) in the teacher's own order. pooled: (N, width), their mean unless the teacher pools otherwise.
-    patches: (N, width, rows, cols), the tokens of each place averaged over its spectral groups; ``None`` where the
-    teacher has no tokens that belong to places.
+    tokens: (N, T, width) in the teacher's own order. pooled: (N, width), their mean. patches: (N, width, rows, cols),
+    the tokens of each place averaged over its spectral groups; ``None`` where tokens do not belong to places.
     """
 
     tokens: Tensor
@@ -36,48 +35,33 @@ class TeacherTokens(NamedTuple):
     patches: Tensor | None
 
 
-@runtime_checkable
-class Teacher(Protocol):
-    """A frozen encoder of multispectral tiles.
+class Teacher(nn.Module, ABC):
+    """A frozen encoder of multispectral tiles: never in training mode, never a gradient.
 
-    name: for messages and checkpoints. bands: the Sentinel-2 bands it looks at. width: of its tokens.
-    ``bands=`` of the methods is what :func:`band_stack` takes.
+    Args:
+        name: for messages and checkpoints.
+        bands: Sentinel-2 names of the bands it looks at.
+        width: of its tokens.
+        mean, std: one value a channel, of reflectance x 10,000.
     """
 
-    name: str
-    bands: tuple[str, ...]
-    width: int
+    def __init__(
+        self, name: str, bands: Sequence[str], width: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.name, self.bands, self.width = name, tuple(bands), width
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def check(self, available: Sequence[str], where: str) -> None:
-        """Raise InputError, naming ``where`` and the missing bands, if it cannot work with these bands."""
-
-    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, C, H, W) float32, as the network expects it."""
-
-    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
-        """Everything it sees, in one pass and without gradient."""
-
-    def tokens(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, T, width)."""
-
-    def pooled(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, width)."""
-
-
-class FrozenTeacher(nn.Module, ABC):
-    """The part of :class:`Teacher` that network teachers share: never in training mode, never a gradient."""
-
-    name: str
-    bands: tuple[str, ...]
-    width: int
-
-    def train(self, mode: bool = True) -> FrozenTeacher:
+    def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode whatever ``mode`` says: a teacher inside a larger module is not trained with it."""
         super().train(False)
         return self
 
     def check(self, available: Sequence[str], where: str) -> None:
-        """Raise InputError unless every band of :attr:`bands` is among ``available``."""
+        """Raise InputError, naming ``where`` and the missing bands, unless it can work with the bands ``available``."""
         known = {canonical(band) for band in available}
         missing = [band for band in self.bands if band not in known]
         if missing:
@@ -88,22 +72,14 @@ class FrozenTeacher(nn.Module, ABC):
 
     @abstractmethod
     def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, C, H, W) float32, as the network expects it."""
+        """(N, C, H, W) float32, as the network expects it. Arguments: as :func:`band_stack` takes them."""
 
     @abstractmethod
     def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
-        """Everything it sees, in one pass and without gradient."""
-
-    def tokens(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, T, width), in the teacher's own order."""
-        return self.encode(bands, names).tokens
-
-    def pooled(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, width)."""
-        return self.encode(bands, names).pooled
+        """Everything it sees, in one pass and without gradient. Arguments: as :func:`band_stack` takes them."""
 
 
-class CallableTeacher(FrozenTeacher):
+class CallableTeacher(Teacher):
     """Any function as a teacher.
 
     Args:
@@ -112,7 +88,6 @@ class CallableTeacher(FrozenTeacher):
         bands: Sentinel-2 names; all of them are needed.
         width: of what it returns.
         mean, std: a value each band in reflectance x 10,000; the function is given ``(x - mean) / std``.
-        grid: rows and columns of (N, T, width) tokens in row-major order, where they belong to places.
 
     Raises:
         InputError: the lists differ in length; later, the function returns another shape than promised.
@@ -127,55 +102,61 @@ class CallableTeacher(FrozenTeacher):
         name: str = "callable",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
-        self.name, self.width, self.grid = name, width, grid
-        self.bands = tuple(canonical(band) for band in bands)
-        mean, std = mean or [0.0] * len(self.bands), std or [1.0] * len(self.bands)
-        if not len(mean) == len(std) == len(self.bands) > 0:
-            raise InputError(
-                f"{name}: {len(self.bands)} bands, {len(mean)} means, {len(std)} stds; pass one each a band"
-            )
+        mean, std = mean or [0.0] * len(bands), std or [1.0] * len(bands)
+        if not len(mean) == len(std) == len(bands) > 0:
+            raise InputError(f"{name}: {len(bands)} bands, {len(mean)} means, {len(std)} stds; pass one each a band")
+        super().__init__(name, [canonical(band) for band in bands], width, mean, std)
         self.function = function
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        if isinstance(function, nn.Module):
-            function.eval().requires_grad_(False)
+        self.eval().requires_grad_(False)
 
     def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
         """(N, C, H, W) float32, ``(x - mean) / std``, in the order of :attr:`bands`."""
         stack = band_stack(bands, names)
         self.check(tuple(stack), "bands")
-        x = torch.stack([stack[band] for band in self.bands], dim=1).to(self.mean)
-        return (x - self.mean) / self.std
+        return (torch.stack([stack[band] for band in self.bands], dim=1).to(self.mean) - self.mean) / self.std
 
     @torch.no_grad()
     def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
         """Run the function once."""
         pixels = self.normalise(bands, names)
         out: Any = self.function(pixels)
-        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        wrong = InputError(
-            f"{self.name}: returned {shape} for {len(pixels)} tiles; return (N, {self.width}), (N, T, {self.width}) or "
-            f"(N, {self.width}, rows, cols)"
-        )
-        if not isinstance(out, Tensor) or out.ndim not in (2, 3, 4) or len(out) != len(pixels):
-            raise wrong
-        if out.shape[1 if out.ndim == 4 else -1] != self.width:
-            raise wrong
+        shape = tuple(out.shape) if isinstance(out, Tensor) else ()
+        if len(shape) not in (2, 3, 4) or (shape[0], shape[1 if len(shape) == 4 else -1]) != (len(pixels), self.width):
+            raise InputError(
+                f"{self.name}: returned {shape or type(out).__name__} for {len(pixels)} tiles; return "
+                f"(N, {self.width}), (N, T, {self.width}) or (N, {self.width}, rows, cols)"
+            )
         out = out.float()
-        if out.ndim == 2:
-            return TeacherTokens(out[:, None], out, None)
         if out.ndim == 4:
             return TeacherTokens(out.flatten(2).transpose(1, 2), out.mean(dim=(2, 3)), out)
-        if self.grid is None:
-            return TeacherTokens(out, out.mean(dim=1), None)
-        if math.prod(self.grid) != out.shape[1]:
-            raise InputError(f"{self.name}: returned {out.shape[1]} tokens, its grid is {self.grid}; pass another grid")
-        return TeacherTokens(out, out.mean(dim=1), out.transpose(1, 2).unflatten(2, self.grid))
+        tokens = out.view(len(out), -1, self.width)
+        return TeacherTokens(tokens, tokens.mean(dim=1), None)
+
+
+class TeacherBlock(nn.Module):
+    """The pre-norm transformer block of both published teachers, with their tensors' names.
+
+    Args:
+        hidden: width inside the MLP. bias: whether q, k and v have one. eps: of the LayerNorms.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int, *, bias: bool, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = nn.ModuleDict({name: nn.Linear(dim, dim, bias=bias) for name in "qkv"})
+        self.attn["proj"] = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, hidden), "fc2": nn.Linear(hidden, dim)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x + attention(norm(x)), then x + mlp(norm(x)): (N, T, dim) to the same."""
+        y = self.norm1(x)
+        q, k, v = (self.attn[name](y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv")
+        x = x + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        return out
 
 
 def band_stack(bands: Bands, names: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
-from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
-from sattxt.training.teachers.blocks import TeacherBlock, load_exactly
-from sattxt.weights.tensors import read_checkpoint
+from sattxt.training.teachers.base import Bands, Teacher, TeacherBlock, TeacherTokens, band_stack
+from sattxt.weights.tensors import check_tensors, read_checkpoint
 
 #: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -32,6 +31,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "S2_SWIR": ("B11", "B12"),
     "NDVI": ("B04", "B08"),
 }
+#: What a group's network takes: NDVI is computed from its bands.
+_INPUTS = {**GROUPS, "NDVI": ("NDVI",)}
 _CHANNELS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "NDVI")
 _FIRST_GROUP = 1  # row 0 of s_t_channel_embed is Sentinel-1's
 # Pretraining statistics of reflectance x 10,000 (NDVI as it is), published with the weights; mean -+ 2 std become 0
@@ -45,7 +46,7 @@ _OTHER_INPUTS = ("sp_channel_embed", "t_channel_embed", "st_channel_embed", "spa
 _BASE_METRES = 10.0
 
 
-class GalileoTeacher(FrozenTeacher):
+class GalileoTeacher(Teacher):
     """The encoder, float32. Open the published weights with :meth:`from_folder`.
 
     Args:
@@ -70,29 +71,24 @@ class GalileoTeacher(FrozenTeacher):
         month: int = 5,
         metres: float = _BASE_METRES,
     ) -> None:
-        super().__init__()
+        super().__init__("galileo", _CHANNELS[:-1], width, _MEAN, _STD)
         if not 1 <= patch_size <= base_patch:
             raise InputError(f"patch_size={patch_size}: pass 1 to {base_patch}")
         if not 0 <= month <= 11:
             raise InputError(f"month={month}: pass 0 (January) to 11 (December)")
-        self.name, self.width, self.bands = "galileo", width, _CHANNELS[:-1]
-        self.patch_size, self.month, self.metres, self.base_patch = patch_size, month, metres, base_patch
+        self.patch_size, self.month, self.metres = patch_size, month, metres
         quarter = width // 4  # of every token's encoding: group, place in the series, month, place in space
         self.pos_embed = nn.Parameter(torch.zeros(steps, quarter))
         self.month_embed = nn.Embedding(12, quarter)
         self.s_t_channel_embed = nn.Parameter(torch.zeros(len(GROUPS) + _FIRST_GROUP, quarter))
         self.space_time_embed = nn.ModuleDict(
             {
-                group: nn.ModuleDict({"proj": nn.Conv2d(_inputs(group), width, base_patch, base_patch)})
-                for group in GROUPS
+                group: nn.ModuleDict({"proj": nn.Conv2d(len(channels), width, base_patch, base_patch)})
+                for group, channels in _INPUTS.items()
             }
         )
         self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=True, eps=1e-5) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, -1, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -108,17 +104,15 @@ class GalileoTeacher(FrozenTeacher):
         try:
             sizes: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]["encoder"]
             width, depth, heads = sizes["embedding_size"], sizes["depth"], sizes["num_heads"]
-            hidden, patch, steps = (
-                int(width * sizes["mlp_ratio"]),
-                sizes["max_patch_size"],
-                sizes["max_sequence_length"],
-            )
+            hidden, patch = int(width * sizes["mlp_ratio"]), sizes["max_patch_size"]
+            steps = sizes["max_sequence_length"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder / 'config.json'}: cannot be read as a Galileo config ({error!r})") from error
         weights = folder / "encoder.pt"
         state = {k: v for k, v in read_checkpoint(weights).items() if not k.startswith(_OTHER_INPUTS)}
         teacher = cls(width, depth, heads, hidden, patch, steps, patch_size=patch_size, month=month, metres=metres)
-        load_exactly(teacher, state, weights)
+        check_tensors(state, {name: value.shape for name, value in teacher.state_dict().items()}, weights)
+        teacher.load_state_dict(state)
         return teacher
 
     def check(self, available: Sequence[str], where: str) -> None:
@@ -169,15 +163,13 @@ class GalileoTeacher(FrozenTeacher):
         present = _present(set(stack))
         where = _place_encoding(rows, cols, self.metres * self.patch_size / _BASE_METRES, self.width // 4).to(pixels)
         when = torch.cat([self.pos_embed[0], self.month_embed.weight[self.month]]).expand(rows, cols, -1)
-        order = list(GROUPS)
         tokens = []
         for group in present:
             conv = self.space_time_embed[group]["proj"]  # type: ignore[index]
-            channels = ["NDVI"] if group == "NDVI" else GROUPS[group]
-            inputs = pixels[:, [_CHANNELS.index(channel) for channel in channels]]
+            inputs = pixels[:, [_CHANNELS.index(channel) for channel in _INPUTS[group]]]
             kernel = resize_kernel(conv.weight, self.patch_size)
             patches = F.conv2d(inputs, kernel, conv.bias, stride=self.patch_size).permute(0, 2, 3, 1)
-            kind = self.s_t_channel_embed[_FIRST_GROUP + order.index(group)].expand(rows, cols, -1)
+            kind = self.s_t_channel_embed[_FIRST_GROUP + list(GROUPS).index(group)].expand(rows, cols, -1)
             tokens.append(patches + torch.cat([kind, when, where], dim=-1))
         x = torch.stack(tokens, dim=3).flatten(1, 3)
         for block in self.blocks:
@@ -205,10 +197,6 @@ def _inverse_resize(base: int, size: int) -> Tensor:
     small = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False).flatten(1)
     inverse: Tensor = torch.linalg.pinv(small).T
     return inverse
-
-
-def _inputs(group: str) -> int:
-    return 1 if group == "NDVI" else len(GROUPS[group])
 
 
 def _present(known: set[str]) -> list[str]:

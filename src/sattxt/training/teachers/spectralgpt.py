@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
-from sattxt.training.teachers.base import Bands, FrozenTeacher, TeacherTokens, band_stack
-from sattxt.training.teachers.blocks import TeacherBlock, load_exactly
-from sattxt.weights.tensors import read_checkpoint
+from sattxt.training.teachers.base import Bands, Teacher, TeacherBlock, TeacherTokens, band_stack
+from sattxt.weights.tensors import check_tensors, read_checkpoint
 
 #: The 12 bands it was trained on, in order (cirrus, B10, is left out).
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
@@ -34,7 +33,7 @@ _EPS = 1e-6
 _PUBLISHED_HEAD_WIDTH = 64
 
 
-class SpectralGPTTeacher(FrozenTeacher):
+class SpectralGPTTeacher(Teacher):
     """The encoder, float32. Open a published checkpoint with :meth:`from_checkpoint`.
 
     Args:
@@ -57,24 +56,19 @@ class SpectralGPTTeacher(FrozenTeacher):
         bias: bool = True,
         missing: Literal["error", "mean"] = "error",
     ) -> None:
-        super().__init__()
+        super().__init__("spectralgpt", BANDS, width, _MEAN, _STD)
         if width % heads:
             raise InputError(f"heads={heads}: pass a number that divides the width {width}")
         if missing not in ("error", "mean"):
             raise InputError(f"missing={missing!r}: pass 'error' or 'mean'")
         if groups * patch[0] != len(BANDS):
             raise InputError(f"{groups} spectral patches of {patch[0]} bands: {len(BANDS)} bands in all are needed")
-        self.name, self.width, self.bands, self.missing = "spectralgpt", width, BANDS, missing
-        self.grid, self.groups, self.size = grid, groups, grid * patch[1]
+        self.missing, self.grid, self.groups, self.size = missing, grid, groups, grid * patch[1]
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(1, width, patch, patch)})
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, grid * grid, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, groups, width))
         self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=bias, eps=_EPS) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=_EPS)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, -1, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -117,7 +111,8 @@ class SpectralGPTTeacher(FrozenTeacher):
             bias="blocks.0.attn.q.bias" in state,
             missing=missing,
         )
-        load_exactly(teacher, state, path)
+        check_tensors(state, {name: value.shape for name, value in teacher.state_dict().items()}, path)
+        teacher.load_state_dict(state)
         return teacher
 
     def check(self, available: Sequence[str], where: str) -> None:

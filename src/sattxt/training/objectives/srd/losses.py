@@ -8,37 +8,21 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sattxt.errors import InputError
 
 
-class Centre(nn.Module):
-    """The moving average of the teacher's outputs: mu <- m mu + (1 - m) mean z, without gradient.
+@torch.no_grad()
+def move_centre(centre: Tensor, teacher: Tensor, momentum: float) -> None:
+    """The moving average of the teacher's outputs, in place: mu <- m mu + (1 - m) mean z.
 
-    It starts at 0 unless :meth:`start` sets it.
+    Args:
+        centre: (width,).
+        teacher: (..., width); the mean is over all but the last axis.
+        momentum: m, 0 to 1; 0 sets the centre to the mean.
     """
-
-    def __init__(self, width: int, momentum: float = 0.9) -> None:
-        super().__init__()
-        if not 0 <= momentum <= 1:
-            raise InputError(f"centre_momentum={momentum}: pass a value from 0 to 1")
-        self.momentum = momentum
-        self.value: Tensor
-        self.register_buffer("value", torch.zeros(width))
-
-    @torch.no_grad()
-    def update(self, teacher: Tensor) -> None:
-        """Move towards the mean of (..., width) teacher outputs over all but the last axis."""
-        self.value.lerp_(self._mean(teacher), 1 - self.momentum)
-
-    @torch.no_grad()
-    def start(self, teacher: Tensor) -> None:
-        """Set it to the mean of (..., width) teacher outputs."""
-        self.value.copy_(self._mean(teacher))
-
-    def _mean(self, teacher: Tensor) -> Tensor:
-        return teacher.detach().to(self.value).reshape(-1, len(self.value)).mean(dim=0)
+    centre.lerp_(teacher.to(centre).reshape(-1, len(centre)).mean(dim=0), 1 - momentum)
 
 
 def check_temperatures(student: float, teacher: float) -> None:

@@ -25,6 +25,7 @@ from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import (
     layer_normalised,
     matched_maps,
+    move_centre,
     patch_regression,
     srd_loss,
     teacher_distribution,
@@ -88,8 +89,10 @@ class SRDObjective(Objective):
         for tiles in sets:
             teacher.check(tiles.bands, tiles.name)
         self.config, self.teacher, self.sets = config, teacher, sets
+        self._whole: list[Tensor] | None = None
         self._look_ahead(model)
-        self._whole = [self._whole_maps(tiles) for tiles in sets] if config.teacher_cache else None
+        if config.teacher_cache:
+            self._whole = [self._whole_maps(tiles) for tiles in sets]
 
     def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> SRDBatch:
         """See :class:`SRDBatch`."""
@@ -117,37 +120,39 @@ class SRDObjective(Objective):
         return self.normalise(torch.cat(stack)).contiguous(memory_format=torch.channels_last)
 
     def losses(self, model: SRDModel, batch: SRDBatch, gather: Gather = alone) -> StepLosses:
-        """``srd`` (down to ``entropy``, the teacher's own, is all that can be learnt) and ``patch``."""
+        """``srd`` (which cannot fall below ``entropy``, the teacher's own) and ``patch``."""
         config = self.config
         with autocast(config.precision, batch.wide.device):
-            logits, patches = self._student(model, batch.wide, config.global_views)
+            answers, patches = model(batch.wide)
             if len(batch.narrow):
-                local, _ = self._student(model, batch.narrow, config.local_views)
-                logits = torch.cat([logits, local])
-        seen = [self._teach(views) for views in batch.spectral]
+                answers = torch.cat([answers, model(batch.narrow)[0]])
+        logits: Tensor = answers.unflatten(0, (-1, len(batch)))
+        seen = [self._see(views) for views in batch.spectral]
         pooled, maps = torch.stack([view for view, _ in seen]), [m for _, view in seen for m in view]
         terms: dict[str, Tensor] = {}
-        total: list[Tensor] = []
+        total = torch.zeros((), device=batch.wide.device)
         if config.srd_weight > 0:
-            tau_s, tau_t, centre = config.student_temperature, config.teacher_temperature, model.centre.value
-            loss = srd_loss(logits, pooled, centre, student_temperature=tau_s, teacher_temperature=tau_t)
-            q = teacher_distribution(pooled, centre, tau_t)
+            tau_s, tau_t = config.student_temperature, config.teacher_temperature
+            loss = srd_loss(logits, pooled, model.centre, student_temperature=tau_s, teacher_temperature=tau_t)
+            q = teacher_distribution(pooled, model.centre, tau_t)
             terms = {"srd": loss, "entropy": -(q * q.clamp(min=1e-12).log()).sum(dim=-1).mean()}
-            total.append(config.srd_weight * loss)
-        if config.patch_weight > 0 and patches is not None:
-            terms["patch"] = self._patch_loss(model, patches, [view for _, view in seen])
-            total.append(config.patch_weight * terms["patch"])
+            total = total + config.srd_weight * loss
+        if config.patch_weight > 0 and patches is not None:  # the first views have the teacher's geometry
+            counts = [len(target) for target in maps]
+            centre = self._patch_centre(model)
+            pairs = zip(torch.split(patches[: sum(counts)], counts), maps, strict=True)
+            errors = [len(target) * patch_regression(own, target, centre) for own, target in pairs]
+            terms["patch"] = torch.stack(errors).sum() / sum(counts)
+            total = total + config.patch_weight * terms["patch"]
         statistics = {"centre": pooled.flatten(0, 1).mean(dim=0)}
         if maps:
             statistics["patch_centre"] = _all_tokens(maps).mean(dim=0)
-        return StepLosses(torch.stack(total).sum(), terms, statistics)
+        return StepLosses(total, terms, statistics)
 
     def after_step(self, model: SRDModel, statistics: dict[str, Tensor]) -> None:
         """Move the centres towards what the teacher said of this step's views."""
-        for name, centre in (("centre", model.centre), ("patch_centre", model.patch_centre)):
-            centre.momentum = self.config.centre_momentum
-            if name in statistics:
-                centre.update(statistics[name])
+        for name, mean in statistics.items():
+            move_centre(getattr(model, name), mean, self.config.centre_momentum)
 
     def frozen(self, model: SRDModel) -> list[nn.Module]:
         """The backbone with ``freeze_backbone``, and a map that no loss uses."""
@@ -171,37 +176,14 @@ class SRDObjective(Objective):
         """As every objective's, and the teacher."""
         return {**super().identity(), "teacher": self.teacher.name}
 
-    def _student(self, model: SRDModel, pixels: Tensor, views: int) -> tuple[Tensor, Tensor | None]:
-        """(V, N, width) logits and (V, N, width, rows, cols) patch predictions of RGB views."""
-        logits, patches = model(pixels)
-        logits = logits.view(views, -1, logits.shape[1])
-        return logits, None if patches is None else patches.view(views, -1, *patches.shape[1:])
-
     @torch.no_grad()
-    def _teach(self, views: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _see(self, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(N, width) pooled outputs, and each data set's patch map where there are any, of one multispectral view."""
         if self._whole is not None:
-            return torch.cat([view.mean(dim=(2, 3)) for view in views]), views
-        device, pooled, maps = views[0].device, [], []
-        if isinstance(self.teacher, nn.Module):
-            self.teacher.to(device)
-        for tiles, view in zip(self.sets, views, strict=True):
-            seen = self.teacher.encode(view, tiles.bands)
-            pooled.append(seen.pooled.float().to(device))
-            if seen.patches is not None:
-                maps.append(seen.patches.float().to(device))
-        return torch.cat(pooled), maps
-
-    def _patch_loss(self, model: SRDModel, predicted: Tensor, teacher: list[list[Tensor]]) -> Tensor:
-        """predicted: (V, N, width, rows, cols). teacher: for each view, the maps of each data set."""
-        total, count = predicted.new_zeros(()), 0
-        for view, maps in zip(predicted, teacher, strict=False):  # the first views have the teacher's geometry
-            start = 0
-            for target in maps:
-                stop = start + len(target)
-                loss = patch_regression(view[start:stop], target, self._patch_centre(model))
-                total, count, start = total + loss * len(target), count + len(target), stop
-        return total / count
+            return torch.cat([view.mean(dim=(2, 3)) for view in views]), list(views)
+        self.teacher.to(views[0].device)
+        seen = [self.teacher.encode(view, tiles.bands) for tiles, view in zip(self.sets, views, strict=True)]
+        return torch.cat([each.pooled for each in seen]), [each.patches for each in seen if each.patches is not None]
 
     @torch.no_grad()
     def _whole_maps(self, tiles: PairSet | LazyPairs, batch: int = 64) -> Tensor:
@@ -210,32 +192,25 @@ class SRDObjective(Objective):
         parts = []
         for index in torch.split(torch.arange(len(tiles)), batch):
             patches = self.teacher.encode(tiles.spectral(index), tiles.bands).patches
-            if patches is None:
-                raise InputError(f"{self.teacher.name} gives no patch tokens to keep; set teacher_cache to false")
-            parts.append(patches.half().cpu())
+            assert patches is not None
+            parts.append(patches.half())
         return torch.cat(parts)
 
     def _look_ahead(self, model: SRDModel) -> None:
         """The first batch, whole tiles, through the teacher: where centres start, and what it cannot do, known now."""
-        teacher, pooled, maps = self.teacher, [], []
-        for tiles, index in zip(self.sets, self.sampler.batch(0), strict=True):
-            seen = teacher.encode(tiles.spectral(index), tiles.bands)
-            due = (len(index), teacher.width)
-            if seen.pooled.shape != due:
-                raise InputError(f"{teacher.name}: pooled is {tuple(seen.pooled.shape)} on {tiles.name}, {due} is due")
-            pooled.append(seen.pooled.float())
-            if seen.patches is not None:
-                maps.append(seen.patches.float())
-            elif self.config.patch_weight:
-                raise InputError(
-                    f"{teacher.name} gives no patch tokens; set patch_weight to 0, or pass a teacher that does"
-                )
-        model.centre.start(torch.cat(pooled))
+        first = zip(self.sets, self.sampler.batch(0), strict=True)
+        pooled, maps = self._see([tiles.spectral(index) for tiles, index in first])
+        if len(maps) < len(self.sets) and (self.config.patch_weight or self.config.teacher_cache):
+            raise InputError(
+                f"{self.teacher.name} gives no patch tokens; set patch_weight to 0 and teacher_cache to false, or pass "
+                "a teacher that does"
+            )
+        move_centre(model.centre, pooled, momentum=0)
         if maps:
-            model.patch_centre.start(_all_tokens(maps))
+            move_centre(model.patch_centre, _all_tokens(maps), momentum=0)
 
     def _patch_centre(self, model: SRDModel) -> Tensor | None:
-        return model.patch_centre.value if self.config.patch_centred else None
+        return model.patch_centre if self.config.patch_centred else None
 
     @torch.no_grad()
     def validate(self, model: SRDModel, tiles: PairSet | LazyPairs, *, limit: int = 256) -> dict[str, float]:
@@ -246,34 +221,28 @@ class SRDObjective(Objective):
             every tile would get; below it, the student tells tiles apart. With the patch-wise regression also
             ``patch_cosine``, mean cosine similarity to its targets, and ``patch_constant`` likewise.
         """
-        config, device = self.config, model.centre.value.device
+        config, device = self.config, model.centre.device
         index = torch.arange(0, len(tiles), max(1, math.ceil(len(tiles) / limit)))
-        logits, pooled, predicted, targets = [], [], [], []
+        logits, pooled, matched = [], [], []
         for part in torch.split(index, 64):
             pixels = self.normalise(resized(tiles.take(part), config.global_size)).to(device)
             answer, patches = model(pixels)
-            if isinstance(self.teacher, nn.Module):
-                self.teacher.to(device)
-            seen = self.teacher.encode(tiles.spectral(part).to(device), tiles.bands)
+            seen = self.teacher.to(device).encode(tiles.spectral(part).to(device), tiles.bands)
             logits.append(answer)
-            pooled.append(seen.pooled.float().to(device))
+            pooled.append(seen.pooled)
             if config.patch_weight > 0 and patches is not None and seen.patches is not None:
-                maps, target = matched_maps(patches, seen.patches.to(patches), self._patch_centre(model))
-                predicted.append(maps)
-                targets.append(target)
-        q = teacher_distribution(torch.cat(pooled), model.centre.value, config.teacher_temperature)
+                matched.append(matched_maps(patches, seen.patches, self._patch_centre(model)))
+        q = teacher_distribution(torch.cat(pooled), model.centre, config.teacher_temperature)
         log_p = F.log_softmax(torch.cat(logits) / config.student_temperature, dim=-1)
         constant = q.mean(dim=0).clamp(min=1e-12).log().expand_as(q)
-        out = {
-            name: float(F.kl_div(answer, q, reduction="batchmean"))
-            for name, answer in (("kl", log_p), ("kl_constant", constant))
-        }
-        if targets:
-            target = torch.cat(targets)
+        answers = {"kl": log_p, "kl_constant": constant}
+        out = {name: F.kl_div(answer, q, reduction="batchmean") for name, answer in answers.items()}
+        if matched:
+            predicted, target = (torch.cat(maps) for maps in zip(*matched, strict=True))
             same = F.normalize(target, dim=1).mean(dim=(0, 2, 3), keepdim=True).expand_as(target)
-            for name, maps in (("patch_cosine", torch.cat(predicted)), ("patch_constant", same)):
-                out[name] = float(F.cosine_similarity(maps, target, dim=1).mean())
-        return out
+            out["patch_cosine"] = F.cosine_similarity(predicted, target, dim=1).mean()
+            out["patch_constant"] = F.cosine_similarity(same, target, dim=1).mean()
+        return {name: float(value) for name, value in out.items()}
 
 
 def _all_tokens(maps: list[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from sattxt.training.augment import AugmentConfig
 from sattxt.training.data import TileSet
 from sattxt.training.engine import EngineOptions
 from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.objectives.srd.losses import Centre, patch_regression, srd_loss
+from sattxt.training.objectives.srd.losses import move_centre, patch_regression, srd_loss
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
@@ -92,14 +92,13 @@ def test_the_teacher_must_be_the_sharper_one(tau_t):
 
 
 def test_the_centre_is_the_published_moving_average():
-    centre = Centre(2, momentum=0.75)
+    centre = torch.zeros(2)
     first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]], requires_grad=True)  # mean (4, 5)
-    centre.update(first)
-    assert centre.value.tolist() == [1.0, 1.25]
-    centre.update(torch.zeros(1, 2))
-    assert centre.value.tolist() == [0.75, 0.9375]
-    assert not centre.value.requires_grad
-    assert list(centre.parameters()) == []
+    move_centre(centre, first, 0.75)
+    assert centre.tolist() == [1.0, 1.25]
+    move_centre(centre, torch.zeros(1, 2), 0.75)
+    assert centre.tolist() == [0.75, 0.9375]
+    assert not centre.requires_grad
 
 
 def test_patch_regression_is_zero_for_the_layer_normalised_teacher_only():
@@ -259,7 +258,7 @@ def test_in_the_papers_mode_the_backbone_stays_as_it_came(tmp_path):
     run.train(ENGINE)
     changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
     assert not any(k.startswith("vision.backbone.") for k in changed)  # BatchNorm statistics included
-    assert {"vision.head.ln_final.weight", "to_teacher.weight", "centre.value"} <= changed
+    assert {"vision.head.ln_final.weight", "to_teacher.weight", "centre"} <= changed
 
 
 def test_in_full_training_the_backbone_moves_too(tmp_path):
@@ -273,19 +272,19 @@ def test_in_full_training_the_backbone_moves_too(tmp_path):
 def test_the_centre_follows_the_teachers_views_after_the_loss(tmp_path, accumulate):
     options = {"centre_momentum": 0.5, "augment": PLAIN, "accumulate": accumulate, "steps": 1}
     run = Distilling(tmp_path, **options)
-    start = run.model.centre.value.clone()
+    start = run.model.centre.clone()
     batches = [run.distiller.draw(0, micro) for micro in range(accumulate)]
-    views = [teacher().pooled(view, pair_set().bands) for batch in batches for (view,) in batch.spectral]
+    views = [teacher().encode(view, pair_set().bands).pooled for batch in batches for (view,) in batch.spectral]
     assert len(views) == run.distiller.config.ms_views * accumulate
     run.train(ENGINE)
-    torch.testing.assert_close(run.model.centre.value, 0.5 * start + 0.5 * torch.cat(views).mean(0))
+    torch.testing.assert_close(run.model.centre, 0.5 * start + 0.5 * torch.cat(views).mean(0))
 
 
 def test_the_centre_starts_at_the_teachers_mean_over_the_first_batch(tmp_path):
     run = Distilling(tmp_path)
     tiles = pair_set()
-    seen = teacher().pooled(tiles.spectral(run.distiller.sampler.batch(0)[0]), tiles.bands)
-    torch.testing.assert_close(run.model.centre.value, seen.mean(0))
+    seen = teacher().encode(tiles.spectral(run.distiller.sampler.batch(0)[0]), tiles.bands).pooled
+    torch.testing.assert_close(run.model.centre, seen.mean(0))
     first = run.distiller.losses(run.model, run.distiller.draw(0)).terms["srd"]
     assert float(first.detach()) == pytest.approx(math.log(4), abs=1e-5)  # the untrained student says nothing
 
@@ -312,7 +311,7 @@ def test_a_cached_teacher_is_asked_once_a_tile_and_says_the_same_of_whole_views(
     cached.train(ENGINE)
     assert not asked or sum(asked) <= len(pair_set())  # validation alone
     blind = CallableTeacher(lambda x: x.mean((2, 3)) @ torch.ones(2, 4), ("B04", "B08"), 4)
-    with pytest.raises(InputError, match="no patch tokens to keep; set teacher_cache to false"):
+    with pytest.raises(InputError, match="gives no patch tokens; set patch_weight to 0 and teacher_cache to false"):
         Distilling(tmp_path / "blind", seen=blind, teacher_cache=True)
 
 
