@@ -76,7 +76,7 @@ def _vitl(settings: Settings, result: Result) -> None:
     best = {"speedup": 0.0, **dict.fromkeys(products, 0.0)}
     for batch in settings.pick((1, 4, 16, 64), (1, 8), (1, 2)):
         arrays = tiles(batch, pixels)
-        ready = torch.cat([ours["ours float32"].preprocess(tile) for tile in arrays]).to(device)
+        ready = torch.cat([ours["ours float32"].vision.preprocess(tile) for tile in arrays]).to(device)
         cases: dict[str, Case] = {name: Case(_encode(model, arrays, batch), batch) for name, model in ours.items()}
         cases["reference float32, same batch"] = Case(_forward(reference, ready), batch)
         single = [ready[i % batch : i % batch + 1] for i in range(_LOOPED)]
@@ -151,7 +151,7 @@ def _mini(settings: Settings, result: Result, location: str, name: str) -> None:
             cases: dict[str, Case] = {}
             for dtype, model in opened.items():
                 cases[dtype] = Case(_encode(model, arrays, batch), batch)
-                ready = model.preprocess(arrays).to(device)
+                ready = model.vision.preprocess(arrays).to(device)
                 cases[f"{dtype} tower"] = Case(_tower(model, ready), batch)
             cases["preprocessing"] = Case(_preprocess(opened["float32"], arrays), batch)
             cases["product"] = Case(product.run)
@@ -274,7 +274,7 @@ def _quarter(budget: float | None) -> float | None:
 def _same_values(model: SatTxt, reference: Reference, arrays: list[np.ndarray]) -> None:
     """A comparison of speed means nothing unless both compute the same."""
     with torch.inference_mode():
-        wanted = reference(model.preprocess(arrays).to(model.device)).float().cpu().numpy()
+        wanted = reference(model.vision.preprocess(arrays).to(model.device)).float().cpu().numpy()
     got = np.asarray(model.encode_image(arrays, normalize=False))
     worst = float(np.abs(got - wanted).max() / np.abs(wanted).max())
     if not worst < 1e-3:
@@ -286,7 +286,7 @@ def _encode(model: SatTxt, arrays: list[np.ndarray], batch: int) -> Callable[[],
 
 
 def _preprocess(model: SatTxt, arrays: list[np.ndarray]) -> Callable[[], object]:
-    return lambda: model.preprocess(arrays)
+    return lambda: model.vision.preprocess(arrays)
 
 
 def _tower(model: SatTxt, ready: torch.Tensor) -> Callable[[], object]:

@@ -129,19 +129,17 @@ def fill(module: torch.nn.Module) -> None:
 
 def tower(model: SatTxt) -> VisionTower:
     """A model's image tower, to time by itself."""
-    return model._images.tower
+    return model.vision.tower
 
 
 def image_pass(model: SatTxt, pixel_values: torch.Tensor) -> torch.Tensor:
     """(N, D) float32 embeddings of pixel values that are ready, in as many passes as ``encode_image`` makes of them."""
-    import torch
-
-    return torch.cat([tokens.embedding for tokens in model._images._passes(pixel_values)]).float()
+    return model.vision.encode_pixels(pixel_values)
 
 
 def text_encoder(model: SatTxt) -> TextEncoder:
     """A model's frozen text encoder, opened if need be, to time by itself."""
-    return model._text._open([])
+    return model.text.encoder
 
 
 @contextmanager

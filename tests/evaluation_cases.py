@@ -23,10 +23,10 @@ from sattxt.data.registry import open_data
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
-from sattxt.evaluation.labels import class_prompts
 from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import probe
-from sattxt.evaluation.result import Result, read_result
+from sattxt.evaluation.prompts import class_prompts
+from sattxt.evaluation.result import Result, read_result, write_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import scale
 from sattxt.evaluation.segment import open_masked, segment
@@ -81,9 +81,9 @@ def measure(folder: Path) -> dict[str, Any]:
     single, several = open_data(_classes(folder / "single")), open_data(_labels(folder / "several"))
     captions = open_data(_captions(folder / "captions")).split()
     data = single.split()
-    words = class_prompts(data, default_templates=WaveEncoder.templates)
-    other = class_prompts(data, templates="no {}", default_templates=())
-    labels = class_prompts(several.split("val"), default_templates=WaveEncoder.templates)
+    words = class_prompts(data, templates=WaveEncoder.templates)
+    other = class_prompts(data, templates="no {}")
+    labels = class_prompts(several.split("val"), templates=WaveEncoder.templates)
     phrases = folder / "phrases.json"
     phrases.write_text(
         json.dumps({name: [name, f"so {name}", f"{name}!"][: 2 + i % 2] for i, name in enumerate(data.classes)})
@@ -105,12 +105,14 @@ def measure(folder: Path) -> dict[str, Any]:
         "probe, several labels": probe(embed, several, shots=(2,), repeats=3, fraction=0.8),
         "scale": scale(embed, data, words, factors=(1, 2, 4)),
         "scale, several labels": scale(embed, several.split("val"), labels, factors=(1, 2)),
-        "segment": segment(WaveEncoder(), masks, painted, class_prompts(painted, default_templates=("{}",)))[0],
+        "segment": segment(WaveEncoder(), masks, painted, class_prompts(painted, templates="{}"))[0],
         "spectral": spectral(embed, tiles.split("train"), tiles.split("val")),
     }
     pinned = {name: _pinned(result) for name, result in found.items()}
     a, b = found["zero-shot"], zero_shot(embed, data, other)
-    pinned["compare"] = compare(*(read_result(r.write(folder / f"{i}.json")) for i, r in enumerate((a, b))))
+    pinned["compare"] = compare(
+        *(read_result(write_result(folder / f"{i}.json", r.to_dict())) for i, r in enumerate((a, b)))
+    )
     return pinned
 
 

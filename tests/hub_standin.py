@@ -121,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             if match.group(2) not in (None, "main", repo.commit):
                 return self._error(404, "RevisionNotFound")
             return self._json(_info(match.group(1), repo))
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            return self._json(_tree(self.standin.repos[match.group(1)]))
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(*match.groups())
         return self._error(404, "NotFound")
@@ -194,6 +196,17 @@ def _info(name: str, repo: Repo) -> dict[str, Any]:
             item["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         siblings.append(item)
     return {"_id": name, "id": name, "sha": repo.commit, "private": False, "siblings": siblings, "tags": []}
+
+
+def _tree(repo: Repo) -> list[dict[str, Any]]:
+    """The same files as the listing of a commit's tree gives them."""
+    items = []
+    for filename, data in repo.files.items():
+        item: dict[str, Any] = {"type": "file", "path": filename, "size": len(data), "oid": _git_sha(data)}
+        if filename.endswith(LFS_SUFFIXES):
+            item["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+        items.append(item)
+    return items
 
 
 def _git_sha(data: bytes) -> str:

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from sattxt.classify.classifier import Calibration, Classifier
-from sattxt.classify.results import Embeddings
 from sattxt.cli import app, runtime
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.errors import HubError, ImageError, InputError, MissingExtraError, WeightsError
@@ -27,7 +26,7 @@ from sattxt.images.read import to_rgb
 from sattxt.segment import Segmentation
 from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
-from sattxt.vision.encode import Encoded
+from sattxt.vision.embeddings import Embeddings
 from sattxt.weights.checksums import write_sums
 
 
@@ -41,7 +40,7 @@ class BrightnessModel:
     def __repr__(self) -> str:
         return "BrightnessModel"
 
-    def _embed(self, images: Any, *, on_error: str = "raise", options: Any = None, **rest: Any) -> Any:
+    def encode_image(self, images: Any, *, on_error: str = "raise", options: Any = None, **rest: Any) -> Any:
         self.calls.append({"images": list(images), "options": options, **rest})
         rows, indices, failures = [], [], []
         for index, path in enumerate(images):
@@ -55,21 +54,16 @@ class BrightnessModel:
             rows.append([np.cos(angle), np.sin(angle)])
             indices.append(index)
         vectors = np.array(rows, dtype=np.float32).reshape(-1, 2)
-        return Encoded(vectors, indices, [images[i] for i in indices], failures, single=False)
-
-    def encode_image(self, images: Any, *, on_error: str = "raise", **options: Any) -> Any:
-        found = self._embed(images, on_error=on_error, **options)
-        vectors, indices, failures = found.vectors, found.indices, found.failures
-        return Embeddings(vectors, indices, failures) if on_error == "skip" else vectors
+        return Embeddings(vectors, indices, [images[i] for i in indices], failures)
 
     def encode_text(self, texts: list[str], **_: Any) -> Any:
         return np.array([[len(text), 1] for text in texts], dtype=np.float32)
 
     def classifier(self, labels: Any, *, multi_label: bool = False, **options: Any) -> Classifier:
         self.labels, self.label_options = labels, options
-        weights = np.array([[1, 0], [0, 1]], dtype=np.float32)
+        vectors = np.array([[1, 0], [0, 1]], dtype=np.float32)
         background = np.array([[0.7, 0.7]], dtype=np.float32) if multi_label else None
-        return Classifier(tuple(labels), weights, Calibration(10), self._embed, background)
+        return Classifier(dict.fromkeys(labels, 1), vectors, Calibration(10), self.encode_image, background)
 
     def segment(self, image: Any, labels: Any, **options: Any) -> Segmentation:
         self.label_options = options

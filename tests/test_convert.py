@@ -31,8 +31,8 @@ from sattxt.images.preprocess import Preprocessor
 from sattxt.images.read import to_rgb
 from sattxt.vision.tower import ImageTokens, VisionTower
 from sattxt.weights import dinov3_keys
-from sattxt.weights.components import check_encoder
-from sattxt.weights.digest import digest_files, encoder_digest
+from sattxt.weights.checksums import digest_files
+from sattxt.weights.components import check_encoder, encoder_digest
 from sattxt.weights.directory import read_model
 from sattxt.weights.tensors import read_checkpoint
 

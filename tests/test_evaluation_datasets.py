@@ -18,7 +18,7 @@ from PIL import Image
 from sattxt.data.bigearthnet import MERGED
 from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, LabelError
-from sattxt.evaluation.labels import class_prompts, matching_sets
+from sattxt.evaluation.prompts import class_prompts, matching_sets
 from sattxt.labels.sets import label_set
 
 
@@ -332,21 +332,21 @@ def test_class_words_from_folders_names_files_and_label_sets(tmp_path):
         png(tmp_path / "x" / folder / "a.png")
     data = open_data(tmp_path / "x").split()
     templates = ["a satellite image of {}"]
-    plain = class_prompts(data, default_templates=templates)
+    plain = class_prompts(data, templates=templates)
     assert plain.prompts == (("a satellite image of annual crop",), ("a satellite image of sea lake",))
     assert matching_sets(data.classes) == ["eurosat"]
-    auto = class_prompts(data, named_set="auto", default_templates=templates)
+    auto = class_prompts(data, named_set="auto", templates=templates)
     assert auto.names == ("annual crop land", "sea or lake")
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"AnnualCrop": "wheat", "sea lake": ["the sea", "a lake"], "Other": "x"}))
-    mapped = class_prompts(data, names=names, templates=["{}"], default_templates=templates)
+    mapped = class_prompts(data, names=names, templates=["{}"])
     assert mapped.prompts == (("wheat",), ("the sea", "a lake"))
     names.write_text(json.dumps({"AnnualCrop": "wheat"}))
     with pytest.raises(LabelError, match="no entry for the class 'SeaLake'"):
-        class_prompts(data, names=names, default_templates=templates)
+        class_prompts(data, names=names, templates=templates)
     names.write_text(json.dumps({"AnnualCrop": "water", "SeaLake": "water"}))
     with pytest.raises(LabelError, match="same texts"):
-        class_prompts(data, names=names, default_templates=templates)
+        class_prompts(data, names=names, templates=templates)
 
 
 @pytest.mark.tiles

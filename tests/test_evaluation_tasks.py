@@ -12,14 +12,14 @@ from PIL import Image
 
 from sattxt.data.registry import open_data
 from sattxt.errors import ImageError, InputError, LabelError
+from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder
-from sattxt.evaluation.labels import class_prompts
 from sattxt.evaluation.multispectral import read_tile
 from sattxt.evaluation.phrasings import phrasings
-from sattxt.evaluation.probe import probe, three_ways
-from sattxt.evaluation.result import read_result, sample_figures
+from sattxt.evaluation.prompts import class_prompts
+from sattxt.evaluation.result import read_result, write_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import degrade, scale
 from sattxt.evaluation.segment import open_masked, segment
@@ -35,7 +35,7 @@ def embed() -> Embedder:
 
 
 def prompts(data, **options):
-    return class_prompts(data, default_templates=TEMPLATE, **options)
+    return class_prompts(data, templates=TEMPLATE, **options)
 
 
 # -- zero-shot -----------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_centred_scores_are_for_one_label_a_tile(tmp_path, embed):
 
 def test_the_command_centres_scores_and_says_so(tmp_path, monkeypatch):
     from sattxt.cli import app
-    from sattxt.evaluation.commands.setup import Setup
+    from sattxt.evaluation.options import Setup
 
     monkeypatch.setattr(Setup, "open_encoder", lambda self, image_size=None: ColourEncoder())
     data, out = write_folders(tmp_path / "x", 4), tmp_path / "out.json"
@@ -185,9 +185,8 @@ def test_captions_and_images_find_each_other(tmp_path, embed):
     assert document["t2i_r@1"] >= 100 * 5 / 6 - 1e-3, "all but the caption without a colour"
     assert document["t2i_r@5"] == 100
     assert document["mean_recall_perfect"] == 100
-    figures = sample_figures(document)[1]
     for name in ("i2t_r@1", "t2i_r@1", "mean_recall"):
-        assert figures[name].value == pytest.approx(document[name], abs=1e-3)
+        assert Figure.from_dict(document["samples"]["figures"][name]).value == pytest.approx(document[name], abs=1e-3)
 
 
 def test_equal_captions_are_wrong_by_the_protocol_and_right_when_shared(tmp_path, embed):
@@ -201,52 +200,6 @@ def test_equal_captions_are_wrong_by_the_protocol_and_right_when_shared(tmp_path
     assert document["mean_recall_shared"] == 100
     assert document["mean_recall_perfect"] == 75, "one in four is first, all are among five"
     assert document["settings"]["captions_shared_between_images"] == 4
-
-
-# -- probes --------------------------------------------------------------------------------------------------------
-
-
-def test_probes_learn_colours_and_say_what_they_were_chosen_on(tmp_path, embed):
-    data = open_data(write_folders(tmp_path / "x", 20, ("train", "val")))
-    document = probe(embed, data, shots=(1, 2, 50), repeats=3).to_dict()
-    assert document["linear_top1"] == 100
-    assert document["knn_top1"] == 100
-    assert document["settings"]["train"] == 60
-    assert "fifth" in document["settings"]["protocol"]
-    assert [row["shots"] for row in document["few_shot"]] == [1, 2], "no class has fifty"
-    assert all(row["low"] <= row["mean"] <= row["high"] for row in document["few_shot"])
-
-
-def test_what_is_measured_is_never_learnt_or_chosen_on(tmp_path):
-    for name, splits in (("a", ("train", "val", "test")), ("b", ("train", "val")), ("c", ("",))):
-        data = open_data(write_folders(tmp_path / name, 10, splits))
-        parts = [{s.id for s in part.samples} for part in three_ways(data, None, None)[:3]]
-        assert not parts[0] & parts[1]
-        assert not parts[0] & parts[2]
-        assert not parts[1] & parts[2]
-    with pytest.raises(InputError, match="needs a training split"):
-        three_ways(open_data(write_folders(tmp_path / "d", 2, ("val",))), None, None)
-
-
-def test_probes_of_several_labels_give_map(tmp_path, embed):
-    rows = ["path,labels,split"]
-    for i in range(40):
-        names = [["red"], ["blue"], ["green"], ["red", "blue"]][i % 4]
-        pixels = np.concatenate([tile(c, 10 * i + j) for j, c in enumerate(names)], axis=1)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        rows.append(f"{i}.png,{';'.join(names)},{'train' if i < 28 else 'test'}")
-    (tmp_path / "m.csv").write_text("\n".join(rows))
-    document = probe(embed, open_data(tmp_path / "m.csv"), shots=(2,), repeats=2).to_dict()
-    assert document["linear_map_macro"] > 95
-    assert document["knn_map_micro"] > 90
-    assert document["few_shot"][0]["mean"] > 60
-    assert [row["n"] for row in document["per_class"]] == [6, 3, 6]
-
-
-def test_few_shot_draws_are_the_same_for_every_run(tmp_path, embed):
-    data = open_data(write_folders(tmp_path / "x", 10, ("train", "val")))
-    one, two = (probe(embed, data, shots=(1,), repeats=3).tables["few_shot"] for _ in range(2))
-    assert one == two
 
 
 # -- segmentation --------------------------------------------------------------------------------------------------
@@ -400,7 +353,7 @@ def test_a_result_reads_back_and_compares_with_another(tmp_path, embed):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"BlueField": "blue", "GreenField": "red", "RedField": "green"}))
     bad = zero_shot(embed, data, prompts(data, names=names))
-    a, b = (read_result(r.write(tmp_path / f"{i}.json")) for i, r in enumerate((bad, good)))
+    a, b = (read_result(write_result(tmp_path / f"{i}.json", r.to_dict())) for i, r in enumerate((bad, good)))
     assert a["samples"]["ids"] == [s.id for s in data.samples]
     found = compare(a, b)
     rows = {row["figure"]: row for row in found["figures"]}
@@ -417,7 +370,10 @@ def test_results_of_other_samples_are_compared_on_what_both_have(tmp_path, embed
     collection = open_data(write_folders(tmp_path / "x", 4))
     whole = collection.split()
     part = whole.take(range(0, 12, 2))
-    documents = [read_result(zero_shot(embed, d, prompts(d)).write(tmp_path / f"{len(d)}.json")) for d in (whole, part)]
+    documents = [
+        read_result(write_result(tmp_path / f"{len(d)}.json", zero_shot(embed, d, prompts(d)).to_dict()))
+        for d in (whole, part)
+    ]
     found = compare(*documents)
     assert found["paired"] == 6
     assert any("only 6 of up to 12" in warning for warning in found["warnings"])

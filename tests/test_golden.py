@@ -50,7 +50,7 @@ def close(actual: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
 
 def test_pixel_values(scaled: Any, images: list[Path], expected: Any) -> None:
     mode, model = scaled
-    pixels = model.preprocess(images)
+    pixels = model.vision.preprocess(images)
     assert pixels.shape == (8, 3, 224, 224)
     close(pixels[:, :, 100:108, 100:108], expected[f"pixel_values_{mode}_crop"])
     # "official" means reach 950: 1e-5 there is below float32's own spacing.
@@ -60,7 +60,7 @@ def test_pixel_values(scaled: Any, images: list[Path], expected: Any) -> None:
 
 def test_patch_tokens(scaled: Any, images: list[Path], expected: Any) -> None:
     mode, model = scaled
-    tokens = model.image_tokens(images[:2])
+    tokens = model.vision.tokens(model.vision.preprocess(images[:2]))
     assert tokens.grid == (14, 14)
     close(tokens.backbone[:, :16], expected[f"backbone_patch_tokens_{mode}"])
     close(tokens.patches[:, :16], expected[f"head_patch_tokens_{mode}"])
@@ -73,7 +73,7 @@ def test_image_embeddings(scaled: Any, images: list[Path], expected: Any) -> Non
 
 
 def test_token_ids_and_pooling_masks(model: SatTxt, meta: Any, expected: Any) -> None:
-    tokens = model.tokenize(meta["prompts"][:12])
+    tokens = model.text.tokenize(meta["prompts"][:12])
     for name in ("input_ids", "attention_mask", "embed_mask"):
         assert torch.equal(tokens[name], expected[name])
 

@@ -24,8 +24,9 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
+from sattxt.weights.components import component_dir
 from sattxt.weights.directory import read_model
-from sattxt.weights.hub import component_dir, push_model
+from sattxt.weights.hub import push_model
 from sattxt.weights.resolver import resolve
 
 HEADS = "ikhado/sattxt"

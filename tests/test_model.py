@@ -86,9 +86,9 @@ def test_the_tower_gets_no_more_than_fits_the_cache(
     wanted = model.encode_image(many)
     segments = model.segment(many[0], LABELS, window=16).scores
     monkeypatch.setattr("sattxt.vision.tower._CACHE_BYTES", 1)
-    assert model._images.step == 8
+    assert model.vision.step == 8
     taken: list[int] = []
-    hook = model._images.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
+    hook = model.vision.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
     found = model.encode_image(many, batch_size=19)
     assert taken == [8, 8, 3, 1]
     assert np.abs(found - wanted).max() < 1e-5
@@ -104,7 +104,7 @@ def test_activation_bytes_are_those_of_the_widest_layer(model: SatTxt) -> None:
     from sattxt.vision.tower import VisionTower
 
     config = VisionConfig(BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 32, 1, 4, 64))
-    mobile, vit = VisionTower(config).eval(), model._images.tower
+    mobile, vit = VisionTower(config).eval(), model.vision.tower
     for tower, kind in ((mobile, ConvLayer), (vit, torch.nn.Linear)):
         seen: list[int] = []
         hooks = [
@@ -193,7 +193,8 @@ def test_one_bad_file_does_not_end_the_job(model: SatTxt, tiles: list[np.ndarray
         model.encode_image(paths)
     kept = model.encode_image(paths, on_error="skip")
     assert kept.indices == [0, 1, 3, 4]
-    assert kept.vectors.shape == (4, model.embed_dim)
+    assert kept.shape == (4, model.embed_dim)
+    assert kept.sources == [str(path) for path in paths if path != paths[2]]
     assert [f.index for f in kept.failures] == [2]
     batch = model.zero_shot(paths, LABELS, on_error="skip")
     assert "2.png" in batch.failures[0].source
@@ -315,7 +316,7 @@ def test_preprocess_choices(golden_model_dir: Path, tiles: list[np.ndarray]) -> 
         preprocess={"rescale": 1 / 255, "mean": [0, 0, 0], "std": [1, 1, 1]},
         text_cache=False,
     )
-    pixels = explicit.preprocess(np.full((224, 224, 3), 255, np.uint8))
+    pixels = explicit.vision.preprocess(np.full((224, 224, 3), 255, np.uint8))
     assert torch.allclose(pixels, torch.ones(1, 3, 224, 224), atol=1e-6)
     with pytest.raises(InputError, match="official"):
         SatTxt.from_pretrained(golden_model_dir, preprocess="imagenet")
@@ -437,4 +438,4 @@ def test_an_error_in_a_list_keeps_what_was_embedded_before_it(
         model.encode_image([*tiles, bad], batch_size=2)
     done = caught.value.completed
     assert done.indices == [0, 1, 2, 3, 4]
-    assert np.allclose(done.vectors, model.encode_image(tiles), atol=1e-5)
+    assert np.allclose(done, model.encode_image(tiles), atol=1e-5)

@@ -678,7 +678,7 @@ def scenes(tmp_path: Path) -> Path:
 def test_the_full_size_recipe_runs_dry_scaled_down_by_overrides_alone(scenes: Path) -> None:
     """Shards to a model that opens: both stages, every part random and small."""
     from sattxt import SatTxt
-    from sattxt.training.engine import EngineOptions
+    from sattxt.training.loop import LoopOptions
     from sattxt.training.run import AlignRun, SRDRun
 
     small = {"steps": 2, "warmup": 1, "precision": "float32"}
@@ -689,7 +689,7 @@ def test_the_full_size_recipe_runs_dry_scaled_down_by_overrides_alone(scenes: Pa
         "align.sets.ssl4eo.count": 4, "align.sets.ssl4eo.size": 32, "align.sizes": [32],
         "align.sets.labelled": {"kind": "folder", "path": "labelled", "size": 32, "count": 1},
     })  # fmt: skip
-    options = EngineOptions(accelerator="cpu", log_every=1)
+    options = LoopOptions(log_every=1)
     first = SRDRun(recipe, scenes, scenes / "run-srd")
     backbone = {k: v.clone() for k, v in first.model.vision.backbone.state_dict().items()}
     head = first.model.vision.head.ln_final.weight.clone()

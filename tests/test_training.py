@@ -290,7 +290,7 @@ def test_a_frozen_backbone_does_not_move(tmp_path: Path) -> None:
     assert all(torch.equal(before[k], after[k]) for k in before)  # BatchNorm statistics included
     assert not torch.equal(head, run.model.vision.head.ln_final.weight)
     saved = torch.load(run.checkpoint, weights_only=True)
-    assert not any("backbone" in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+    assert not any("backbone" in name for name in (*saved["model"], *saved["average"]))
 
 
 def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_with_the_vision_side_frozen_no_image_embedding_moves(tmp_path: Path) ->
         assert torch.equal(images, run.average.eval().image(pixels))
         assert (run.average.texts(texts) - before).abs().max() > 1e-4
     saved = torch.load(run.checkpoint, weights_only=True)
-    assert not any("vision" in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+    assert not any("vision" in name for name in (*saved["model"], *saved["average"]))
     again = aligner()
     assert again.resume() == 3
     torch.testing.assert_close(again.average.texts(texts), run.average.texts(texts))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_mini import read_tiles
 
 from sattxt import SatTxt, label_set
-from sattxt.classify import transduction
 from sattxt.classify.transduction import transduce
 from sattxt.errors import InputError
 
@@ -66,11 +65,10 @@ def test_equal_tiles_are_classified_alike() -> None:
     assert (found.argmax(1) == np.tile(np.arange(3), 5)).all()
 
 
-def test_many_tiles_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tiles_are_compared_block_by_block() -> None:
     tiles, _, labels = clouds(1)
-    whole = transduce(tiles, labels, 10.0)
-    monkeypatch.setattr(transduction, "_COSINES", 7 * len(tiles))
-    np.testing.assert_allclose(transduce(tiles, labels, 10.0), whole, atol=1e-5)
+    by_blocks = transduce(tiles, labels, 10.0, cosines_at_once=7 * len(tiles))
+    np.testing.assert_allclose(by_blocks, transduce(tiles, labels, 10.0), atol=1e-5)
 
 
 def test_fewer_tiles_than_labels_are_refused() -> None:
@@ -112,7 +110,7 @@ def test_words_that_do_not_quite_fit_are_made_up_for_by_the_tiles(data_dir: Path
 
 def test_the_command_classifies_together_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sattxt.cli import app
-    from sattxt.evaluation.commands.setup import Setup
+    from sattxt.evaluation.options import Setup
 
     monkeypatch.setattr(Setup, "open_encoder", lambda self, image_size=None: ColourEncoder())
     data, out = write_folders(tmp_path / "x", 6), tmp_path / "out.json"

@@ -9,7 +9,7 @@ import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.training.data import TileSet
-from sattxt.training.engine import EngineOptions
+from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.objective import AlignObjective
@@ -68,4 +68,4 @@ def losses(run: Run, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(handle)]
 
 
-EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+EVERY_STEP = LoopOptions(log_every=1)

@@ -16,13 +16,14 @@ from sattxt.errors import SatTxtError
 
 if TYPE_CHECKING:
     from sattxt.classify.classifier import Classifier
-    from sattxt.classify.results import Embeddings, ZeroShotBatch, ZeroShotResult
-    from sattxt.images.read import ImageOptions
+    from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
+    from sattxt.images.options import ImageOptions
     from sattxt.labels.sets import label_set, list_label_sets
     from sattxt.model import SatTxt
     from sattxt.segment import Segmentation
     from sattxt.text.cache import TextCache
     from sattxt.text.label_bank import LabelBank
+    from sattxt.vision.embeddings import Embeddings
     from sattxt.weights.convert import convert
     from sattxt.weights.manifest import list_models
 
@@ -30,8 +31,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "sattxt.classify.classifier",
-    "Embeddings": "sattxt.classify.results",
-    "ImageOptions": "sattxt.images.read",
+    "Embeddings": "sattxt.vision.embeddings",
+    "ImageOptions": "sattxt.images.options",
     "LabelBank": "sattxt.text.label_bank",
     "SatTxt": "sattxt.model",
     "Segmentation": "sattxt.segment",

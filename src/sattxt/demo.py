@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.classify.results import FloatArray, ZeroShotBatch
+from sattxt.classify.results import ZeroShotBatch
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.io import user_cache_dir
+from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
@@ -90,9 +91,7 @@ def crop(mosaic: NDArray[np.uint8], place: Place, size: int = WINDOW) -> NDArray
 
 def classify_places(model: SatTxt, mosaic: NDArray[np.uint8]) -> ZeroShotBatch:
     """The demo's labels at the demo's places."""
-    batch = model.zero_shot([crop(mosaic, place) for place in PLACES], LABELS)
-    assert isinstance(batch, ZeroShotBatch)
-    return batch
+    return model.zero_shot([crop(mosaic, place) for place in PLACES], LABELS)
 
 
 def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool) -> tuple[FloatArray, tuple[int, int]]:
@@ -232,7 +231,6 @@ def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt |
     if images:
         own = model.zero_shot(list(images), LABELS, on_error="skip")
         say("\nYour images:\n")
-        assert isinstance(own, ZeroShotBatch)
         for result in own:
             best = "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3))
             say(f"  {str(result.source)[-42:]:<44}{best}")

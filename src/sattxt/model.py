@@ -1,47 +1,48 @@
-"""`SatTxt`: the façade. It reads like a table of contents; the work is done by the modules it calls."""
+"""`SatTxt`: the public class. It reads like a table of contents; the modules it calls do the work."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.classify.classifier import Calibration, Classifier, label_weights
-from sattxt.classify.results import Embeddings, FloatArray, ZeroShotBatch, ZeroShotResult
+from sattxt.classify.classifier import Classifier, Classifiers, LabelInput, ZeroShotOptions
+from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.config import ImageConfig, ModelConfig, image_config
-from sattxt.errors import BankMismatchError, InputError
-from sattxt.images.load import source_name
-from sattxt.images.read import ImageOptions, to_rgb
-from sattxt.labels.prompts import BACKGROUNDS, label_prompts
+from sattxt.errors import InputError
+from sattxt.images.options import ReadOptions, merge_options
+from sattxt.images.read import is_single, to_rgb
 from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
-from sattxt.text.tower import TextTower, fingerprint, open_text_tower
+from sattxt.text.tower import TextTower, open_text_tower
 from sattxt.vision.device import resolve_device, resolve_dtype
-from sattxt.vision.encode import DEFAULT_BATCH, Encoded, ImageEncoder, OnError, merge_options
-from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
+from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
+from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
+from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.checksums import read_sums
-from sattxt.weights.directory import VISION_FILE, StoredModel, read_model
+from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model
 from sattxt.weights.resolver import resolve
 
-LabelInput = Sequence[str] | Mapping[str, str | Sequence[str]] | LabelBank
-_KEPT_CLASSIFIERS = 32
-_ENCODING = ("batch_size", "workers", "on_error", "progress", "normalize")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from sattxt.images.read import Tile, Tiles
 
 
 class SatTxt:
     """RGB satellite tiles and text in one embedding space.
 
-    Open one with :meth:`from_pretrained`. The constructor takes parts already in memory.
+    Open one with :meth:`from_pretrained`. The constructor takes parts already in memory. ``config`` is what the model
+    is made of; ``vision``, the image side, gives pixel values and tokens too; ``text``, the text side, token ids.
     """
 
     def __init__(
@@ -55,12 +56,10 @@ class SatTxt:
         stored: StoredModel | None = None,
     ) -> None:
         self.config = config
-        self._images = ImageEncoder(vision, config.image, device=device, dtype=dtype)
-        self._text = text
+        self.vision = ImageEncoder(vision, config.image, device=device, dtype=dtype)
+        self.text = text
         self._stored = stored
-        self._classifiers: dict[Any, Classifier] = {}
-
-    # -- opening and saving ------------------------------------------------------------------------------------
+        self._classifiers = Classifiers(config, text, self.vision)
 
     @classmethod
     def from_pretrained(
@@ -85,13 +84,12 @@ class SatTxt:
                 hub), a model directory, or a hub id that :meth:`push_to_hub` wrote.
             revision, cache_dir, local_files_only, token: as in ``huggingface_hub``. With ``local_files_only`` (or
                 ``HF_HUB_OFFLINE=1``) nothing is downloaded.
-            dtype: ``"auto"`` is bfloat16 on CUDA and on CPUs with AMX or AVX512-bf16, else float32 (for the image
-                side; the text encoder keeps the precision its config names). A given dtype holds for both sides.
+            dtype: of both sides. ``"auto"``: the image side in bfloat16 on CUDA and on CPUs with AMX or AVX512-bf16,
+                else in float32; the text encoder in the precision its config names.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default: CUDA where there is one.
             device_map: ``"auto"`` spreads a large text encoder over the devices there are (extra ``llm``).
-            preprocess: overrides the stored pixel scaling: ``"official"``, ``"unit"``, ``"dinov3-sat"``, or a dict
-                with any of ``rescale``, ``mean``, ``std``, ``size`` (the side that tiles are resized to: larger
-                takes longer) and ``window`` (see :meth:`segment`).
+            preprocess: another pixel scaling: ``"official"``, ``"unit"``, ``"dinov3-sat"``, or a dict with any of
+                ``rescale``, ``mean``, ``std``, ``size`` (side to which tiles are resized, in pixels) and ``window``.
             text_cache: path of the text cache; ``False`` keeps nothing on disk; a :class:`TextCache` is used as it is.
             text_precision: of newly cached text vectors; ``"float16"`` halves the file and rounds them.
 
@@ -104,25 +102,27 @@ class SatTxt:
             raise InputError(f"a model is named by a text or a path, not {type(name_or_path).__name__}")
         torch_device = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, torch_device)
-        path = resolve(
-            name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-        )
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        path = resolve(name_or_path, revision=revision, **hub)
         stored = read_model(path)
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
+        cache: TextCache | None
+        if isinstance(text_cache, bool):
+            cache = TextCache(precision=text_precision) if text_cache else None
+        else:
+            cache = text_cache if isinstance(text_cache, TextCache) else TextCache(text_cache, precision=text_precision)
         vision = load_tower(config.vision, stored.vision, path / VISION_FILE)
         text = open_text_tower(
             config.text,
             stored.text_head,
             stored.text_encoder_dir,
-            cache=_open_cache(text_cache, text_precision),
+            cache=cache,
             dtype=None if dtype == "auto" else torch_dtype,
             device=torch_device,
             device_map=device_map,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
+            **hub,
         )
         # The tensors live in the towers now; saving copies the files.
         stored = replace(stored, config=config, vision={}, text_head={})
@@ -130,11 +130,7 @@ class SatTxt:
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the model as a directory that :meth:`from_pretrained` opens, its pixel scaling included."""
-        from sattxt.weights.directory import copy_model
-
-        if self._stored is None:
-            raise InputError("this model was not opened from files; write it with sattxt.weights.directory.write_model")
-        return copy_model(self._stored, Path(directory))
+        return copy_model(self._files(), Path(directory))
 
     def push_to_hub(
         self, repo_id: str, *, token: str | None = None, private: bool = False, revision: str | None = None
@@ -142,21 +138,22 @@ class SatTxt:
         """Upload the model directory, model card included, to ``repo_id``; returns the address of the commit."""
         from sattxt.weights.hub import push_model
 
+        return push_model(self._files(), repo_id, token=token, private=private, revision=revision)
+
+    def _files(self) -> StoredModel:
         if self._stored is None:
             raise InputError("this model was not opened from files; write it with sattxt.weights.directory.write_model")
-        return push_model(self._stored, repo_id, token=token, private=private, revision=revision)
-
-    # -- what it is --------------------------------------------------------------------------------------------
+        return self._stored
 
     @property
     def device(self) -> torch.device:
         """Where images are encoded."""
-        return self._images.device
+        return self.vision.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision in which images are encoded."""
-        return self._images.dtype
+        return self.vision.dtype
 
     @property
     def embed_dim(self) -> int:
@@ -174,15 +171,14 @@ class SatTxt:
             sums = read_sums(self._stored.path)  # the card and config.json are no weights
             digest.update(repr(sorted(s for s in sums.items() if s[0].endswith(".safetensors"))).encode())
         else:
-            for name, tensor in self._images.tower.state_dict().items():
+            for name, tensor in self.vision.tower.state_dict().items():
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def to(self, device: str | torch.device) -> SatTxt:
         """Move the image tower and text head to ``device``; returns self. The precision is kept."""
-        chosen = resolve_device(device)
-        self._images.to(chosen)
-        self._text.to(chosen)
+        self.vision.to(resolve_device(device))
+        self.text.to(self.device)
         return self
 
     def __repr__(self) -> str:
@@ -191,69 +187,45 @@ class SatTxt:
             f"dtype={str(self.dtype).removeprefix('torch.')}, preprocess={self.config.image.preset})"
         )
 
-    # -- images ------------------------------------------------------------------------------------------------
-
-    def encode_image(
-        self,
-        images: Any,
-        *,
-        batch_size: int | None = None,
-        workers: int | None = None,
-        on_error: OnError = "raise",
-        progress: bool = False,
-        normalize: bool = True,
-        options: ImageOptions | None = None,
-        **image_options: Any,
-    ) -> FloatArray | Embeddings:
-        """Embed RGB tiles. Tiles that are all black or all white, as where there is no data, are logged.
+    @overload
+    def encode_image(self, images: Tile, **options: Unpack[EncodeOptions]) -> Vector: ...  # type: ignore[overload-overlap]  # a str is an iterable of them
+    @overload
+    def encode_image(self, images: Tensor, **options: Unpack[EncodeOptions]) -> FloatArray: ...
+    @overload
+    def encode_image(self, images: Tiles, **options: Unpack[EncodeOptions]) -> Embeddings: ...
+    def encode_image(self, images: Any, **options: Any) -> FloatArray:
+        """Embed RGB tiles. Blank tiles (all black or all white, as where there is no data) are logged.
 
         Args:
             images: one tile (path, open file, PIL image, grey/HWC/CHW array or tensor), or a list, iterable or 4-D
                 array of tiles.
-            batch_size: tiles that are read and encoded together (default 64); on a CPU the encoder takes fewer at a
-                time where more would not fit into the cache, which changes nothing but speed.
+            batch_size: tiles that are read and encoded together (default 64).
             workers: threads that read files (default: one a core).
-            on_error: ``"skip"`` leaves unreadable tiles out and lists them in the result's ``failures``.
+            on_error: ``"skip"`` leaves out tiles that cannot be read; see ``failures`` and ``indices`` of the result.
+            progress: show a bar on stderr if that is a terminal.
             normalize: ``False`` returns the raw [cls ; mean(patch)] without L2 normalisation.
-            options, image_options: how to read what is not plain 8-bit RGB: ``stretch=``, ``bands=``, ``channels=``,
-                ``value_range=``, ``offset=``, ... (see :class:`ImageOptions`).
+            options: how to read what is not plain 8-bit RGB, :class:`ImageOptions`; or its fields by name:
+                ``stretch=``, ``bands=``, ``channels=``, ``value_range=``, ``offset=``, ...
 
         Returns:
-            float32: (D,) for one tile, (N, D) for several; :class:`Embeddings` where ``on_error="skip"``.
+            float32: (D,) for one tile; for several (N, D) :class:`Embeddings`, an array with ``failures`` beside it.
 
         Raises:
-            ImageError: a tile cannot be read, or not without guessing; the message names it; ``completed`` holds the
-                embeddings of those before it.
-            InputError: an option is not known.
+            ImageError: a tile cannot be read, or not without guessing. The message names it; ``completed`` holds the
+                :class:`Embeddings` of the tiles before it. With ``on_error="skip"`` only for the one tile given.
+            InputError: an option is unknown.
         """
-        found = self._images.embed(
-            images,
-            merge_options(options, image_options),
-            batch_size=batch_size,
-            workers=workers,
-            on_error=on_error,
-            progress=progress,
-            normalize=normalize,
-        )
-        if on_error == "skip":
-            return Embeddings(found.vectors, found.indices, found.failures)
-        return found.vectors[0] if found.single else found.vectors
+        found = self.vision.encode(images, **options)
+        return found[0] if is_single(images) else found
 
-    def preprocess(self, images: Any, *, options: ImageOptions | None = None, **image_options: Any) -> Tensor:
-        """(N, 3, S, S) float32 pixel values of one tile or several, as the backbone gets them."""
-        return self._images.preprocess(images, merge_options(options, image_options))
-
-    def image_tokens(self, images: Any, *, options: ImageOptions | None = None, **image_options: Any) -> ImageTokens:
-        """Backbone and head tokens of one tile or several, float32, on the model's device."""
-        return self._images.tokens(self.preprocess(images, options=options, **image_options))
-
-    def _embed(self, images: Any, **options: Any) -> Encoded:
-        """What a classifier calls: reading options and encoding options together."""
-        encoding = {key: options.pop(key) for key in list(options) if key in _ENCODING}
-        return self._images.embed(images, merge_options(options.pop("options", None), options), **encoding)
-
-    # -- text --------------------------------------------------------------------------------------------------
-
+    @overload
+    def encode_text(  # type: ignore[overload-overlap]  # a str is a sequence of them
+        self, texts: str, *, instruction: str | None = None, normalize: bool = True, progress: bool = False
+    ) -> Vector: ...
+    @overload
+    def encode_text(
+        self, texts: Sequence[str], *, instruction: str | None = None, normalize: bool = True, progress: bool = False
+    ) -> Matrix: ...
     def encode_text(
         self,
         texts: str | Sequence[str],
@@ -276,33 +248,30 @@ class SatTxt:
             TextEncoderUnavailableError: a text is not cached and the encoder cannot be loaded.
             NotEnoughMemoryError: the encoder does not fit in this machine's memory.
         """
-        single = isinstance(texts, str)
-        embedding = self._text.embed(texts, instruction=instruction, progress=progress)
+        embedding = self.text.embed(texts, instruction=instruction, progress=progress)
         if normalize:
             embedding = F.normalize(embedding, dim=-1)
         vectors: FloatArray = embedding.cpu().numpy()
-        return vectors[0] if single else vectors
+        return vectors[0] if isinstance(texts, str) else vectors
 
-    def tokenize(self, texts: str | Sequence[str], *, instruction: str | None = None) -> dict[str, Tensor]:
-        """What the text encoder reads: ``input_ids``, ``attention_mask``, ``embed_mask`` (pooled), (N, L) int64."""
-        return self._text.tokenize([texts] if isinstance(texts, str) else list(texts), instruction=instruction)
+    similarity = staticmethod(similarity)
 
-    @staticmethod
-    def similarity(a: Any, b: Any) -> FloatArray:
-        """Cosine similarity of embeddings: (N, D) and (M, D) to (N, M) float32; a (D,) side loses its axis."""
-        try:
-            left, right = (np.asarray(v, dtype=np.float32) for v in (a, b))
-        except (TypeError, ValueError) as error:
-            raise InputError("similarity takes embeddings; encode_image and encode_text make them") from error
-        if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            raise InputError("the embeddings hold NaN or infinite values")
-        if left.ndim not in (1, 2) or right.ndim not in (1, 2) or left.shape[-1] != right.shape[-1]:
-            raise InputError(f"similarity needs (N, D) and (M, D) embeddings, got {left.shape} and {right.shape}")
-        unit = [v / np.linalg.norm(v, axis=-1, keepdims=True).clip(1e-12) for v in (left, right)]
-        return np.asarray(unit[0] @ unit[1].T, dtype=np.float32)
-
-    # -- labels ------------------------------------------------------------------------------------------------
-
+    @overload
+    def zero_shot(
+        self, images: Matrix, labels: LabelInput | None = None, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotBatch: ...
+    @overload
+    def zero_shot(  # type: ignore[overload-overlap]  # a str is an iterable of them
+        self, images: Tile | Vector, labels: LabelInput | None = None, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotResult: ...
+    @overload
+    def zero_shot(
+        self, images: Tensor, labels: LabelInput | None = None, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotResult | ZeroShotBatch: ...
+    @overload
+    def zero_shot(
+        self, images: Tiles | Iterable[Vector], labels: LabelInput | None = None, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotBatch: ...
     def zero_shot(
         self,
         images: Any,
@@ -314,8 +283,11 @@ class SatTxt:
         multi_label: bool = False,
         **options: Any,
     ) -> ZeroShotResult | ZeroShotBatch:
-        """Classify tiles by labels given as text. ``options`` are those of :meth:`encode_image`; the rest as in
-        :meth:`classifier`.
+        """Classify tiles by labels given as text.
+
+        Args:
+            images: what a :class:`Classifier` takes, tiles or their embeddings. options: as in :meth:`encode_image`.
+            labels, label_set, templates, instruction, multi_label: as in :meth:`classifier`.
 
         Returns:
             A :class:`ZeroShotResult` for one tile, a :class:`ZeroShotBatch` for several.
@@ -348,44 +320,14 @@ class SatTxt:
             LabelError: no labels, duplicates, or an unknown label set.
             InputError: a template without exactly one ``{}``.
         """
-        asked = (_frozen(labels), label_set, _frozen(templates), instruction, multi_label)
-        known = self._classifiers.get(asked)
-        if known is not None:
-            return known
-        if isinstance(labels, LabelBank):
-            self._check_bank(labels)
-            self._text.add_bank(labels)
-            prompts, instruction = _bank_prompts(labels), labels.instruction
-        else:
-            prompts = self._prompts(labels, label_set, templates)
-        texts = [text for group in prompts.values() for text in group]
-        backgrounds = self._backgrounds if multi_label else []
-        vectors = self.encode_text(texts + backgrounds, instruction=instruction, progress=progress)
-        classifier = Classifier(
-            tuple(prompts),
-            label_weights(vectors, [len(group) for group in prompts.values()]),
-            Calibration.of(self.config),
-            self._embed,
-            vectors[len(texts) :] if multi_label else None,
+        return self._classifiers.make(
+            labels,
+            label_set=label_set,
+            templates=templates,
+            instruction=instruction,
+            multi_label=multi_label,
+            progress=progress,
         )
-        if asked[0] is not None and asked[2] is not None:
-            self._classifiers[asked] = classifier
-            if len(self._classifiers) > _KEPT_CLASSIFIERS:
-                self._classifiers.pop(next(iter(self._classifiers)))
-        return classifier
-
-    def _prompts(
-        self,
-        labels: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
-        label_set: str | None,
-        templates: str | Sequence[str] | None,
-    ) -> dict[str, list[str]]:
-        return label_prompts(labels, label_set=label_set, templates=templates, default=self.config.prompt_templates)
-
-    @property
-    def _backgrounds(self) -> list[str]:
-        """What multi-label probabilities are contrasted with."""
-        return list(self.config.backgrounds or BACKGROUNDS)
 
     def export_labels(
         self,
@@ -401,15 +343,9 @@ class SatTxt:
         """Write the labels' text vectors to a label bank, for machines without the text encoder. Arguments as in
         :meth:`classifier`; the background prompts of multi-label mode go with them.
         """
-        if isinstance(labels, LabelBank):
-            labels.save(path, precision=precision)
-            return labels
-        prompts = self._prompts(labels, label_set, templates)
-        texts = [text for group in prompts.values() for text in group]
-        unique = list(dict.fromkeys([*texts, *self._backgrounds]))
-        bank = self._text.bank(
-            unique, labels=prompts, model=self.config.name, instruction=instruction, progress=progress
-        )
+        bank = labels
+        if not isinstance(bank, LabelBank):
+            bank = self._classifiers.bank(bank, label_set, templates, instruction, progress=progress)
         bank.save(path, precision=precision)
         return bank
 
@@ -421,19 +357,8 @@ class SatTxt:
             BankMismatchError: it was made by another text encoder than this model's.
         """
         bank = LabelBank.load(path)
-        self._check_bank(bank, str(path))
-        self._text.add_bank(bank)
+        self.text.add_bank(bank)
         return bank
-
-    def _check_bank(self, bank: LabelBank, name: str = "this label bank") -> None:
-        expected = fingerprint(self.config.text, bank.instruction)
-        if bank.space != expected:
-            raise BankMismatchError(
-                f"{name} was made by another text encoder ({bank.model}); build it again with "
-                f"`sattxt labels build --model {self.config.name}`"
-            )
-
-    # -- dense -------------------------------------------------------------------------------------------------
 
     def segment(
         self,
@@ -447,27 +372,25 @@ class SatTxt:
         overlap: float = 0.5,
         batch_size: int | None = None,
         progress: bool = False,
-        options: ImageOptions | None = None,
-        **image_options: Any,
+        **options: Unpack[ReadOptions],
     ) -> Segmentation:
         """Open-vocabulary segmentation of an image of any size, from patch tokens.
 
         Args:
-            window: side in pixels of the overlapping squares the image is cut into. A smaller one gives a finer map
-                that sees less around each place, and takes more of them. Default: what the model's config names
-                (``config.image.window``; 56 for sattxt-mini), or else its input size.
+            labels, label_set, templates, instruction: as in :meth:`classifier`.
+            window: side in pixels of the overlapping squares the image is cut into. Smaller is finer, sees less around
+                each place and takes longer. Default: ``config.image.window`` (sattxt-mini: 56), else the input size.
             overlap: share of a window that the next one repeats, in [0, 0.9]; their scores are blended.
 
         Returns:
             :class:`Segmentation` with ``label_map`` (H, W) and per-label ``scores`` (K, H, W).
         """
         classifier = self.classifier(labels, label_set=label_set, templates=templates, instruction=instruction)
-        rgb = to_rgb(image, merge_options(options, image_options), name=source_name(image, None))
         return segment_image(
-            rgb,
+            to_rgb(image, merge_options(options)),
             classifier.labels,
             classifier.weights,
-            self._images.tokens,
+            self.vision.tokens,
             self.config.image,
             logit_scale=self.config.logit_scale,
             window=window,
@@ -475,29 +398,3 @@ class SatTxt:
             batch_size=batch_size or DEFAULT_BATCH,
             progress=progress,
         )
-
-
-def _open_cache(
-    value: str | os.PathLike[str] | TextCache | bool, precision: Literal["float32", "float16"]
-) -> TextCache | None:
-    if value is False:
-        return None
-    if isinstance(value, TextCache):
-        return value
-    return TextCache(None if value is True else Path(value), precision=precision)
-
-
-def _frozen(value: Any) -> Any:
-    """Labels or templates as a hashable value, by content; None where they are not lists, dicts or strings."""
-    if value is None or isinstance(value, str):
-        return (value,)
-    if isinstance(value, Mapping):
-        items = [(key, _frozen(item)) for key, item in value.items()]
-        return None if any(item is None for _, item in items) else ("dict", tuple(items))
-    if isinstance(value, (list, tuple)) and (set(map(type, value)) <= {str} or all(isinstance(v, str) for v in value)):
-        return ("list", tuple(value))
-    return None
-
-
-def _bank_prompts(bank: LabelBank) -> dict[str, list[str]]:
-    return {k: list(v) for k, v in bank.labels.items()} if bank.labels else {text: [text] for text in bank.texts}

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sattxt.classify.results import FloatArray
 from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import InputError
 from sattxt.images.preprocess import Preprocessor
+from sattxt.vision.embeddings import FloatArray
 from sattxt.vision.tower import ImageTokens
 
 #: Weight of the window's class token beside each patch token.

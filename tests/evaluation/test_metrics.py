@@ -1,61 +1,84 @@
-"""Every figure of every task, pinned: on arithmetic embeddings, and the published ones on real tiles."""
+"""Figures that scikit-learn does not have, against cases small enough to compute by hand."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
+import numpy as np
 import pytest
-from evaluation_cases import GOLDEN, measure
+from sklearn import metrics as sk
 
-from sattxt.cli import app
-
-PINNED = json.loads(GOLDEN.read_text())
+from sattxt.evaluation import metrics
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return json.loads(json.dumps(measure(tmp_path_factory.mktemp("cases"))))
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(7)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number, text and key of a document with the path to it."""
-    if isinstance(value, dict | list):
-        yield f"{path} of", list(value) if isinstance(value, dict) else len(value)
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, f"{path}/{key}")
-    else:
-        yield path, value
+def test_rows_of_a_class_without_samples_or_answers():
+    targets, predicted = np.array([0, 0, 1, 1, 1, 1]), np.array([0, 2, 1, 1, 1, 0])  # class 2 never occurs
+    rows = metrics.class_rows(targets, predicted, ("a", "b", "c"))
+    assert [row["n"] for row in rows] == [2, 4, 0]
+    assert [row["accuracy"] for row in rows] == [50, 75, None]
+    assert [row["precision"] for row in rows] == [50, 100, 0]
+    assert rows[1]["f1"] == pytest.approx(100 * 6 / 7)
 
 
-@pytest.mark.parametrize("task", PINNED)
-def test_figures_are_what_they_were(measured, task):
-    found, expected = dict(_leaves(measured[task])), dict(_leaves(PINNED[task]))
-    assert list(found) == list(expected)
-    for path, value in expected.items():
-        assert found[path] == (pytest.approx(value, abs=2e-4) if isinstance(value, float) else value), path
+def test_calibration_error_by_hand():
+    # Two samples at confidence 0.9 (one right), two at 0.6 (both right): 0.5 * |0.9 - 0.5| + 0.5 * |0.6 - 1|.
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    assert metrics.expected_calibration_error(probs, np.array([0, 1, 0, 0]), bins=10) == pytest.approx(0.4)
+    assert metrics.expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
 
 
-@pytest.mark.tiles
-@pytest.mark.parametrize(
-    ("command", "published"),
-    [
-        ("zero-shot --data DATA/ucm.zip --label-set ucmerced", {"top1": 98.2, "top5": 100.0}),
-        (
-            "retrieval --data DATA/ucm.zip --captions DATA/captions/ucm_captions.jsonl",
-            {"mean_recall": 47.7, "mean_recall_shared": 69.2, "i2t_r@10": 72.4, "t2i_r@10": 78.3},
-        ),
-        ("spectral --data DATA/eurosat_ms.zip --dataset eurosat", {"r2": 0.827, "r2_mean_rgb": 0.427}),
-    ],
-)
-def test_published_figures_of_the_bundled_model(data_dir: Path, tmp_path: Path, command, published):
-    out = tmp_path / "out.json"
-    words = [word.replace("DATA", str(data_dir)) for word in command.split()]
-    assert app.run(["eval", *words, "--json", str(out)]) == 0
-    document = json.loads(out.read_text())
-    for name, value in published.items():
-        assert document[name] == pytest.approx(value, abs=0.006 if value < 1 else 0.6), name
-    if "mean_recall" in published:
-        assert document["mean_recall_perfect"] == pytest.approx(78.1, abs=0.05), "of the captions alone"
+@pytest.mark.parametrize("decimals", [8, 1])  # 1: many equal scores
+def test_label_ranking_agrees_with_scikit_learn(random, decimals):
+    scores, truth = random.random((100, 6)).round(decimals), random.random((100, 6)) < 0.3
+    expected = sk.label_ranking_average_precision_score(truth, scores)
+    assert metrics.label_ranking_precision(scores, truth).mean() == pytest.approx(expected)
+
+
+def test_a_class_without_samples_does_not_count_towards_map():
+    scores, truth = np.array([[0.9, 0.5], [0.1, 0.5]]), np.array([[True, False], [False, False]])
+    found = metrics.average_precisions(scores, truth)
+    assert found[0] == 1
+    assert np.isnan(found[1])
+    assert metrics.percent(found) == 100
+
+
+def test_best_threshold_is_as_good_as_any(random):
+    scores, truth = random.random((40, 4)), random.random((40, 4)) < 0.4
+    thresholds = [metrics.best_threshold(scores, truth), *scores.ravel()]
+    best, *others = (sk.f1_score(truth, scores >= threshold, average="micro") for threshold in thresholds)
+    assert best == pytest.approx(max(others))
+
+
+def test_retrieval_average_precision_by_hand():
+    scores = np.array([[5.0, 4, 3, 2, 1]])
+    relevant = np.array([[True, False, True, False, True]])
+    first_three = (1 / 1 + 2 / 3) / 3  # three relevant items, two found
+    assert metrics.average_precision_at_k(scores, relevant, 3)[0] == pytest.approx(first_three)
+    assert metrics.average_precision_at_k(scores, relevant, 3, of_retrieved=True)[0] == pytest.approx(5 / 6)
+    assert metrics.average_precision_at_k(scores, relevant, 1)[0] == 1  # no more could be had in one place
+    whole = metrics.average_precision_at_k(scores, relevant, 100)[0]
+    assert whole == pytest.approx(sk.average_precision_score(relevant[0], scores[0]))
+    assert metrics.average_precision_at_k(scores, np.array([[False] * 4 + [True]]), 3)[0] == 0
+    assert np.isnan(metrics.average_precision_at_k(scores, np.zeros((1, 5), bool), 3)[0])
+
+
+def test_recall_counts_any_of_several_captions():
+    similarity = np.array([[0.1, 0.9, 0.8, 0.2]])
+    relevant = np.array([[True, False, True, False]])
+    assert metrics.recall_at_k(similarity, relevant, 1).tolist() == [0]
+    assert metrics.recall_at_k(similarity, relevant, 2).tolist() == [1]
+
+
+def test_recall_of_equal_similarities_is_what_chance_would_give(random):
+    relevant = np.array([[True, True, False, False, False, False]])
+    assert metrics.recall_at_k(np.zeros((1, 6)), relevant, 1)[0] == pytest.approx(2 / 6)
+    assert metrics.recall_at_k(np.zeros((1, 6)), relevant, 2)[0] == pytest.approx(1 - (4 / 6) * (3 / 5))
+    assert metrics.recall_at_k(np.zeros((1, 6)), relevant, 10)[0] == 1
+    similarity = np.array([[0.5, 0.1, 0.9, 0.5, 0.5, 0.0]])  # one ahead, then three level of which one is right
+    drawn = [np.argsort(-similarity[0] + 1e-6 * random.random(6))[:3] for _ in range(4000)]
+    simulated = np.mean([relevant[0, first].any() for first in drawn])
+    assert metrics.recall_at_k(similarity, relevant, 3)[0] == pytest.approx(2 / 3)
+    assert simulated == pytest.approx(2 / 3, abs=0.03)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import torch
 
-from sattxt.classify.results import FloatArray, ZeroShotBatch, ZeroShotResult
-from sattxt.errors import ImageError, InputError
+from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
+from sattxt.classify.transduction import transduce
+from sattxt.errors import InputError
+from sattxt.images.read import is_single
+from sattxt.labels.prompts import BACKGROUNDS, label_prompts
+from sattxt.text.label_bank import LabelBank
+from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, unit_rows
+from sattxt.vision.encode import EncodeOptions, ImageEncoder
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from sattxt.config import ModelConfig
-    from sattxt.vision.encode import Encoded
+    from sattxt.images.read import Tile, Tiles
+    from sattxt.text.tower import TextTower
+
+
+NewLabels: TypeAlias = "Sequence[str] | Mapping[str, str | Sequence[str]]"
+LabelInput: TypeAlias = "NewLabels | LabelBank"
+
+_KEPT = 32  # classifiers of which the label matrix is remembered
+
+
+class ZeroShotOptions(EncodeOptions, total=False):
+    """The keyword arguments of :meth:`sattxt.SatTxt.zero_shot`, for type checkers."""
+
+    label_set: str | None
+    templates: str | Sequence[str] | None
+    instruction: str | None
+    multi_label: bool
 
 
 @dataclass(frozen=True)
@@ -56,39 +80,33 @@ def _cosines(a: FloatArray, b: FloatArray) -> FloatArray:
     return (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
 
 
-def label_weights(vectors: FloatArray, counts: Sequence[int]) -> FloatArray:
-    """(K, D) unit vectors of labels from their texts' unit vectors: means over each label's, renormalised.
-
-    Args:
-        vectors: (T, D), the texts of the first label first; more rows than the counts' sum are ignored.
-        counts: how many texts each label has.
-    """
-    means, start = [], 0
-    for count in counts:
-        mean = vectors[start : start + count].mean(axis=0)
-        means.append(mean / np.linalg.norm(mean))
-        start += count
-    return np.stack(means).astype(np.float32)
-
-
 class Classifier:
     """Labels encoded once; call it on images or on their embeddings. The text encoder is not touched again.
 
-    labels: the K labels. weights: (K, D) float32, a unit vector a label.
+    Args:
+        labels: the K labels, each with how many texts stand for it, one at least.
+        texts: (T, D) unit vectors of these texts, those of the first label first.
+        calibration: from similarities to probabilities.
+        encode: images to embeddings, see :meth:`sattxt.vision.encode.ImageEncoder.encode`.
+        backgrounds: (B, D) unit vectors of texts that mean "none of these"; makes a multi-label classifier.
+
+    Attributes:
+        labels: the K labels. weights: (K, D) float32, a unit vector a label: the mean of its texts', renormalised.
     """
 
     def __init__(
         self,
-        labels: tuple[str, ...],
-        weights: FloatArray,
+        labels: Mapping[str, int],
+        texts: FloatArray,
         calibration: Calibration,
-        embed: Callable[..., Encoded],
+        encode: Callable[..., Embeddings],
         backgrounds: FloatArray | None = None,
     ) -> None:
-        self.labels = labels
-        self.weights = weights
+        self.labels = tuple(labels)
+        starts = np.cumsum([0, *labels.values()])[:-1]
+        self.weights = unit_rows(np.add.reduceat(texts, starts, axis=0))  # a sum points where the mean does
         self.calibration = calibration
-        self._embed = embed
+        self._encode = encode
         self._backgrounds = backgrounds
 
     @property
@@ -96,7 +114,15 @@ class Classifier:
         """Whether every label gets its own probability."""
         return self._backgrounds is not None
 
-    def __call__(self, images: Any, **options: Any) -> ZeroShotResult | ZeroShotBatch:
+    @overload
+    def __call__(self, images: Matrix, **options: Unpack[EncodeOptions]) -> ZeroShotBatch: ...
+    @overload
+    def __call__(self, images: Tile | Vector, **options: Unpack[EncodeOptions]) -> ZeroShotResult: ...  # type: ignore[overload-overlap]  # a str is an iterable of them
+    @overload
+    def __call__(self, images: torch.Tensor, **options: Unpack[EncodeOptions]) -> ZeroShotResult | ZeroShotBatch: ...
+    @overload
+    def __call__(self, images: Tiles | Iterable[Vector], **options: Unpack[EncodeOptions]) -> ZeroShotBatch: ...
+    def __call__(self, images: Any, **options: Any) -> Any:
         """Score images, or embeddings made by the same model.
 
         Args:
@@ -104,88 +130,151 @@ class Classifier:
             options: those of :meth:`SatTxt.encode_image` (batch_size, workers, on_error, progress, stretch, ...).
 
         Returns:
-            A :class:`ZeroShotResult` for one image or (D,) vector, else a :class:`ZeroShotBatch`.
+            A :class:`ZeroShotResult` for one image or (D,) vector, else a :class:`ZeroShotBatch`. A type checker takes
+            an array for one image unless its type has the shape of several, or is that of embeddings (N, D).
 
         Raises:
             ImageError: an image cannot be read; with ``on_error="skip"`` only where it is the one image given.
         """
-        found = self._embedded(images, options)
-        results = self._score(found.vectors, found.sources)
-        return results[0] if found.single else ZeroShotBatch(results, found.indices, found.failures)
+        vectors, single = self._embed(images, options)
+        scores = _cosines(vectors, self.weights)
+        if self._backgrounds is None:
+            probs = self.calibration.softmax(scores)
+        else:
+            probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
+        batch = self._batch(vectors, scores, probs)
+        return batch[0] if single else batch
 
-    def together(self, images: Any, **options: Any) -> ZeroShotBatch:
-        """Classify many tiles at once: each by its scores, and by the tiles that are like it.
+    def together(self, images: Any, **options: Unpack[EncodeOptions]) -> ZeroShotBatch:
+        """Classify many tiles together: each by its own scores and by similar tiles.
 
-        For a collection in which every label is the right one for some of the tiles; frequencies may differ. It helps
-        most where a label's words are not quite what the tiles show (``"copse"`` for forest). What a tile is called
-        then depends on the others. Time grows with the square of their number.
+        For a collection in which every label is right for some of the tiles; how frequent each is does not matter. It
+        helps most where labels fit loosely (``"copse"`` for forest). A tile's result then depends on the other tiles.
+        Time grows with the square of their number.
 
         Args:
-            images, options: as of a call; at least as many tiles as labels.
+            images, options: as for a call; at least as many tiles as labels.
 
         Returns:
-            ``scores`` are the plain cosines, ``probs`` those of :func:`transduce`: near 0 or 1, and
-            surer than they are right.
+            ``scores`` are the plain cosines. ``probs`` are those of :func:`transduce`: near 0 or 1, and overconfident.
 
         Raises:
             InputError: a multi-label classifier, or fewer tiles than labels.
-            ImageError: as of a call.
+            ImageError: as for a call.
         """
-        from sattxt.classify.transduction import transduce
-
         if self.multi_label:
             raise InputError("tiles classified together have one label each; make the classifier without multi_label")
-        found = self._embedded(images, options)
-        probs = transduce(found.vectors, self.weights, self.calibration.logit_scale)
-        results = self._results(_cosines(found.vectors, self.weights), probs, found.sources)
-        return ZeroShotBatch(results, found.indices, found.failures)
+        vectors, _ = self._embed(images, options)
+        probs = transduce(vectors, self.weights, self.calibration.logit_scale)
+        return self._batch(vectors, _cosines(vectors, self.weights), probs)
 
-    def _embedded(self, images: Any, options: dict[str, Any]) -> Encoded:
-        vectors = self._as_embeddings(images)
-        if vectors is None:
-            found = self._embed(images, **options)
-            if found.single and found.failures:  # on_error="skip": there is no batch for the failure to stand in
-                raise ImageError(found.failures[0].error)
-            return found
-        from sattxt.vision.encode import Encoded
-
+    def _embed(self, images: Any, options: Any) -> tuple[Embeddings, bool]:
+        """Unit vectors of the images, or the embeddings given; and whether it is one."""
+        given = self._given_embeddings(images)
+        if given is None:
+            return self._encode(images, **options), is_single(images)
         if options:
             raise InputError(f"embeddings take no image options, got {', '.join(options)}")
-        matrix = np.atleast_2d(vectors)
-        return Encoded(matrix, list(range(len(matrix))), [None] * len(matrix), [], vectors.ndim == 1)
+        return Embeddings(np.atleast_2d(given)), given.ndim == 1
 
-    def _score(self, vectors: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
-        scores = _cosines(vectors, self.weights)
-        if self._backgrounds is None:
-            probs = self.calibration.softmax(scores) if len(scores) else scores
-        else:
-            probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
-        return self._results(scores, probs, sources)
-
-    def _results(self, scores: FloatArray, probs: FloatArray, sources: Iterable[str | None]) -> list[ZeroShotResult]:
-        return [
+    def _batch(self, vectors: Embeddings, scores: FloatArray, probs: FloatArray) -> ZeroShotBatch:
+        results = [
             ZeroShotResult(self.labels, score, prob, self.multi_label, source)
-            for score, prob, source in zip(scores, probs, sources, strict=True)
+            for score, prob, source in zip(scores, probs, vectors.sources, strict=True)
         ]
+        return ZeroShotBatch(results, vectors.indices, vectors.failures)
 
-    def _as_embeddings(self, value: Any) -> FloatArray | None:
-        """The value as unit vectors if it is an embedding array of this model's width, else None."""
+    def _given_embeddings(self, value: Any) -> FloatArray | None:
+        """The value as unit vectors if it holds embeddings of this model's width, else None."""
         if isinstance(value, (list, tuple)) and value and all(getattr(v, "ndim", None) == 1 for v in value):
             value = np.stack([np.asarray(v) for v in value])
-        if not hasattr(value, "ndim") or value.ndim not in (1, 2):
+        if getattr(value, "ndim", None) not in (1, 2):
             return None
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-        if array.dtype.kind != "f":
-            return None  # a grey image
         width = self.weights.shape[1]
+        if array.dtype.kind != "f" or (array.ndim == 2 and array.shape[1] != width):
+            return None  # a grey image
         if array.shape[-1] != width:
-            if array.ndim == 2:
-                return None
             raise InputError(f"an embedding of width {array.shape[-1]} was passed; this model's are {width} wide")
-        if not np.isfinite(array).all():
-            raise InputError("the embeddings hold NaN or infinite values")
-        array = array.astype(np.float32)
-        norms = np.linalg.norm(array, axis=-1, keepdims=True)
-        if (norms == 0).any():
-            raise InputError("the embeddings hold an all-zero vector")
-        return np.asarray(array / norms, dtype=np.float32)
+        return unit_rows(array)
+
+
+class Classifiers:
+    """Makes a model's classifiers and label banks; remembers the latest, so that labels seen before cost nothing."""
+
+    def __init__(self, config: ModelConfig, text: TextTower, vision: ImageEncoder) -> None:
+        self._backgrounds = list(config.backgrounds or BACKGROUNDS)
+        self._config = config
+        self._text = text
+        self._vision = vision
+        self._latest: dict[Hashable, Classifier] = {}
+
+    def make(
+        self,
+        labels: LabelInput | None,
+        *,
+        label_set: str | None,
+        templates: str | Sequence[str] | None,
+        instruction: str | None,
+        multi_label: bool,
+        progress: bool,
+    ) -> Classifier:
+        """A classifier; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
+        asked = _freeze((labels, label_set, templates, instruction, multi_label))
+        if asked is not None and asked in self._latest:
+            return self._latest[asked]
+        if isinstance(labels, LabelBank):
+            self._text.add_bank(labels)
+            prompts, instruction = labels.labels or {text: [text] for text in labels.texts}, labels.instruction
+        else:
+            prompts = self._prompts(labels, label_set, templates)
+        texts = [text for group in prompts.values() for text in group]
+        backgrounds = self._backgrounds if multi_label else []
+        embedded = self._text.embed(texts + backgrounds, instruction=instruction, progress=progress)
+        vectors = unit_rows(embedded.cpu().numpy())
+        classifier = Classifier(
+            {label: len(group) for label, group in prompts.items()},
+            vectors[: len(texts)],
+            Calibration.of(self._config),
+            self._vision.encode,
+            vectors[len(texts) :] if multi_label else None,
+        )
+        if asked is not None:
+            self._latest[asked] = classifier
+            if len(self._latest) > _KEPT:
+                self._latest.pop(next(iter(self._latest)))
+        return classifier
+
+    def bank(
+        self,
+        labels: NewLabels | None,
+        label_set: str | None,
+        templates: str | Sequence[str] | None,
+        instruction: str | None,
+        *,
+        progress: bool,
+    ) -> LabelBank:
+        """The text vectors of labels and backgrounds; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
+        prompts = self._prompts(labels, label_set, templates)
+        texts = [text for group in prompts.values() for text in group] + self._backgrounds
+        name = self._config.name
+        return self._text.bank(texts, labels=prompts, model=name, instruction=instruction, progress=progress)
+
+    def _prompts(
+        self, labels: NewLabels | None, label_set: str | None, templates: str | Sequence[str] | None
+    ) -> dict[str, list[str]]:
+        default = self._config.prompt_templates
+        return label_prompts(labels, label_set=label_set, templates=templates, default=default)
+
+
+def _freeze(value: Any) -> Hashable:
+    """Lists, dicts and plain values as a hashable value of equal content; ``None`` where something else is in them."""
+    if isinstance(value, (list, tuple)):
+        if set(map(type, value)) <= {str}:  # a thousand labels, at every call
+            return ("list", *value)
+        items = [_freeze(item) for item in value]
+    elif isinstance(value, Mapping):
+        items = ["dict", *(_freeze(pair) for pair in value.items())]
+    else:
+        return (value,) if value is None or isinstance(value, (str, bool)) else None
+    return None if None in items else tuple(items)

@@ -1,21 +1,19 @@
-"""What classification returns: one tile's scores, and a batch of them with the failures beside."""
+"""What classification returns: the scores of one tile, and a batch of them with the tiles that could not be read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sattxt.errors import InputError
+from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from sattxt.images.load import Failure
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -80,49 +78,45 @@ class ZeroShotResult:
     __repr__ = __str__
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class ZeroShotBatch(Sequence[ZeroShotResult]):
-    """Results of many tiles, in the order they were given; tiles that could not be read are in ``failures``.
+    """Results of many tiles, in the order they were given.
 
-    indices: for each result, the position of its tile in the input.
+    indices: for each result, the position of its tile in the input. failures: the tiles that could not be read.
     """
 
-    def __init__(self, results: Sequence[ZeroShotResult], indices: Sequence[int], failures: Sequence[Failure]) -> None:
-        self._results = list(results)
-        self.indices = list(indices)
-        self.failures = list(failures)
+    results: list[ZeroShotResult]
+    indices: list[int]
+    failures: list[Failure]
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     @overload
     def __getitem__(self, index: int) -> ZeroShotResult: ...
     @overload
     def __getitem__(self, index: slice) -> list[ZeroShotResult]: ...
     def __getitem__(self, index: int | slice) -> ZeroShotResult | list[ZeroShotResult]:
-        return self._results[index]
-
-    def __iter__(self) -> Iterator[ZeroShotResult]:
-        return iter(self._results)
+        return self.results[index]
 
     @property
     def labels(self) -> list[str]:
         """The most probable label of each tile."""
-        return [result.label for result in self._results]
+        return [result.label for result in self.results]
 
     @property
     def scores(self) -> FloatArray:
         """(N, K) cosine similarities."""
-        return np.stack([r.scores for r in self._results]) if self._results else np.zeros((0, 0), np.float32)
+        return np.stack([r.scores for r in self.results]) if self.results else np.zeros((0, 0), np.float32)
 
     @property
     def probs(self) -> FloatArray:
         """(N, K) probabilities."""
-        return np.stack([r.probs for r in self._results]) if self._results else np.zeros((0, 0), np.float32)
+        return np.stack([r.probs for r in self.results]) if self.results else np.zeros((0, 0), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"results": [...], "failures": [...]}``, JSON-ready."""
-        failures = [{"index": f.index, "source": f.source, "error": f.error} for f in self.failures]
-        return {"results": [r.to_dict() for r in self._results], "failures": failures}
+        return {"results": [r.to_dict() for r in self.results], "failures": [asdict(f) for f in self.failures]}
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
@@ -133,11 +127,11 @@ class ZeroShotBatch(Sequence[ZeroShotResult]):
         return [
             {"source": r.source, "label": r.label, "prob": r.prob}
             | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
-            for r in self._results
+            for r in self.results
         ]
 
     def __str__(self) -> str:
-        shown = [str(r) for r in self._results[:10]]
+        shown = [str(r) for r in self.results[:10]]
         if len(self) > 10:
             shown.append(f"... and {len(self) - 10} more")
         if self.failures:
@@ -145,18 +139,3 @@ class ZeroShotBatch(Sequence[ZeroShotResult]):
         return "\n".join(shown) or "no results"
 
     __repr__ = __str__
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Image embeddings of a job in which some tiles may have failed.
-
-    vectors: (N, D) float32. indices: for each row, the position of its tile in the input. failures: the rest.
-    """
-
-    vectors: FloatArray
-    indices: list[int]
-    failures: list[Failure]
-
-    def __len__(self) -> int:
-        return len(self.vectors)

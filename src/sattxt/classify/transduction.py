@@ -1,4 +1,4 @@
-"""Many unlabelled tiles classified at once, each by its text scores and by the tiles that are like it.
+"""Many unlabelled tiles classified together, each by its text scores and by similar tiles.
 
 TransCLIP without labels (Zanella, Gérin and Ben Ayed 2024, arXiv 2406.01837, section 3): every class is a Gaussian
 around its tiles, with one diagonal covariance for all classes (the likelihood term), a tile agrees with its nearest
@@ -13,27 +13,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError
+from sattxt.vision.embeddings import FloatArray
 
 _NEIGHBOURS = 3
 _CONFIDENT = 8  # tiles that a class's mean starts from
 _ROUNDS = 10
 _ASSIGNMENTS = 5  # a round
-_COSINES = 2**25  # of pairs of tiles, in memory at a time
 _LEAST = 1e-6  # tiles that a class must have for its mean to move; variances likewise
 
 
 @torch.inference_mode()
-def transduce(images: FloatArray, labels: FloatArray, logit_scale: float) -> FloatArray:
-    """Class probabilities of tiles that are looked at together.
+def transduce(
+    images: FloatArray, labels: FloatArray, logit_scale: float, *, cosines_at_once: int = 2**25
+) -> FloatArray:
+    """Class probabilities of tiles that are classified together.
 
-    Every label is taken to be the right one for at least a few of the tiles. How frequent each is is not assumed.
-    Time grows with the square of the number of tiles (their neighbours), memory in proportion to it, beside 128 MiB.
+    Assumes that every label is right for at least a few of the tiles, and nothing about how frequent each is. Time
+    grows with the square of the number of tiles (the search for neighbours), memory linearly.
 
     Args:
         images: (N, D) unit vectors, N at least K. labels: (K, D) unit vectors.
         logit_scale: 1 / temperature of the text scores.
+        cosines_at_once: cosines between tiles to hold in memory; four bytes each.
 
     Returns:
         (N, K) float32; rows sum to 1.
@@ -43,12 +45,12 @@ def transduce(images: FloatArray, labels: FloatArray, logit_scale: float) -> Flo
     """
     if len(images) < len(labels):
         raise InputError(
-            f"{len(images)} tiles for {len(labels)} labels: tiles that are to tell of one another must be at least "
-            "as many as labels; pass more tiles, or classify each by itself"
+            f"{len(images)} tiles for {len(labels)} labels: classifying together needs at least as many tiles as "
+            "labels; pass more tiles, or classify each by itself"
         )
     tiles, texts = (torch.from_numpy(np.array(x, dtype=np.float32)) for x in (images, labels))
     by_text = F.log_softmax(logit_scale * tiles @ texts.T, dim=1)
-    places, weights = _neighbours(tiles, min(_NEIGHBOURS, len(tiles) - 1))
+    places, weights = _neighbours(tiles, min(_NEIGHBOURS, len(tiles) - 1), cosines_at_once)
     assigned = by_text.exp()
     confident = assigned.topk(min(_CONFIDENT, len(tiles) // len(texts)), dim=0).indices
     means = F.normalize(tiles[confident].mean(dim=0), dim=-1)
@@ -62,10 +64,10 @@ def transduce(images: FloatArray, labels: FloatArray, logit_scale: float) -> Flo
     return assigned.numpy()
 
 
-def _neighbours(tiles: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _neighbours(tiles: Tensor, count: int, cosines_at_once: int) -> tuple[Tensor, Tensor]:
     """(N, count) places of each tile's nearest others, and their cosine similarities, none below 0."""
     places, weights = [], []
-    rows = max(1, _COSINES // len(tiles))
+    rows = max(1, cosines_at_once // len(tiles))
     for start in range(0, len(tiles), rows):
         cosines = tiles[start : start + rows] @ tiles.T
         cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -2  # not itself

@@ -37,7 +37,7 @@ COMMANDS = {
     "models": _Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
     "convert": _Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
     "demo": _Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
-    "eval": _Entry("sattxt.evaluation.cli", "Measure a model on labelled images.", "eval"),
+    "eval": _Entry("sattxt.evaluation.commands", "Measure a model on labelled images.", "eval"),
     "train": _Entry("sattxt.training.cli", "Train a model.", "train"),
 }
 

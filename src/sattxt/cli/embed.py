@@ -105,19 +105,15 @@ def embed(
         )
         try:
             for chunk, result in runtime.in_chunks(paths, run, quiet=quiet):
-                if on_error is options.OnError.stop:
-                    ids += chunk
-                    parts.append(result)
-                    continue
                 for failure in result.failures:
                     skipped.add(chunk[failure.index], failure)
                 ids += [chunk[index] for index in result.indices]
-                parts.append(result.vectors)
+                parts.append(result)
         except (Exception, KeyboardInterrupt) as ended:
             done = getattr(ended, "completed", None)
             if done is not None:
                 ids += paths[len(ids) : len(ids) + len(done)]
-                parts.append(done.vectors)
+                parts.append(done)
             if ids:
                 kept = out.with_name(f"{out.stem}.partial{out.suffix}")
                 vectors.write(kept, ids, parts, model=repr(opened))

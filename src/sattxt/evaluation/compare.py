@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from sattxt.errors import InputError
-from sattxt.evaluation.metrics import paired_difference
-from sattxt.evaluation.result import DECIMALS, sample_figures
+from sattxt.evaluation.bootstrap import Figure, paired_difference
+from sattxt.evaluation.result import plain
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -21,78 +19,69 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """
     if a["task"] != b["task"]:
         raise InputError(f"one result is of {a['task']}, the other of {b['task']}: nothing to compare")
-    ids_a, figures_a = sample_figures(a)
-    ids_b, figures_b = sample_figures(b)
-    place = {name: i for i, name in enumerate(ids_b)}
-    common = [(i, place[name]) for i, name in enumerate(ids_a) if name in place]
+    ids, other_ids = (document["samples"].get("ids", []) for document in (a, b))
+    place = {name: i for i, name in enumerate(other_ids)}
+    rows_a = [i for i, name in enumerate(ids) if name in place]
+    rows_b = [place[ids[i]] for i in rows_a]
+    partial = len(rows_a) < max(len(ids), len(other_ids))
     same_data = a["data"]["fingerprint"] == b["data"]["fingerprint"]
-    if not common and not same_data:
+    if not rows_a and not same_data:
         raise InputError(f"the results are of different images: {a['data']['name']} and {b['data']['name']}")
-    take_a, take_b = (np.array(side, dtype=int) for side in (zip(*common, strict=True) if common else ((), ())))
-    rows = []
+    figures = []
     for name in _figure_names(a, b):
-        row: dict[str, Any] = {"figure": name, "a": a[name], "b": b[name], "low": None, "high": None, "p": None}
-        row["difference"] = _rounded(b[name] - a[name])
-        if common and name in figures_a and name in figures_b:
-            left, right = figures_a[name].take(take_a), figures_b[name].take(take_b)
+        row = {"figure": name, "a": a[name], "b": b[name], "low": None, "high": None, "p": None}
+        row["difference"] = b[name] - a[name]
+        packed = [document["samples"].get("figures", {}).get(name) for document in (a, b)]
+        if rows_a and all(packed):
+            left, right = (Figure.from_dict(p).take(rows) for p, rows in zip(packed, (rows_a, rows_b), strict=True))
             found = paired_difference(left, right)
-            if len(common) < max(len(ids_a), len(ids_b)):
-                row |= {"a": _rounded(left.value), "b": _rounded(right.value)}
-            row |= {"difference": _rounded(found.value), "low": _rounded(found.low), "high": _rounded(found.high)}
-            row["p"] = _rounded(found.p)
-        rows.append(row)
-    return {
+            row |= {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+            row |= {"a": left.value, "b": right.value} if partial else {}
+        figures.append(row)
+    warnings = [] if same_data else ["the data differ (images, labels or how they are read)"]
+    if partial:
+        most = max(len(ids), len(other_ids))
+        warnings.append(
+            f"only {len(rows_a)} of up to {most} samples are in both; figures with an interval are of these"
+        )
+    for key in ("templates", "names_from", "queries"):
+        if a["settings"].get(key) != b["settings"].get(key):
+            warnings.append(f"{key} differ: {a['settings'].get(key)} and {b['settings'].get(key)}")
+    document = {
         "task": a["task"],
         "data": a["data"]["name"],
-        "paired": len(common),
+        "paired": len(rows_a),
         "a": _side(a),
         "b": _side(b),
-        "warnings": _warnings(a, b, len(common), max(len(ids_a), len(ids_b))),
-        "figures": rows,
+        "warnings": warnings,
+        "figures": figures,
         "per_class": _per_class(a, b),
     }
+    return plain(document)
 
 
 def _figure_names(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    end = list(a).index("ci95")
-    names = [name for name in list(a)[:end] if name not in ("format", "task", "n")]
+    names = [name for name in list(a)[: list(a).index("ci95")] if name not in ("format", "task", "n")]
     return [name for name in names if isinstance(a[name], int | float) and isinstance(b.get(name), int | float)]
 
 
 def _side(document: dict[str, Any]) -> dict[str, Any]:
+    model = document["model"]
     return {
-        "model": document["model"]["name"],
-        "fingerprint": document["model"]["fingerprint"],
+        "model": model["name"],
+        "fingerprint": model["fingerprint"],
         "n": document["n"],
         "command": document["command"],
     }
 
 
-def _warnings(a: dict[str, Any], b: dict[str, Any], common: int, most: int) -> list[str]:
-    found = []
-    if a["data"]["fingerprint"] != b["data"]["fingerprint"]:
-        found.append("the data differ (images, labels or how they are read)")
-    if common < most:
-        found.append(f"only {common} of up to {most} samples are in both; figures with an interval are of these")
-    for key in ("templates", "names_from", "queries"):
-        if a["settings"].get(key) != b["settings"].get(key):
-            found.append(f"{key} differ: {a['settings'].get(key)} and {b['settings'].get(key)}")
-    return found
-
-
 def _per_class(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     """Class by class, the first figure of the tables (accuracy or AP) and its difference."""
-    left = {row["class"]: row for row in a.get("per_class", [])}
-    right = {row["class"]: row for row in b.get("per_class", [])}
+    other = {row["class"]: row for row in b.get("per_class", [])}
     rows = []
-    for key, row in left.items():
-        column = next((c for c in row if c not in ("class", "name", "n")), None)
-        if column is None or key not in right or None in (row[column], right[key].get(column)):
-            continue
-        difference = _rounded(right[key][column] - row[column])
-        rows.append({"class": key, f"{column} A": row[column], f"{column} B": right[key][column], "B - A": difference})
+    for row in a.get("per_class", []):
+        column = next((c for c in row if c not in ("class", "name", "n")), "")
+        left, right = row.get(column), other.get(row["class"], {}).get(column)
+        if left is not None and right is not None:
+            rows.append({"class": row["class"], f"{column} A": left, f"{column} B": right, "B - A": right - left})
     return rows
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), DECIMALS) if np.isfinite(value) else None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from sattxt.classify.results import FloatArray
 from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.evaluation.encoder import Encoder, Image
+from sattxt.evaluation.encoder import Encoder, Image, digest
 from sattxt.images.load import Failure, stream
 from sattxt.io import atomic_write, first_line, user_cache_dir
+from sattxt.vision.embeddings import FloatArray
 
 #: Part of every key: raised when the same model and images would give other embeddings than before.
 VERSION = 1
@@ -26,9 +26,9 @@ Transform = Callable[[Image], Image]
 class Embedder:
     """Image embeddings of data sets by one model.
 
-    cache: the folder they are kept in, ``None`` for none. Keys are the model's fingerprint, that of the images with
-    how they are read, and the name of the transform. on_error: what :meth:`readable` does with images that cannot be
-    read; those that were left out are listed in ``skipped``, by their place among the samples.
+    cache: the folder they are kept in, ``False`` for none. A file's name is a sha256 over the model's fingerprint,
+    that of the images with how they are read, and the name of the transform. on_error: what :meth:`readable` does with
+    images that cannot be read; ``skipped`` lists those that were left out, by their place among the samples.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Embedder:
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.encoder = encoder
-        self.hits = 0
         self.skipped: list[Failure] = []
         self._cache = user_cache_dir() / "eval" if cache is True else cache or None
         self._workers = workers
@@ -58,10 +57,7 @@ class Embedder:
         Raises:
             ImageError: an image cannot be read, whatever ``on_error`` says; see :meth:`readable`.
         """
-        vectors, failures = self._embed(data, transform, variant, skip=False)
-        if failures:
-            raise ImageError(f"{data.store.path}/{failures[0].error}")
-        return vectors
+        return self._embed(data, transform, variant, skip=False)[0]
 
     def readable(self, data: Samples, transform: Transform | None = None, variant: str = "") -> Samples:
         """The data as they are; with ``on_error="skip"`` without the images that cannot be read.
@@ -74,20 +70,18 @@ class Embedder:
         if not self._skip:
             return data
         vectors, failures = self._embed(data, transform, variant, skip=True)
-        if not failures:
-            self._kept[self._key(data, variant)] = vectors
-            return data
         if len(failures) == len(data):
-            raise InputError(
-                f"{data.store.path}: none of the {len(data)} images can be read, first {failures[0].error}"
-            )
+            first = failures[0].error
+            raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
         known = {lost.source for lost in self.skipped}
         self.skipped += [lost for lost in failures if lost.source not in known]
-        lost = {each.index for each in failures}
-        rows = [i for i in range(len(data)) if i not in lost]
-        kept = data.take(rows)
+        rows = sorted(set(range(len(data))) - {lost.index for lost in failures})
+        kept = data.take(rows) if failures else data
         self._kept[self._key(kept, variant)] = vectors[rows]
         return kept
+
+    def _key(self, data: Samples, variant: str) -> str:
+        return digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, variant)
 
     def _embed(
         self, data: Samples, transform: Transform | None, variant: str, *, skip: bool
@@ -95,98 +89,74 @@ class Embedder:
         """Embeddings with rows of NaN for the images that cannot be read, and these."""
         if (transform is None) != (variant == ""):
             raise InputError("a transform and the name of its variant go together")
-        key = self._key(data, variant) if self._skip or isinstance(self._cache, Path) else ""
+        key = self._key(data, variant) if self._skip or self._cache else ""
         if key in self._kept:
             return self._kept[key], []
         path = self._cache / f"{key}.npy" if isinstance(self._cache, Path) else None
-        found = _load(path, len(data)) if path else None
-        if found is not None:
-            lost = np.flatnonzero(np.isnan(found[:, 0])).tolist() if found.size else []
-            failures = [found for found in (_failure(data, i) for i in lost) if found]
-            if len(failures) == len(lost):
-                self.hits += 1
-                return found, failures
-        vectors, failures = self._compute(data, transform, skip=skip)
-        if path and len(failures) < len(data):
-            _save(path, vectors)
+        vectors = np.empty((0, 0), np.float32) if path is None else _load(path, len(data))
+        unknown = np.flatnonzero(np.isnan(vectors[:, 0])).tolist() if vectors.size else list(range(len(data)))
+        if not unknown:
+            return vectors, []
+        done, found, failures = self._compute(data, unknown, transform, skip=skip)
+        if done:
+            vectors = vectors if vectors.size else np.full((len(data), found.shape[1]), np.nan, dtype=np.float32)
+            vectors[done] = found
+        if done and path is not None:
+            with suppress(OSError, WeightsError), atomic_write(path) as file:  # a full disk: they are only not kept
+                np.save(file, vectors)
         return vectors, failures
 
-    def _key(self, data: Samples, variant: str) -> str:
-        key = f"{VERSION} {self.encoder.fingerprint} {data.pixels_fingerprint} {variant}"
-        return hashlib.sha256(key.encode()).hexdigest()[:40]
-
-    def _compute(self, data: Samples, transform: Transform | None, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
+    def _compute(
+        self, data: Samples, rows: Sequence[int], transform: Transform | None, *, skip: bool
+    ) -> tuple[list[int], FloatArray, list[Failure]]:
+        """The rows whose images were embedded, their embeddings, and the images that could not be."""
         from tqdm import tqdm
 
-        def load(index: int) -> Image:
-            image = data.image(index)
+        def load(row: int) -> Image:
+            image = data.image(row)
             return image if transform is None else transform(image)
 
+        done: list[int] = []
         parts: list[FloatArray] = []
-        indices: list[int] = []
-        refused: list[Failure] = []
+        failures: list[Failure] = []
         batches = stream(
-            range(len(data)),
+            rows,
             load,
             batch_size=CHUNK,
             workers=self._workers,
             on_error="skip" if skip else "raise",
-            name_of=lambda index, _: f"{data.store.path}/{data.samples[index].id}",
+            name_of=lambda row, _: f"{data.store.path}/{data.samples[row].id}",
         )
-        with tqdm(total=len(data), unit="image", disable=not self._progress, delay=1, leave=False) as bar:
+        with tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False) as bar:
             for batch in batches:
+                known = [rows[i] for i in batch.indices]
                 try:
                     parts.append(self.encoder.encode_images(batch.images))
-                    indices += batch.indices
+                    done += known
                 except ImageError:
                     if not skip:
                         raise
-                    for index, image in zip(batch.indices, batch.images, strict=True):
+                    for row, image in zip(known, batch.images, strict=True):
                         try:
                             parts.append(self.encoder.encode_images([image]))
-                            indices.append(index)
+                            done.append(row)
                         except ImageError as error:
-                            refused.append(failure(data, index, error))
+                            failures.append(failure(data, row, error))
                 bar.update(len(batch))
-        unread = [failure(data, f.index, f.error) for f in batches.failures]
-        failures = sorted([*unread, *refused], key=lambda f: f.index)
-        if not failures:
-            return np.concatenate(parts), []
-        width = parts[0].shape[1] if parts else 0
-        vectors = np.full((len(data), width), np.nan, dtype=np.float32)
-        if parts:
-            vectors[indices] = np.concatenate(parts)
-        return vectors, failures
+        failures += [failure(data, rows[lost.index], lost.error) for lost in batches.failures]
+        found = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+        return done, found, sorted(failures, key=lambda lost: lost.index)
 
 
-def failure(data: Samples, index: int, error: Exception | str) -> Failure:
+def failure(data: Samples, row: int, error: Exception | str) -> Failure:
     """Why a sample's image cannot be read: one line that names it as the data do, without the folder they lie in."""
-    line = first_line(error)
-    return Failure(index, data.samples[index].id, line.removeprefix(f"{data.store.path}/"))
+    return Failure(row, data.samples[row].id, first_line(error).removeprefix(f"{data.store.path}/"))
 
 
-def _failure(data: Samples, index: int) -> Failure | None:
-    """Why an image cannot be read; ``None`` if it can be, after all."""
-    try:
-        data.image(index)
-    except ImageError as error:
-        return failure(data, index, error)
-    return None
-
-
-def _load(path: Path, rows: int) -> FloatArray | None:
-    """The embeddings in a file, unless it is missing, damaged or of another length."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.ndim == 2 and len(found) == rows and found.dtype == np.float32 else None
-
-
-def _save(path: Path, vectors: Any) -> None:
-    """Write whole or not at all; where the disk refuses, the result is only not kept."""
-    try:
-        with atomic_write(path) as file:
-            np.save(file, vectors)
-    except (OSError, WeightsError):
-        return
+def _load(path: Path, rows: int) -> FloatArray:
+    """The embeddings in a file; none if it is missing, damaged or of another length."""
+    with suppress(OSError, ValueError, EOFError):
+        found: FloatArray = np.load(path, allow_pickle=False)
+        if found.ndim == 2 and len(found) == rows and found.dtype == np.float32:
+            return found
+    return np.empty((0, 0), np.float32)

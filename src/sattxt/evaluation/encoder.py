@@ -1,4 +1,4 @@
-"""What the harness asks of a model, and this library's models in that form."""
+"""What evaluation asks of a model, and this library's models in that form."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.classify.results import FloatArray
 from sattxt.errors import InputError
-from sattxt.labels.prompts import TEMPLATES
+from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
@@ -54,19 +53,17 @@ class SatTxtEncoder:
         self.logit_scale = model.config.logit_scale
         self.templates = tuple(model.config.prompt_templates)
         self._batch_size = batch_size
-        self.fingerprint = _fingerprint(model, instruction)
+        # The config as it is in use: another pixel scaling, precision or kind of device gives other embeddings.
+        facts = (model.fingerprint, asdict(model.config), str(model.dtype), model.device.type, instruction)
+        self.fingerprint = digest(*facts)
 
     def encode_images(self, images: Sequence[Image]) -> FloatArray:
         """See :class:`Encoder`."""
+        reading: dict[str, Any] = {"batch_size": self._batch_size, "workers": 0, "channels": "last"}
         if any(image.dtype != np.uint8 for image in images):
             images = [image.astype(np.float32) for image in images]
-            reading: dict[str, Any] = {"value_range": "0-255"}
-        else:
-            reading = {}
-        vectors = self.model.encode_image(
-            list(images), batch_size=self._batch_size, workers=0, channels="last", **reading
-        )
-        return np.asarray(vectors, dtype=np.float32)
+            reading["value_range"] = "0-255"
+        return np.asarray(self.model.encode_image(list(images), **reading), dtype=np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """See :class:`Encoder`."""
@@ -113,29 +110,6 @@ def unit(vectors: Any) -> FloatArray:
     return matrix / norms
 
 
-def default_templates() -> tuple[str, ...]:
-    """For models that name none of their own."""
-    return TEMPLATES["reference"]
-
-
-def digest_tensors(tensors: Mapping[str, Any]) -> str:
-    """sha256 over names, shapes and values of tensors."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def combined(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
     """One sha256 over JSON-ready parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _fingerprint(model: SatTxt, instruction: str | None) -> str:
-    """Of the model and its config as it is in use: another scaling, precision or kind of device is another one."""
-    return combined(model.fingerprint, asdict(model.config), str(model.dtype), model.device.type, instruction)

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn without a display."""
+"""Pictures of results, drawn without a display. All raise MissingExtraError where matplotlib is not installed."""
 
 from __future__ import annotations
 
@@ -10,96 +10,76 @@ import numpy as np
 
 from sattxt.errors import MissingExtraError
 
+_COUNTED = 25  # classes up to which a confusion matrix has its counts written in
+_INK = 0.5  # shares above are dark: white numbers
 
-def confusion_picture(path: Path, matrix: Any, names: Sequence[str]) -> Path:
-    """Rows are true classes, columns predicted ones; colour is the share of a row, numbers are counts (to 25 classes).
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+def confusion_picture(path: Path, matrix: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """Rows are true classes, columns predicted ones; colour is the share of a row, numbers are counts."""
     counts = np.asarray(matrix, dtype=float)
     share = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    size = max(4.0, 0.42 * len(names) + 2.2)
-    figure = _figure(size, size)
-    axes = figure.add_subplot()
+    side = max(4.0, 0.42 * len(names) + 2.2)
+    figure = _figure(side, side)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if len(names) <= 25:
-        for row, column in np.ndindex(*counts.shape):
-            if counts[row, column]:
-                colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    for row, column in np.argwhere(counts) if len(names) <= _COUNTED else ():
+        colour = "white" if share[row, column] > _INK else "black"
+        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=axes, fraction=0.04, label="share of the true class")
-    return _save(figure, path)
+    figure.savefig(path, dpi=120)
 
 
 def curve_picture(
     path: Path,
-    x: Sequence[float],
-    lines: Mapping[str, Sequence[float]],
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
     *,
     title: str,
     x_label: str,
     y_label: str,
-    spans: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     log_x: bool = False,
     reference: tuple[str, float] | None = None,
-) -> Path:
-    """Lines over ``x``, each with a band of (low, high) where ``spans`` has one; ``reference`` is a dashed level.
+) -> None:
+    """Column ``y`` of a table over its column ``x``, with the band from ``low`` to ``high`` where it is known.
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
+    reference: a dashed level with its name.
     """
     figure = _figure(6.4, 4.2)
-    axes = figure.add_subplot()
-    for name, values in lines.items():
-        drawn = axes.plot(x, values, marker="o", label=name)[0]
-        if spans and name in spans:
-            axes.fill_between(x, *spans[name], alpha=0.2, color=drawn.get_color(), linewidth=0)
+    axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
+    columns = {name: [row[name] for row in rows] for name in (x, y, "low", "high")}
+    axes.plot(columns[x], columns[y], marker="o")
+    if None not in columns["low"]:
+        axes.fill_between(columns[x], columns["low"], columns["high"], alpha=0.2, linewidth=0)
     if reference is not None:
         axes.axhline(reference[1], linestyle="--", color="grey", label=reference[0])
+        axes.legend()
     if log_x:
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(x), [f"{value:g}" for value in x])
-    axes.set_title(title)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+        axes.set_xticks(columns[x], [f"{value:g}" for value in columns[x]])
     axes.grid(alpha=0.3)
-    axes.legend()
-    return _save(figure, path)
+    figure.savefig(path, dpi=120)
 
 
 def bars_picture(
     path: Path, groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y_label: str
-) -> Path:
-    """Bars side by side in groups.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+) -> None:
+    """Bars side by side in groups."""
     figure = _figure(max(6.0, 0.8 * len(groups) + 2), 4.2)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(title=title, ylabel=y_label)
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
-        at = np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width
-        axes.bar(at, values, width, label=name)
+        axes.bar(np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width, values, width, label=name)
     axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
-    axes.set_title(title)
-    axes.set_ylabel(y_label)
     axes.grid(alpha=0.3, axis="y")
     figure.legend(loc="outside lower center", ncols=len(bars))
-    return _save(figure, path)
+    figure.savefig(path, dpi=120)
 
 
-def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> Path:
-    """A row an image: the image, its true label map and the predicted one; ignored pixels are black.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> None:
+    """A row an image: the image, its true label map and the predicted one; ignored pixels are black."""
     from sattxt.segment import label_colours
 
     colours = np.array([*label_colours(len(names)), (0, 0, 0)], dtype=np.uint8)
@@ -114,7 +94,7 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
     for name, colour in zip(names, colours / 255, strict=False):
         grid[0][0].plot([], [], "s", color=tuple(colour), label=name)
     figure.legend(loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
-    return _save(figure, path)
+    figure.savefig(path, dpi=120)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -126,8 +106,3 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    return path

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
+from sattxt.evaluation.bootstrap import Figure, interval
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Image
-from sattxt.evaluation.labels import ClassPrompts
-from sattxt.evaluation.metrics import Figure, interval, label_ranking_precision, mean_average_precision
+from sattxt.evaluation.metrics import average_precisions, label_ranking_precision, percent
+from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 
 FACTORS = (1, 2, 4, 8)
@@ -52,41 +54,32 @@ def scale(
     """
     if any(factor < 1 for factor in factors):
         raise InputError(f"factors {', '.join(f'{f:g}' for f in factors)}: pass 1 or more")
-    encoder = embedder.encoder
+    if sizes and open_at is None:
+        raise InputError("the input size cannot be changed here")
     data = embedder.readable(data)
-    weights = classes.vectors(encoder)
-    result = Result("scale", encoder.describe(), data.describe(), classes.describe(), skipped=embedder.skipped)
-    result.ids = [sample.id for sample in data.samples]
+    weights = classes.vectors(embedder.encoder)
+    result = Result("scale", embedder.encoder, data, classes.describe(), embedder.skipped)
     name = "map_macro" if data.multi_label else "top1"
     result.settings |= {"factors": list(factors), "sizes": list(sizes), "figure": name}
-    result.tables["gsd"] = []
+    result.tables |= {"gsd": [], "input_size": []}
     for factor in factors:
-        plain = factor == 1
-        vectors = embedder(data) if plain else embedder(data, partial(degrade, factor=factor), f"gsd/{factor:g}")
-        row = _measure(result, f"{name}_x{factor:g}", vectors @ weights.T, data)
+        vectors = embedder(data) if factor == 1 else embedder(data, partial(degrade, factor=factor), f"gsd/{factor:g}")
+        row = _measure(result, f"{name}_x{factor:g}", vectors @ weights.T)
         result.tables["gsd"].append({"factor": factor, **row})
-    result.tables["input_size"] = []
     for size in sizes:
-        if open_at is None:
-            raise InputError("the input size cannot be changed here")
-        other = open_at(size)
-        row = _measure(result, f"{name}_{size}px", other(data) @ weights.T, data)
+        assert open_at is not None
+        row = _measure(result, f"{name}_{size}px", open_at(size)(data) @ weights.T)
         result.tables["input_size"].append({"size": size, **row})
     return result
 
 
-def _measure(result: Result, name: str, scores: Image, data: Samples) -> dict[str, float | None]:
+def _measure(result: Result, name: str, scores: Image) -> dict[str, Any]:
+    data = result.data
     if data.multi_label:
-        value = 100 * mean_average_precision(scores, data.indicators)
-        result.figures[name] = value
-        result.samples[name.replace("map_macro", "lrap")] = Figure.mean(
-            label_ranking_precision(scores, data.indicators)
-        )
-        return {"value": value, "low": None, "high": None}
-    figure = Figure.mean(scores.argmax(axis=1) == data.targets)
-    result.figures[name], result.samples[name] = figure.value, figure
-    low, high = interval(figure)
-    return {"value": figure.value, "low": low, "high": high}
-
-
-__all__ = ["FACTORS", "degrade", "scale"]
+        result.figures[name] = percent(average_precisions(scores, data.indicators))
+        ranking = label_ranking_precision(scores, data.indicators)
+        result.samples[name.replace("map_macro", "lrap")] = Figure.mean(ranking)
+        return {"value": result.figures[name], "low": None, "high": None}
+    result.add(name, Figure.mean(scores.argmax(axis=1) == data.targets))
+    low, high = interval(result.samples[name])
+    return {"value": result.figures[name], "low": low, "high": high}

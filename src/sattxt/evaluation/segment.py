@@ -17,10 +17,11 @@ from sattxt.data.archive import Store, is_image, open_store
 from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name
 from sattxt.data.tables import SPLITS
 from sattxt.errors import ImageError, InputError
+from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import failure
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
-from sattxt.evaluation.labels import ClassPrompts
-from sattxt.evaluation.metrics import Figure, intersection_union
+from sattxt.evaluation.metrics import sklearn
+from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 from sattxt.images.load import Failure
 from sattxt.images.read import ImageOptions
@@ -120,7 +121,8 @@ def segment(
         raise InputError(f"{encoder.name}: segmentation needs patch tokens in the text's space, which it does not give")
     count = len(classes.keys)
     prompts = dict(zip(classes.keys, classes.prompts, strict=True))
-    both, either = [], []
+    confusion = sklearn("metrics").confusion_matrix
+    matrices: list[Any] = []
     kept: list[tuple[Any, Any, Any]] = []
     read: list[int] = []
     skipped: list[Failure] = []
@@ -138,30 +140,26 @@ def segment(
                 f"{data.store.path}/{data.samples[index].id}: is {image.shape[:2]} pixels, its mask {truth.shape}"
             )
         found = encoder.segment(image, prompts, window=window, overlap=overlap).label_map
-        inter, union = intersection_union(truth, found, count)
         read.append(index)
-        both.append(inter)
-        either.append(union)
+        matrices.append(confusion(truth.ravel() + 1, found.ravel() + 1, labels=range(count + 1))[1:, 1:])
         if len(kept) < keep:
             kept.append((image, truth, found))
     if not read:
         raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {skipped[0].error}")
-    data = data.take(read)
-    figure = Figure(np.array(both, dtype=float), np.array(either, dtype=float))
+    both = np.array([np.diag(matrix) for matrix in matrices], dtype=float)
+    either = np.array([matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in matrices]) - both
     settings = {**classes.describe(), "window": window, "overlap": overlap}
-    result = Result("segment", encoder.describe(), data.describe(), settings, skipped=skipped)
-    result.ids = [sample.id for sample in data.samples]
-    result.figures = {"miou": figure.value}
-    result.samples = {"miou": figure}
-    inter, union = figure.above.sum(axis=0), figure.below.sum(axis=0)
+    result = Result("segment", encoder, data.take(read), settings, skipped)
+    result.add("miou", Figure(both, either))
+    pixels = either.sum(axis=0)
     result.tables["per_class"] = [
         {
             "class": key,
-            "name": name,
-            "iou": 100 * float(inter[k] / union[k]) if union[k] else None,
-            "union_pixels": int(union[k]),
+            "name": classes.names[k],
+            "iou": Figure(both[:, [k]], either[:, [k]]).value,
+            "union_pixels": int(n),
         }
-        for k, (key, name) in enumerate(zip(classes.keys, classes.names, strict=True))
+        for k, (key, n) in enumerate(zip(classes.keys, pixels, strict=True))
     ]
     return result, kept
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
+from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Image
-from sattxt.evaluation.extras import sklearn
-from sattxt.evaluation.metrics import Figure, r2_score
+from sattxt.evaluation.metrics import sklearn
 from sattxt.evaluation.multispectral import RenderedData, Tile, rendered
 from sattxt.evaluation.result import Result
 from sattxt.images.load import default_workers
@@ -55,20 +55,16 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
         "mean_std_rgb": colours,
     }
     settings = {"train": len(seen), "train_split": train.split, "train_repeats_left_out": repeats, "targets": names}
-    result = Result("spectral", embedder.encoder.describe(), unseen.describe(), settings, skipped=embedder.skipped)
-    result.ids = [sample.id for sample in unseen.samples]
-    predicted = {name: ridge(pair[0], truth[0], pair[1]) for name, pair in features.items()}
-    scores = {name: r2_score(truth[1], found) for name, found in predicted.items()}
+    result = Result("spectral", embedder.encoder, unseen, settings, embedder.skipped)
     spread = (truth[1] - truth[1].mean(axis=0)) ** 2
-    for name, found in scores.items():
-        figure = "r2" if name == "features" else f"r2_{name}"
-        result.figures[figure] = float(np.nanmean(found))
-        residual = (truth[1] - predicted[name]) ** 2
-        result.samples[figure] = Figure(residual, spread, scale=1.0, complement=True)
-    result.tables["per_target"] = [
-        {"target": target, **{name: float(found[t]) for name, found in scores.items()}}
-        for t, target in enumerate(names)
-    ]
+    rows: list[dict[str, Any]] = [{"target": target} for target in names]
+    for name, (fitted, measured) in features.items():
+        predicted = ridge(fitted, truth[0], measured)
+        residual = (truth[1] - predicted) ** 2
+        result.add("r2" if name == "features" else f"r2_{name}", Figure(residual, spread, 1.0, complement=True))
+        for t, row in enumerate(rows):
+            row[name] = Figure(residual[:, [t]], spread[:, [t]], 1.0, complement=True).value
+    result.tables["per_target"] = rows
     return result
 
 
@@ -77,14 +73,10 @@ def ridge(features: Array, targets: Array, unseen: Array) -> Array:
 
     Features are standardised; each target has its own regularisation, by leave-one-out.
     """
-    linear_model = sklearn("linear_model", "predicting bands")
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-8, scale, 1.0)
-    level, unit = targets.mean(axis=0), targets.std(axis=0).clip(1e-12)
-    model = linear_model.RidgeCV(alphas=STRENGTHS, alpha_per_target=True)
-    model.fit(((features - mean) / scale).astype(np.float64), (targets - level) / unit)
-    found = model.predict(((unseen - mean) / scale).astype(np.float64)).reshape(len(unseen), -1)
-    return np.asarray(found * unit + level)
+    regression = sklearn("linear_model").RidgeCV(alphas=STRENGTHS, alpha_per_target=True)
+    model = sklearn("pipeline").make_pipeline(sklearn("preprocessing").StandardScaler(), regression)
+    model.fit(features.astype(np.float64), targets)
+    return np.asarray(model.predict(unseen.astype(np.float64)).reshape(len(unseen), -1))
 
 
 def _unchanged(image: Image) -> Image:

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 from numpy.typing import NDArray
 
 from sattxt.errors import ImageError, InputError, SatTxtError
-from sattxt.images.read import UNNAMED
+from sattxt.images.read import UNNAMED, source_name
 from sattxt.images.tiff import SYSTEM_ERRNOS
 from sattxt.io import first_line
 
@@ -224,21 +224,6 @@ def _is_input_failure(error: ImageError | OSError) -> bool:
     if isinstance(error, ImageError):
         return True
     return not isinstance(error, SatTxtError) and error.errno not in SYSTEM_ERRNOS
-
-
-@overload
-def source_name(source: object, index: int) -> str: ...
-@overload
-def source_name(source: object, index: None) -> str | None: ...
-def source_name(source: object, index: int | None) -> str | None:
-    """What errors call a source: its path or file name, else its position ("image 3"), ``None`` where that is None."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
-    for attribute in ("filename", "name"):
-        value = getattr(source, attribute, None)
-        if isinstance(value, str) and value:
-            return value
-    return None if index is None else f"image {index}"
 
 
 def _message(error: Exception, name: str) -> str:

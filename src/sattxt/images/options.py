@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -71,6 +71,33 @@ class ImageOptions:
                 raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")
         if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
             raise InputError(f"max_pixels={self.max_pixels!r}: pass a positive whole number")
+
+
+class ReadOptions(TypedDict, total=False):
+    """How to read images, as keyword arguments: ``options``, and single fields that replace its own."""
+
+    options: ImageOptions | None
+    stretch: Stretch | None
+    bands: Sequence[int | str] | None
+    channels: Literal["first", "last"] | None
+    value_range: ValueRange | None
+    offset: float | Literal["auto"] | None
+    band_names: Sequence[str] | None
+    max_pixels: int
+
+
+def merge_options(given: Mapping[str, Any]) -> ImageOptions:
+    """The options that the keyword arguments of :class:`ReadOptions` describe.
+
+    Raises:
+        InputError: a name is no image option, or a value means nothing.
+    """
+    fields = {name: value for name, value in given.items() if name != "options"}
+    known = set(ImageOptions.__dataclass_fields__)
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
+    return replace(given.get("options") or ImageOptions(), **fields)
 
 
 def _checked_stretch(stretch: Any) -> Stretch | None:

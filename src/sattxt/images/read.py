@@ -13,23 +13,34 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.errors import ImageError
+from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import pick_bands, reflectance_offset
 from sattxt.images.options import MAX_PIXELS, ImageOptions
 from sattxt.images.stretch import to_255
 from sattxt.images.tiff import DECODE_ERRORS, SYSTEM_ERRNOS, check_size, is_tiff, read_tiff
 from sattxt.io import first_line
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["MAX_PIXELS", "UNNAMED", "ImageOptions", "to_rgb"]
+
+#: What type checkers take for one image. An array whose number of axes they do not know counts as one.
+Tile: TypeAlias = (
+    "str | os.PathLike[str] | Image.Image | IO[bytes] | np.ndarray[tuple[int, int], np.dtype[Any]] "
+    "| np.ndarray[tuple[int, int, int], np.dtype[Any]]"
+)
+#: And for several.
+Tiles: TypeAlias = "Iterable[Tile | Tensor | NDArray[Any]] | np.ndarray[tuple[int, int, int, int], np.dtype[Any]]"
 
 #: What errors call an image that came without a name.
 UNNAMED = "img"
@@ -61,7 +72,7 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
             asked for, or cannot be understood without a guess. One line that names it and says what to pass.
         MissingExtraError: a TIFF that needs rasterio, which is not installed.
     """
-    where = name or _name(img)
+    where = name or source_name(img, None) or UNNAMED
     if isinstance(img, (str, os.PathLike)):
         return _from_path(img, options, where)
     if isinstance(img, Image.Image):
@@ -71,14 +82,38 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
     return _from_array(_as_array(img, where), options, where)
 
 
-def _name(img: Any) -> str:
-    if isinstance(img, (str, os.PathLike)):
-        return os.fsdecode(img)
+def is_single(images: Any) -> bool:
+    """Whether ``images`` is one image, not a collection of them.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(images, (str, os.PathLike)) or hasattr(images, "read") or hasattr(images, "getbands"):
+        return True
+    if hasattr(images, "ndim"):
+        if images.ndim not in (2, 3, 4):
+            raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
+        return bool(images.ndim < 4)
+    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
+        return False
+    raise InputError(
+        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
+    )
+
+
+@overload
+def source_name(source: object, index: int) -> str: ...
+@overload
+def source_name(source: object, index: None) -> str | None: ...
+def source_name(source: object, index: int | None) -> str | None:
+    """What errors call a source: its path or file name, else its position ("image 3"), ``None`` where that is None."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
     for attribute in ("filename", "name"):
-        value = getattr(img, attribute, None)
+        value = getattr(source, attribute, None)
         if isinstance(value, str) and value:
             return value
-    return UNNAMED
+    return None if index is None else f"image {index}"
 
 
 def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from sattxt.errors import TextEncoderUnavailableError, WeightsError
 from sattxt.text.encoder import FloatArray, OnBatch, check_texts, encode_sorted, fingerprint, mean_pool
 from sattxt.text.llama import bidirectional_mask, load_merged, save_merged, tokenizer_folder, write_model
 from sattxt.text.tokenizer import PromptTokenizer
+from sattxt.weights.components import check_encoder, component_dir
 
 _BATCH = 16
 
@@ -69,9 +70,7 @@ class LLM2VecEncoder:
         chosen = config.adapters if adapters is None else adapters
 
         def locate(location: Location) -> Path:
-            return _locate(location, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
-
-        from sattxt.weights.components import check_encoder
+            return component_dir(location, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
 
         extras = [locate(adapter) for adapter in chosen]
         folder = locate(base)
@@ -157,19 +156,7 @@ def open_prompt_tokenizer(config: TextEncoderConfig, folder: str | Path | None, 
         return PromptTokenizer(config, Path(folder))
     for location in (*config.adapters, config.base):
         if location is not None:
-            found = _locate(location, **access)
+            found = component_dir(location, **access)
             if (found / "tokenizer.json").is_file():
                 return PromptTokenizer(config, found)
     raise WeightsError("neither the adapters nor the language model bring a tokenizer.json; convert the model again")
-
-
-def _locate(location: Location, **access: Any) -> Path:
-    """The local folder of a component; downloaded where it is a hub id."""
-    if not isinstance(location, ModelSource):
-        path = Path(location).expanduser()
-        if path.is_dir():
-            return path
-        location = ModelSource(str(path.absolute()) if len(path.parts) != 2 or path.is_absolute() else str(location))
-    from sattxt.weights.hub import component_dir
-
-    return component_dir(location, ("*.json", "*.safetensors"), **access)

@@ -24,7 +24,7 @@ from sattxt.text.encoder import (
     pad,
 )
 from sattxt.text.quantize import pack_int8, unpack_int8
-from sattxt.weights.digest import digest_files, sha256_file
+from sattxt.weights.checksums import digest_files, sha256_file
 
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
 _BATCH = 64

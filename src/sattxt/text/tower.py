@@ -102,6 +102,11 @@ class TextTower:
         """Whether the frozen encoder has been opened."""
         return self._encoder is not None
 
+    @property
+    def encoder(self) -> TextEncoder:
+        """The frozen encoder, opened if it has not been; errors as in :meth:`pooled`."""
+        return self._open([])
+
     def to(self, device: torch.device | str) -> TextTower:
         """Move the head; the frozen encoder stays where it was opened."""
         self.head.to(device)
@@ -116,7 +121,8 @@ class TextTower:
         space = fingerprint(self.config, bank.instruction)
         if bank.space != space:
             raise BankMismatchError(
-                f"the label bank was made by another text encoder ({bank.model}); build it again with this model"
+                f"{bank.source or 'the label bank'} was made by another text encoder ({bank.model}); build it again "
+                "with this model: `sattxt labels build --model NAME`"
             )
         vectors = np.asarray(bank.vectors, dtype=np.float32)
         if vectors.shape != (len(bank.texts), self.config.hidden_size):

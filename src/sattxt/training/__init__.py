@@ -5,7 +5,7 @@
 >>> run.train()
 >>> run.export("my-model")
 
-The public names are imported on first use; Lightning is not before a run is made.
+The public names are imported on first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sattxt.training.engine import EngineOptions
+    from sattxt.training.loop import LoopOptions
     from sattxt.training.objectives.align.config import AlignConfig
     from sattxt.training.objectives.srd.config import SRDConfig
     from sattxt.training.recipe import Recipe, read_recipe
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlignConfig": "sattxt.training.objectives.align.config",
     "AlignRun": "sattxt.training.run",
-    "EngineOptions": "sattxt.training.engine",
+    "LoopOptions": "sattxt.training.loop",
     "Recipe": "sattxt.training.recipe",
     "SRDConfig": "sattxt.training.objectives.srd.config",
     "SRDRun": "sattxt.training.run",
     "read_recipe": "sattxt.training.recipe",
 }
 
-__all__ = ["AlignConfig", "AlignRun", "EngineOptions", "Recipe", "SRDConfig", "SRDRun", "read_recipe"]
+__all__ = ["AlignConfig", "AlignRun", "LoopOptions", "Recipe", "SRDConfig", "SRDRun", "read_recipe"]
 
 
 def __getattr__(name: str) -> Any:

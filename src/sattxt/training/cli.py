@@ -34,12 +34,12 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed instead of the re
 CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 ValidateEvery = Annotated[int, typer.Option("--validate-every", min=1, help="Steps between validation passes.")]
 LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps that a row of losses.csv is the mean of.")]
-Devices = Annotated[str, typer.Option("--devices", help="Devices on each node: a number, or auto for all.")]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines.")]
-Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")]
-Strategy = Annotated[str, typer.Option("--strategy", help="Lightning's: auto, ddp, fsdp, ...")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that draw batches ahead, for each device.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs beside the CSV files.")]
+Shard = Annotated[
+    bool,
+    typer.Option("--shard", help="Under torchrun: keep a part of a large model in each process (FSDP)."),
+]
 Init = Annotated[
     str | None,
     typer.Option(
@@ -62,12 +62,9 @@ def srd(
     checkpoint_every: CheckpointEvery = 200,
     validate_every: ValidateEvery = 500,
     log_every: LogEvery = 20,
-    devices: Devices = "1",
-    nodes: Nodes = 1,
-    accelerator: Accelerator = "auto",
-    strategy: Strategy = "auto",
     workers: Workers = 0,
     tensorboard: TensorBoard = False,
+    shard: Shard = False,
 ) -> None:
     """Stage 1: distil what a multispectral teacher sees into the RGB vision tower.
 
@@ -85,12 +82,9 @@ def srd(
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
         log_every=log_every,
-        devices=devices,
-        nodes=nodes,
-        accelerator=accelerator,
-        strategy=strategy,
         workers=workers,
         tensorboard=tensorboard,
+        shard=shard,
     )
 
 
@@ -107,12 +101,9 @@ def align(
     checkpoint_every: CheckpointEvery = 200,
     validate_every: ValidateEvery = 500,
     log_every: LogEvery = 20,
-    devices: Devices = "1",
-    nodes: Nodes = 1,
-    accelerator: Accelerator = "auto",
-    strategy: Strategy = "auto",
     workers: Workers = 0,
     tensorboard: TensorBoard = False,
+    shard: Shard = False,
 ) -> None:
     """Stage 2: align image embeddings with frozen text embeddings.
 
@@ -131,12 +122,9 @@ def align(
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
         log_every=log_every,
-        devices=devices,
-        nodes=nodes,
-        accelerator=accelerator,
-        strategy=strategy,
         workers=workers,
         tensorboard=tensorboard,
+        shard=shard,
     )
 
 
@@ -164,7 +152,7 @@ def export(
     sattxt train export --data DATA --run runs/mini --out my-model
     """
     from sattxt.errors import InputError
-    from sattxt.training.engine import CHECKPOINT
+    from sattxt.training.checkpoint import CHECKPOINT
     from sattxt.training.run import AlignRun
     from sattxt.weights.directory import check_target
 
@@ -247,26 +235,28 @@ def _train(prepare: Callable[[], Run[Any]], folder: Path, *, resume: bool, **opt
     """Train what ``prepare`` makes, which reads data and encodes texts: what is cheap to check is checked before."""
     from tqdm import tqdm
 
-    from sattxt.training.engine import EngineOptions, check_folder, check_options
+    from sattxt.training.loop import LoopOptions, check_start
+    from sattxt.training.ranks import rank
 
-    engine = EngineOptions(**options)
-    check_options(engine)
-    check_folder(folder, resume=resume)
+    loop = LoopOptions(**options)
+    check_start(folder, loop, resume=resume)
     trained = prepare()
     start = trained.resume() if resume else 0
     total = trained.objective.step_config.steps
-    with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=None) as bar:
+    with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=rank() > 0 or None) as bar:
 
-        def show(step: int, means: dict[str, float]) -> None:
+        def show(step: int, row: dict[str, float]) -> None:
             bar.update(step - bar.n)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name not in ("seconds", "step")})
 
-        done = trained.train(engine, progress=show)
+        done = trained.train(loop, progress=show)
     if done < total:
         again = [*sys.argv[1:], *([] if resume else ["--resume"])]
-        sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")
+        if rank() == 0:
+            sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")
         raise typer.Exit(exits.INTERRUPTED)
-    typer.echo(f"{trained.checkpoint}" if total else "no step to train: nothing was written")
+    if rank() == 0:
+        typer.echo(f"{trained.checkpoint}" if total else "no step to train: nothing was written")
 
 
 def _show_log() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sattxt.io import disk_errors
-from sattxt.training.checksum import checksum
+from sattxt.training.checkpoint import checksum
 from sattxt.training.data import LazyTiles, TileSet
 
 log = logging.getLogger(__name__)

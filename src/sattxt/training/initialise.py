@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sattxt.errors import InputError, UnknownModelError, WeightsError
-from sattxt.training.engine import CHECKPOINT, read_checkpoint
+from sattxt.training.checkpoint import CHECKPOINT, read_checkpoint
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.vision.tower import VisionTower
 from sattxt.weights.tensors import check_tensors
@@ -43,14 +43,14 @@ def _read(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
-        still = [name for name in ("freeze_head", "freeze_text_head") if state["sattxt"].get(name)]
+        still = [name for name in ("freeze_head", "freeze_text_head") if state["run"].get(name)]
         if still:
             raise InputError(
                 f"{source}: a checkpoint leaves out what is frozen ({', '.join(still)}); write this run with "
                 "`sattxt train export` and start from that model"
             )
-        average = state["callbacks"]["average"]
-        return _below(average, "vision."), _below(average, "text."), bool(state["sattxt"]["freeze_backbone"])
+        average = state["average"]
+        return _below(average, "vision."), _below(average, "text."), bool(state["run"]["freeze_backbone"])
     from sattxt.weights.directory import read_model
     from sattxt.weights.resolver import resolve
 

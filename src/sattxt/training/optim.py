@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
+
+from sattxt.training.objectives.base import Objective
+from sattxt.training.ranks import whole
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
@@ -31,17 +35,23 @@ def parameter_groups(modules: Iterable[nn.Module], lr: float, decay: float) -> l
     return [group for group in groups if group["params"]]
 
 
+def shared_copy(objective: Objective, model: nn.Module) -> nn.Module:
+    """A copy of ``model``, in eval mode and without gradients, that shares with it what is frozen."""
+    shared: dict[int, Any] = {id(module): module for module in objective.frozen(model)}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move ``average``'s parameters towards ``model``'s (exponential moving average); buffers are copied.
 
-    Early on the decay is lower, (1 + step) / (10 + step), so that the random start is forgotten. Parameters that both
-    share are left alone.
+    Early on the decay is lower, (1 + step) / (10 + step), so that the random start is forgotten. What is frozen is left
+    alone.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for target, source in zip(average.parameters(), model.parameters(), strict=True):
-        if target is not source:
-            target.lerp_(source, 1 - decay)
+        if source.requires_grad:
+            target.lerp_(whole(source), 1 - decay)
     for kept, current in zip(average.buffers(), model.buffers(), strict=True):
         if kept is not current:
             kept.copy_(current)

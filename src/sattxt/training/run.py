@@ -21,15 +21,17 @@ from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.text.cache import TextCache
+from sattxt.training.checkpoint import CHECKPOINT, restore
 from sattxt.training.data import LazyTiles, TileSet
-from sattxt.training.engine import CHECKPOINT, EngineOptions, check_checkpoint, fit, read_checkpoint, require_lightning
 from sattxt.training.export import export_model, score_sets
 from sattxt.training.initialise import initialise, initialise_vision
+from sattxt.training.loop import LoopOptions, fit
 from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.base import Objective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
+from sattxt.training.optim import shared_copy
 from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import DataSet, Recipe
@@ -70,8 +72,6 @@ class Run(ABC, Generic[Model]):
     """
 
     def __init__(self, objective: Objective, model: Model, out: Path) -> None:
-        from sattxt.training.callbacks import shared_copy
-
         for module in objective.frozen(model):
             module.requires_grad_(False)
         self.objective, self.model, self.out = objective, model, out
@@ -90,40 +90,31 @@ class Run(ABC, Generic[Model]):
         Raises:
             InputError: there is none. WeightsError: it is damaged, or another run's.
         """
-        from sattxt.training.module import load_trained, run_identity
-
-        state, where = read_checkpoint(self.checkpoint), str(self.checkpoint)
-        check_checkpoint(state, run_identity(self.objective, self.model), self.checkpoint)
-        trained = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
-        load_trained(self.objective, self.model, trained, where)
-        load_trained(self.objective, self.average, state["callbacks"]["average"], where)
-        self.step, self._resume = state["global_step"], True
+        self.step = restore(self.checkpoint, self.objective, self.model, self.average)["step"]
+        self._resume = True
         return self.step
 
     def train(
         self,
-        options: EngineOptions | None = None,
+        options: LoopOptions | None = None,
         *,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> int:
         """Train to the recipe's last step, from the checkpoint's where :meth:`resume` was called before.
 
-        Returns and raises: as :func:`sattxt.training.engine.fit`.
+        Returns and raises: as :func:`sattxt.training.loop.fit`.
         """
-        options = options or EngineOptions()
         done = fit(
             self.objective,
             self.model,
             self.average,
             self.out,
-            options,
+            options or LoopOptions(),
             resume=self._resume,
             validate=self._figures,
             progress=progress,
         )
-        if self.checkpoint.is_file():  # a strategy may have trained a copy of the model in another process
-            return self.resume()
-        return done
+        return self.resume() if self.checkpoint.is_file() else done  # sharded weights are in the checkpoint alone
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged model on the validation splits."""
@@ -157,7 +148,6 @@ class AlignRun(Run[AlignModel]):
         *,
         init: str | Path | None = None,
     ) -> None:
-        require_lightning()
         data, out = Path(data), Path(out)
         self.recipe = recipe
         with _alone(out):
@@ -266,7 +256,6 @@ class SRDRun(Run[SRDModel]):
     """
 
     def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
-        require_lightning()
         data, out = Path(data), Path(out)
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")

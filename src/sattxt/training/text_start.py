@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -15,16 +14,16 @@ from pydantic import Field
 from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.errors import HubError, InputError, UnknownModelError
 from sattxt.io import read_json
 from sattxt.text.encoder import TextEncoder
 from sattxt.training.schema import Config, Count
+from sattxt.weights.components import find_language_model, read_hidden_size
 from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
-from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
+from sattxt.weights.hub import is_repo_id
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
-    from sattxt.weights.components import Component
 
 _SENTENCE_LENGTH = 128
 
@@ -138,41 +137,29 @@ def _start_llm(source: LLMSource, data: Path) -> TextStart:
 
     if not source.base:
         raise InputError("text_encoder.base: missing; pass the language model's folder or hub id")
-    extras = [_component(item, adapter_files, data, "adapters") for item in source.adapters]
-    own_tokenizer = not any(TOKENIZER in item.hashes for item in extras)
-    base = _component(source.base, partial(base_files, tokenizer=own_tokenizer), data, "base")
-    if not any(name.endswith(".safetensors") for name in base.hashes):
-        raise WeightsError(f"{base.source.location}: holds no .safetensors weights; pass a folder or hub id that does")
-    # An adapter's own copy of the config first: it may be had without the language model's licence.
-    stated = next((found for item in (*extras, base) if (found := item.json("config.json")) is not None), None)
-    if stated is None:
-        raise WeightsError(f"{base.source.location}: config.json is missing; pass a transformers checkpoint")
+    base, *extras = (_find_part(part, data) for part in (source.base, *source.adapters))
+    try:
+        files = find_language_model(base, extras)
+        width = read_hidden_size(files)
+    except (HubError, UnknownModelError) as error:
+        raise type(error)(f"text_encoder: no such folder below {data}, and on the hub: {error}") from error
     config = TextEncoderConfig(
-        hidden_size=int(stated["hidden_size"]),
-        weights_sha256=encoder_digest(base.hashes, [item.hashes for item in extras]),
-        base=base.source,
-        adapters=tuple(item.source for item in extras),
+        hidden_size=width,
+        weights_sha256=files.sha256,
+        base=files.base,
+        adapters=files.adapters,
         **source.options(),
     )
     return TextStart(config, None, lambda device: LLM2VecEncoder(config, device=device, device_map=source.device_map))
 
 
-def _component(named: str | HubSource, wanted: Callable[[Any], list[str]], data: Path, key: str) -> Component:
-    """A part of the LLM."""
-    from sattxt.weights.components import open_component
-    from sattxt.weights.hub import HubAccess
-
+def _find_part(named: str | HubSource, data: Path) -> ModelSource:
+    """A part of the LLM: a folder here, or else a hub id."""
     source = ModelSource(named) if isinstance(named, str) else ModelSource(named.location, named.revision)
     found = _existing(source.location, data)
     if found is not None:
-        return open_component(found, wanted, HubAccess())
-    if not HubAccess.is_repo_id(source.location):
-        return _missing_folder(source.location, data, key)
-    try:
-        return open_component(source.location, wanted, HubAccess(), source.revision)
-    except (HubError, UnknownModelError) as error:
-        where = data / source.location
-        raise type(error)(f"text_encoder.{key}: there is no folder {where}, and on the hub: {error}") from error
+        return ModelSource(str(found))
+    return source if is_repo_id(source.location) else _missing_folder(source.location, data, "base or adapters")
 
 
 def _existing(named: str, data: Path) -> Path | None:
@@ -199,9 +186,8 @@ def _start_random(source: SentenceSource | LLMSource, folder: Path, *, seed: int
         _write_llama(folder, source.hidden_size)
     from sattxt.text.llm2vec import LLM2VecEncoder
 
-    part = _component(str(folder.absolute()), base_files, folder, "base")
+    digest = find_language_model(ModelSource(str(folder))).sha256
     options = {**source.options(), "dtype": "float32"}
-    digest = encoder_digest(part.hashes, [])
     config = TextEncoderConfig(hidden_size=source.hidden_size, weights_sha256=digest, **options)
     return TextStart(config, folder, lambda device: LLM2VecEncoder(config, base=folder, adapters=(), device=device))
 

@@ -114,8 +114,7 @@ def _read_checkpoint(source: VisionSource, data: Path) -> tuple[BackboneConfig, 
 
     if not source.path:
         raise InputError("vision.path: missing; pass a folder, a hub id, or vision.random=true")
-    hub = HubAccess()
-    found = _find(source.path, source.revision, data, hub)
+    found = _find(source.path, source.revision, data)
     stated = {"model_type": "dinov3_vit"} if found.is_file() else read_json(found / "config.json")
     kind = str(stated.get("model_type"))
     if source.model_type not in (None, kind):
@@ -126,7 +125,7 @@ def _read_checkpoint(source: VisionSource, data: Path) -> tuple[BackboneConfig, 
         config = BackboneConfig("mobilenet_v1", {"depth_multiplier": float(stated.get("depth_multiplier", 1.0))})
         state = {key.removeprefix("mobilenet_v1."): value for key, value in read_folder(found).items()}
     elif kind == "dinov3_vit":
-        config, state = read_backbone(found, num_heads=source.num_heads, hub=hub)
+        config, state = read_backbone(found, num_heads=source.num_heads, hub=HubAccess())
     else:
         raise WeightsError(f"{source.path}: model_type is {kind!r}; a 'dinov3_vit' or a 'mobilenet_v1' is needed")
     for key, value in source.options.items():
@@ -137,17 +136,19 @@ def _read_checkpoint(source: VisionSource, data: Path) -> tuple[BackboneConfig, 
     return config, state
 
 
-def _find(named: str, revision: str | None, data: Path, hub: Any) -> Path:
+def _find(named: str, revision: str | None, data: Path) -> Path:
     """A folder or file on this machine, downloaded if ``named`` is a hub id and no such folder is there."""
     for path in (data / named, Path(named).expanduser()):
         if path.exists():
             if revision is not None:
                 raise InputError(f"vision.revision={revision!r}: {path} is on this machine; leave revision out")
             return path
-    if not hub.is_repo_id(named):
+    from sattxt.weights.hub import HubAccess, is_repo_id
+
+    if not is_repo_id(named):
         raise InputError(f"vision.path: {data / named}: no such folder or file, and {named!r} is no hub id (org/name)")
     try:
-        return hub.folder(named, revision, ("config.json", "*.safetensors"))
+        return HubAccess().folder(named, revision, ("config.json", "*.safetensors"))
     except (HubError, UnknownModelError) as error:
         raise type(error)(f"vision.path: there is no folder {data / named}, and on the hub: {error}") from error
 

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
-from sattxt.classify.results import Embeddings, FloatArray
 from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import ImageError, InputError
-from sattxt.images.load import Failure, source_name, stream
+from sattxt.images.load import Stream, stream
+from sattxt.images.options import ReadOptions, merge_options
 from sattxt.images.preprocess import Preprocessor, check_size
-from sattxt.images.read import ImageOptions, to_rgb
+from sattxt.images.read import is_single, source_name, to_rgb
+from sattxt.vision.embeddings import Embeddings, FloatArray
 from sattxt.vision.tower import ImageTokens, VisionTower
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
-_PLAIN = ImageOptions()
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What :meth:`ImageEncoder.embed` found.
+class EncodeOptions(ReadOptions, total=False):
+    """The keyword arguments of :meth:`ImageEncoder.encode`, for type checkers."""
 
-    vectors: (N, D) float32. indices: for each row, the position of its tile in the input. sources: its path, if it
-    had one. failures: tiles that could not be read. single: whether the input was one tile, not a list.
-    """
-
-    vectors: FloatArray
-    indices: list[int]
-    sources: list[str | None]
-    failures: list[Failure]
-    single: bool
+    batch_size: int | None
+    workers: int | None
+    on_error: OnError
+    progress: bool
+    normalize: bool
 
 
 class ImageEncoder:
@@ -75,10 +70,11 @@ class ImageEncoder:
         self.device = device
         self.tower.to(device)
 
-    def preprocess(self, images: Any, options: ImageOptions) -> Tensor:
-        """(N, 3, S, S) float32 pixel values of one tile or several."""
-        sources, _ = as_sources(images)
-        arrays = [to_rgb(source, options, name=source_name(source, i)) for i, source in enumerate(sources)]
+    def preprocess(self, images: Any, **options: Unpack[ReadOptions]) -> Tensor:
+        """(N, 3, S, S) float32 pixel values of one image or several."""
+        reading = merge_options(options)
+        sources = [images] if is_single(images) else images
+        arrays = [to_rgb(source, reading, name=source_name(source, i)) for i, source in enumerate(sources)]
         return self._preprocessor.batch(arrays)
 
     @torch.inference_mode()
@@ -95,25 +91,32 @@ class ImageEncoder:
         return [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
 
     @torch.inference_mode()
-    def embed(
+    def encode_pixels(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, S, S) pixel values to (N, D) float32 embeddings on the tower's device, not normalised."""
+        return torch.cat([part.embedding for part in self._passes(pixel_values)]).float()
+
+    @torch.inference_mode()
+    def encode(
         self,
         images: Any,
-        options: ImageOptions,
         *,
         batch_size: int | None = None,
         workers: int | None = None,
         on_error: OnError = "raise",
         progress: bool = False,
         normalize: bool = True,
-    ) -> Encoded:
-        """Embed tiles; arguments as in :meth:`SatTxt.encode_image`."""
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error={on_error!r}: pass 'raise' or 'skip'")
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: pass 1 or more")
-        sources, single = as_sources(images)
-        if single and workers is None:
-            workers = 0  # a pool of threads costs more than it brings
+        **options: Unpack[ReadOptions],
+    ) -> Embeddings:
+        """Embed one image or several, one row an image; arguments and errors as in :meth:`SatTxt.encode_image`.
+
+        Where the one image given cannot be read, ``on_error="skip"`` raises too.
+        """
+        reading = merge_options(options)
+        sources: Any = images
+        if is_single(images):
+            sources = [images]
+            on_error = "raise" if on_error == "skip" else on_error
+            workers = workers or 0  # a pool of threads costs more than it brings
         names: dict[int, str | None] = {}
         blank: list[tuple[int, str]] = []
 
@@ -121,7 +124,7 @@ class ImageEncoder:
             index, source = item
             names[index] = source_name(source, None)
             name = source_name(source, index)
-            rgb = to_rgb(source, options, name=name)
+            rgb = to_rgb(source, reading, name=name)
             check_size(rgb, name)  # here, where it is a failure of this one image
             if _is_blank(rgb):
                 blank.append((index, name))
@@ -130,7 +133,7 @@ class ImageEncoder:
         loader = stream(
             enumerate(sources),
             load,
-            batch_size=batch_size or DEFAULT_BATCH,
+            batch_size=DEFAULT_BATCH if batch_size is None else batch_size,
             workers=workers,
             on_error=on_error,
             name_of=lambda item, index: source_name(item[1], index),
@@ -138,22 +141,29 @@ class ImageEncoder:
         parts: list[FloatArray] = []
         indices: list[int] = []
         try:
-            with loader, _progress_bar(progress, sources) as bar:
+            total = len(sources) if hasattr(sources, "__len__") else None
+            # disable=None: the bar shows on a terminal only
+            bar = tqdm(total=total, unit=" images", disable=None if progress else True, leave=False)
+            with loader, bar:
                 for batch in loader:
-                    tokens = self._passes(self._preprocessor.batch(batch.images))
-                    embedding = torch.cat([part.embedding for part in tokens]).float()
+                    embedding = self.encode_pixels(self._preprocessor.batch(batch.images))
                     if normalize:
                         embedding = F.normalize(embedding, dim=-1)
                     parts.append(embedding.cpu().numpy())
                     indices.extend(batch.indices)
                     bar.update(len(batch.indices))
         except ImageError as error:
-            error.completed = Embeddings(_stack(parts, self.width), indices, loader.failures)
+            error.completed = self._join(parts, indices, names, loader)
             raise
         finally:
-            _tell_of(blank)
-        sources_kept = [names[i] for i in indices]
-        return Encoded(_stack(parts, self.width), indices, sources_kept, loader.failures, single)
+            _warn_of(blank)
+        return self._join(parts, indices, names, loader)
+
+    def _join(
+        self, parts: list[FloatArray], indices: list[int], names: dict[int, str | None], loader: Stream
+    ) -> Embeddings:
+        vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
+        return Embeddings(vectors, indices, [names[i] for i in indices], loader.failures)
 
 
 def _is_blank(rgb: np.ndarray) -> bool:
@@ -162,72 +172,13 @@ def _is_blank(rgb: np.ndarray) -> bool:
     return first in (0, 255) and bool((rgb[::16, ::16] == first).all() and (rgb == first).all())
 
 
-def _tell_of(blank: list[tuple[int, str]]) -> None:
+def _warn_of(blank: list[tuple[int, str]]) -> None:
     if blank:
         names = [name for _, name in sorted(blank)]
         log.warning(
-            "%s: all black or all white, as where there is no data; %d such image%s embedded like any other, but no "
-            "label of it means anything",
+            "%s: all black or all white, as where there is no data; %d blank image%s embedded anyway: ignore what they "
+            "are labelled",
             ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
             len(names),
             " was" if len(names) == 1 else "s were",
         )
-
-
-def _stack(parts: list[FloatArray], width: int) -> FloatArray:
-    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
-
-
-def merge_options(options: ImageOptions | None, named: Mapping[str, Any]) -> ImageOptions:
-    """``options`` with single ones replaced by name.
-
-    Raises:
-        InputError: a name is no image option.
-    """
-    if not named:
-        return options or _PLAIN
-    known = set(ImageOptions.__dataclass_fields__)
-    unknown = sorted(set(named) - known)
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
-    return replace(options or _PLAIN, **named)
-
-
-def as_sources(images: Any) -> tuple[Iterable[Any], bool]:
-    """The tiles in ``images``, and whether it was a single one.
-
-    Raises:
-        InputError: it is neither an image nor a collection of them.
-    """
-    if isinstance(images, (str, os.PathLike)) or hasattr(images, "read") or hasattr(images, "getbands"):
-        return [images], True
-    if hasattr(images, "ndim"):
-        if images.ndim in (2, 3):
-            return [images], True
-        if images.ndim == 4:
-            return images, False
-        raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
-    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
-        return images, False
-    raise InputError(
-        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
-    )
-
-
-def _progress_bar(show: bool, sources: Any) -> Any:
-    if not show:
-        return _NoBar()
-    from tqdm import tqdm
-
-    total = len(sources) if hasattr(sources, "__len__") else None
-    return tqdm(total=total, unit=" images", disable=None, leave=False)  # None: only on a terminal
-
-
-class _NoBar(nullcontext[Any]):
-    """Where no progress is shown."""
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def update(self, count: int) -> None:
-        """Nothing to show."""

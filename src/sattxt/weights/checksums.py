@@ -1,4 +1,4 @@
-"""Checking files against recorded hashes.
+"""Hashes of files, and checking files against recorded ones.
 
 ``SHA256SUMS`` lies in every model directory, in the format of the tool of that name. The ledger, in the user's cache
 directory, holds the hashes of files for which nobody published one (recorded on first use, checked ever after), and
@@ -7,6 +7,7 @@ remembers which large files were hashed already.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -14,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ChecksumError, WeightsError
-from sattxt.io import atomic_write, user_cache_dir
-from sattxt.weights.digest import sha256_file
+from sattxt.io import atomic_write, read_json, user_cache_dir
 
 SUMS_FILE = "SHA256SUMS"
 
@@ -23,6 +23,33 @@ SUMS_FILE = "SHA256SUMS"
 LARGE = 64 * 2**20
 
 _LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](.+)$")
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file's bytes, as 64 lower-case hex digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def digest_files(files: Iterable[tuple[str, str]]) -> str:
+    """One sha256 over (name, sha256) pairs, whatever their order.
+
+    It depends on names and contents only, so a folder and the same files on the hub (whose listing states every
+    sha256) give the same one. Names are relative paths with forward slashes. Where order matters (adapters are merged
+    one after the other), it belongs in the names: ``base/model.safetensors``, ``adapter-0/adapter_model.safetensors``.
+    """
+    lines = sorted(f"{sha256.lower()}  {name}" for name, sha256 in files)
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def write_sums(folder: Path) -> None:
@@ -135,13 +162,11 @@ def ledger_path() -> Path:
 
 
 def _read_ledger() -> dict[str, Any]:
+    path = ledger_path()
     try:
-        data = json.loads(ledger_path().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{ledger_path()}: cannot be read ({error}); remove it to record all hashes anew") from error
-    return data if isinstance(data, dict) else {}
+        return read_json(path) if path.is_file() else {}
+    except WeightsError as error:
+        raise WeightsError(f"{error}; remove it to record all hashes anew") from error
 
 
 def _record(section: str, key: str, value: Any) -> None:

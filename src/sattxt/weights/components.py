@@ -1,37 +1,80 @@
-"""A component given as a local folder or a hub id: where it is, what is in it, and the hashes of its files."""
+"""The frozen language model of a model, and its adapters: where they are, and the hashes of the files that matter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import ChecksumError
+from sattxt.errors import ChecksumError, OfflineError, WeightsError
 from sattxt.io import read_json
-from sattxt.weights.checksums import hash_of
-from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
-from sattxt.weights.hub import HubAccess
+from sattxt.weights.checksums import digest_files, hash_of
+from sattxt.weights.hub import HubAccess, is_repo_id
+
+TOKENIZER = "tokenizer.json"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
-class Component:
-    """A folder's or a repository's small files at hand, its large ones by hash only.
-
-    source: as it is stored in a model's config: an absolute folder, or a hub id with the exact commit.
-    hashes: file name to sha256, of the files asked for.
+class LanguageModelFiles:
+    """Where a language model and its adapters (in merge order) are, with the hashes of the files that decide its
+    vectors: weights, adapters and tokenizer.
     """
 
-    source: ModelSource
-    hashes: Mapping[str, str]
-    _read: Callable[[str], Path | None]
+    base: ModelSource
+    adapters: tuple[ModelSource, ...]
 
-    def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file's content; None where the component has no such file."""
-        path = self._read(name)
-        return None if path is None else read_json(path)
+    @property
+    def sha256(self) -> str:
+        """The ``weights_sha256`` of a :class:`TextEncoderConfig`."""
+        return encoder_digest(self.base.files, [source.files for source in self.adapters])
+
+
+def find_language_model(
+    base: ModelSource, adapters: Sequence[ModelSource] = (), hub: HubAccess | None = None
+) -> LanguageModelFiles:
+    """Look at a language model without reading (or downloading) its weights, other than to hash local ones.
+
+    Args:
+        base: an existing folder, else a hub id, with its revision.
+        adapters: the same for each adapter, in merge order.
+        hub: how the hub is reached.
+
+    Returns:
+        The same places as they are stored in a model's config: absolute folders, and hub ids with the exact commit.
+
+    Raises:
+        InputError: neither a folder nor a hub id. HubError: the repository cannot be reached.
+    """
+    hub = hub or HubAccess()
+    extras = tuple(_find(source, (*_ADAPTER, TOKENIZER), hub) for source in adapters)
+    own_tokenizer = not any(TOKENIZER in source.files for source in extras)
+    return LanguageModelFiles(_find(base, (TOKENIZER,) if own_tokenizer else (), hub, weights=True), extras)
+
+
+def read_hidden_size(files: LanguageModelFiles, hub: HubAccess | None = None) -> int:
+    """The language model's width, from its ``config.json``.
+
+    An adapter's own copy comes first: it may be had without the language model's licence.
+
+    Raises:
+        WeightsError: a part lacks its weights or config.
+    """
+    hub = hub or HubAccess()
+    if not any(name.endswith(".safetensors") for name in files.base.files):
+        raise WeightsError(f"{files.base.location}: holds no .safetensors weights; pass a folder or hub id that does")
+    for source in files.adapters:
+        for name in reversed(_ADAPTER):
+            if name not in source.files:
+                raise WeightsError(f"{source.location}: {name} is missing; pass a peft adapter's folder or hub id")
+    for source in (*files.adapters, files.base):
+        stated = _read_config(source, hub)
+        if stated is not None and isinstance(stated.get("hidden_size"), int):
+            return int(stated["hidden_size"])
+    raise WeightsError(f"{files.base.location}: has no config.json with a hidden_size; pass a transformers checkpoint")
 
 
 def check_encoder(config: TextEncoderConfig, base: Path, adapters: Sequence[Path]) -> None:
@@ -47,63 +90,103 @@ def check_encoder(config: TextEncoderConfig, base: Path, adapters: Sequence[Path
     Raises:
         ChecksumError: weights, an adapter or the tokenizer differ from those recorded; the message names the file.
     """
-    extras = [_hashes(folder, adapter_files) for folder in adapters]
-    tokenizer = not any(TOKENIZER in files for files in extras)
-    own = _hashes(base, partial(base_files, tokenizer=tokenizer))
-    if encoder_digest(own, extras) == config.weights_sha256:
+    found = find_language_model(ModelSource(str(base)), [ModelSource(str(folder)) for folder in adapters])
+    if found.sha256 == config.weights_sha256:
         return
-    recorded = [source.files if source else {} for source in (config.base, *config.adapters)]
-    for folder, found, expected in zip((base, *adapters), (own, *extras), recorded, strict=True):
-        for name in sorted({*found, *expected} if expected else ()):
-            if found.get(name) != expected.get(name):
+    places = list(zip((base, *adapters), (found.base, *found.adapters), strict=True))
+    for (folder, source), recorded in zip(places, (config.base, *config.adapters), strict=True):
+        expected = recorded.files if recorded else {}
+        for name in sorted({*source.files, *expected} if expected else ()):
+            if source.files.get(name) != expected.get(name):
                 raise ChecksumError(
                     f"{folder / name}: is not the file this model was made with (its sha256 is "
-                    f"{found.get(name, 'none: it is missing')}, recorded is {expected.get(name, 'none: it is new')}); "
-                    "restore it, or convert the model again"
+                    f"{source.files.get(name, 'none: it is missing')}, recorded is "
+                    f"{expected.get(name, 'none: it is new')}); restore it, or convert the model again"
                 )
-    parts = zip((base, *adapters), (own, *extras), strict=True)
-    files = ", ".join(str(folder / name) for folder, found in parts for name in found)
+    names = ", ".join(str(folder / name) for folder, source in places for name in source.files)
     raise ChecksumError(
-        f"{files}: are not the files this model was made with (their digest is {encoder_digest(own, extras)}, recorded "
-        f"is {config.weights_sha256}); restore them, or convert the model again"
+        f"{names}: are not the files this model was made with (their digest is {found.sha256}, recorded is "
+        f"{config.weights_sha256}); restore them, or convert the model again"
     )
 
 
-def open_component(
-    location: str | Path, wanted: Callable[[Iterable[str]], list[str]], hub: HubAccess, revision: str | None = None
-) -> Component:
-    """Look at a component without reading (or downloading) its weights, other than to hash local ones.
+def component_dir(
+    location: ModelSource | str | os.PathLike[str],
+    patterns: Sequence[str] = ("*.json", "*.safetensors"),
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of a component: local, or downloaded and checked.
 
     Args:
-        location: an existing folder, else a hub id ``org/repo``.
-        wanted: of the component's file names, those whose hashes are wanted.
-        hub: how the hub is reached.
-        revision: of the hub repository.
+        location: what a model's config refers to, or a folder or hub id.
+        patterns: of the files to download.
+        cache_dir, local_files_only, token: as in ``huggingface_hub``.
 
     Raises:
-        InputError: neither a folder nor a hub id. HubError: the repository cannot be reached.
+        OfflineError: a local folder is gone, or a file is not cached and may not be downloaded.
+        GatedModelError, HubError: the hub refuses.
     """
-    folder = Path(location).expanduser()
+    if not isinstance(location, ModelSource):
+        folder = Path(location).expanduser()
+        local = folder.is_dir() or not is_repo_id(str(location))
+        location = ModelSource(str(folder.absolute() if local else location))
+    folder = Path(location.location)
+    if location.revision is not None or not folder.is_absolute():
+        hub = HubAccess(token, cache_dir, local_files_only)
+        return hub.folder(location.location, location.revision, patterns)
+    if not folder.is_dir():
+        raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
+    return folder
+
+
+def encoder_digest(base: Mapping[str, str], adapters: Sequence[Mapping[str, str]]) -> str:
+    """The ``weights_sha256`` of a language model with adapters: what decides its vectors, apart from the template.
+
+    Args:
+        base: file name to sha256 of the model's weights and tokenizer; other files do not count.
+        adapters: the same for each adapter, in merge order.
+
+    The tokenizer is the first adapter's that has one, else the model's. Names of repositories and folders do not
+    enter, so a mirror or a local copy has the same digest.
+    """
+    pairs = [(f"base/{name}", base[name]) for name in base if _is_weights(name)]
+    for number, files in enumerate(adapters):
+        pairs += [(f"adapter-{number}/{name}", files[name]) for name in _ADAPTER if name in files]
+    tokenizers = [files[TOKENIZER] for files in (*adapters, base) if TOKENIZER in files]
+    return digest_files([*pairs, *((TOKENIZER, sha256) for sha256 in tokenizers[:1])])
+
+
+def _is_weights(name: str) -> bool:
+    return "/" not in name and name.endswith(".safetensors")
+
+
+def _find(source: ModelSource, names: Sequence[str], hub: HubAccess, *, weights: bool = False) -> ModelSource:
+    """A part with the hashes of those files that are called ``names`` and, if asked, of its weights."""
+
+    def select(present: Iterable[str]) -> list[str]:
+        return sorted(name for name in present if name in names or (weights and _is_weights(name)))
+
+    folder = Path(source.location).expanduser()
     if folder.is_dir():
-        folder = folder.resolve()
-        hashes = _hashes(folder, wanted)
-        return Component(
-            ModelSource(str(folder), files=hashes),
-            hashes,
-            lambda name: folder / name if (folder / name).is_file() else None,
-        )
-    listing = hub.listing(str(location), revision)
-    hashes = {}
-    for name in wanted(listing.files):
+        chosen = select(item.name for item in folder.iterdir() if item.is_file())
+        return ModelSource(str(folder.resolve()), files={name: hash_of(folder / name) for name in chosen})
+    listing = hub.listing(source.location, source.revision)
+    files = {}
+    for name in select(listing.files):
         stated = listing.files[name]
-        hashes[name] = stated or hash_of(hub.file(listing.repo, name, listing.commit))
-
-    def read(name: str) -> Path | None:
-        return hub.file(listing.repo, name, listing.commit) if name in listing.files else None
-
-    return Component(ModelSource(listing.repo, listing.commit, hashes), hashes, read)
+        files[name] = stated or hash_of(hub.folder(listing.repo, listing.commit, (name,)) / name)
+    return ModelSource(listing.repo, listing.commit, files)
 
 
-def _hashes(folder: Path, wanted: Callable[[Iterable[str]], list[str]]) -> dict[str, str]:
-    names = wanted(item.name for item in folder.iterdir() if item.is_file())
-    return {name: hash_of(folder / name) for name in names}
+def _read_config(source: ModelSource, hub: HubAccess) -> dict[str, Any] | None:
+    """``config.json`` of a part that was found; None where it has none."""
+    name = "config.json"
+    if source.revision is None:
+        path = Path(source.location) / name
+        return read_json(path) if path.is_file() else None
+    if name not in hub.listing(source.location, source.revision).files:
+        return None
+    return read_json(hub.folder(source.location, source.revision, (name,)) / name)

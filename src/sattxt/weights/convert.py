@@ -5,11 +5,9 @@ Every size is inferred from the tensors. All parts are checked against each othe
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,12 @@ from sattxt.config import (
     image_config,
 )
 from sattxt.errors import InputError, WeightsError
+from sattxt.io import read_json
 from sattxt.weights import dinov3_keys
 from sattxt.weights.checksums import verify_file
-from sattxt.weights.components import Component, open_component
-from sattxt.weights.digest import TOKENIZER, adapter_files, base_files, encoder_digest
+from sattxt.weights.components import component_dir, find_language_model, read_hidden_size
 from sattxt.weights.directory import check_target, write_model
-from sattxt.weights.hub import HubAccess
+from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.tensors import read_checkpoint, read_folder
 
 #: How LLM2Vec's Meta-Llama-3-8B-Instruct wraps a text. The tokenizer adds the BOS token.
@@ -64,7 +62,7 @@ def convert(
     instruction: str = "",
     overwrite: bool = False,
     token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     revisions: dict[str, str | None] | None = None,
 ) -> Path:
@@ -100,25 +98,34 @@ def convert(
     if template is not None and template.count("{text}") != 1:
         raise InputError(f"template={template!r}: must contain {{text}} exactly once")
     image = image_config(preprocess, ImageConfig())
-    hub = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    hub = HubAccess(token, cache_dir, local_files_only)
     revisions = revisions or {}
 
     head_state, text_state = read_checkpoint(vision_head), read_checkpoint(text_head)
     backbone, backbone_state = read_backbone(dinov3, num_heads=num_heads, hub=hub, revision=revisions.get(str(dinov3)))
     head = _head_config(head_state, str(vision_head), backbone, str(dinov3))
     hidden = _text_sizes(text_state, str(text_head), head, str(vision_head))
+    state = {f"backbone.{key}": value for key, value in backbone_state.items()}
+    state.update({f"head.{key}": value for key, value in head_state.items()})
 
-    extras = [open_component(item, adapter_files, hub, revisions.get(str(item))) for item in adapters]
-    own_tokenizer = not any(TOKENIZER in item.hashes for item in extras)
-    base = open_component(llm, partial(base_files, tokenizer=own_tokenizer), hub, revisions.get(str(llm)))
-    _check_llm(base, extras, hidden, str(text_head))
+    from sattxt.vision.tower import load_tower
 
+    vision = load_tower(VisionConfig(backbone, head), state, f"{dinov3}, {vision_head}").state_dict()
+
+    base, *extras = (ModelSource(str(part), revisions.get(str(part))) for part in (llm, *adapters))
+    files = find_language_model(base, extras, hub)
+    width = read_hidden_size(files, hub)
+    if width != hidden:
+        raise WeightsError(
+            f"{text_head}: takes vectors of width {hidden} (proj.weight has shape (…, {hidden})), but config.json of "
+            f"{files.base.location} says hidden_size {width}: they are not of one release"
+        )
     text = TextEncoderConfig(
         kind="llm2vec",
         hidden_size=hidden,
-        weights_sha256=encoder_digest(base.hashes, [item.hashes for item in extras]),
-        base=base.source,
-        adapters=tuple(item.source for item in extras),
+        weights_sha256=files.sha256,
+        base=None if copy_llm else files.base,
+        adapters=() if copy_llm else files.adapters,
         template=template,
         max_length=MAX_LENGTH,
         max_text_tokens=MAX_TEXT_TOKENS,
@@ -136,14 +143,17 @@ def convert(
         logit_scale_source=LOGIT_SCALE_SOURCE,
         licence=LICENCE,
     )
-    from sattxt.vision.tower import load_tower
 
-    vision = {f"backbone.{key}": value for key, value in backbone_state.items()}
-    vision.update({f"head.{key}": value for key, value in head_state.items()})
-    vision = load_tower(config.vision, vision, f"{dinov3}, {vision_head}").state_dict()
-    if not copy_llm:
-        return write_model(target, config, vision, text_state, overwrite=overwrite)
-    return _write_with_llm(target, config, vision, text_state, overwrite=overwrite, hub=hub)
+    def merge(folder: Path) -> None:
+        from sattxt.text.llm2vec import save_merged
+
+        parts = [
+            component_dir(source, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+            for source in (files.base, *files.adapters)
+        ]
+        save_merged(parts[0], parts[1:], folder)
+
+    return write_model(target, config, vision, text_state, merge if copy_llm else None, overwrite=overwrite)
 
 
 def read_backbone(
@@ -158,7 +168,7 @@ def read_backbone(
         revision: of a hub repository.
     """
     path = Path(location).expanduser()
-    if not path.exists() and hub.is_repo_id(str(location)):
+    if not path.exists() and is_repo_id(str(location)):
         path = hub.folder(str(location), revision, ("config.json", "*.safetensors"))
     name = str(location)
     if path.is_dir():
@@ -178,10 +188,7 @@ def read_backbone(
 
 def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tuple[BackboneConfig, dict[str, Tensor]]:
     path = folder / "config.json"
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read; a transformers checkpoint has one ({error})") from error
+    stated = read_json(path)
     if stated.get("model_type") != "dinov3_vit":
         raise WeightsError(f"{path}: model_type is {stated.get('model_type')!r}, 'dinov3_vit' is needed")
     heads, dim = stated.get("num_attention_heads"), stated.get("hidden_size")
@@ -236,55 +243,6 @@ def _text_sizes(state: dict[str, Tensor], name: str, head: HeadConfig, head_name
             "they are not of one release"
         )
     return int(proj.shape[1])
-
-
-def _check_llm(base: Component, adapters: Sequence[Component], hidden: int, text_head: str) -> None:
-    if not any(name.endswith(".safetensors") for name in base.hashes):
-        raise WeightsError(f"{base.source.location}: holds no .safetensors weights; pass a folder or hub id that does")
-    for item in adapters:
-        for name in ("adapter_model.safetensors", "adapter_config.json"):
-            if name not in item.hashes:
-                raise WeightsError(f"{item.source.location}: {name} is missing; pass a peft adapter's folder or hub id")
-    # An adapter's own copy first: it may be had without the language model's licence.
-    for item in (*adapters, base):
-        stated = item.json("config.json")
-        if stated is not None:
-            break
-    else:
-        raise WeightsError(f"{base.source.location}: config.json is missing; pass a transformers checkpoint")
-    width = stated.get("hidden_size")
-    if width != hidden:
-        raise WeightsError(
-            f"{text_head}: takes vectors of width {hidden} (proj.weight has shape (…, {hidden})), but config.json of "
-            f"{item.source.location} says hidden_size {width}: they are not of one release"
-        )
-
-
-def _write_with_llm(
-    target: Path,
-    config: ModelConfig,
-    vision: dict[str, Tensor],
-    text_head: dict[str, Tensor],
-    *,
-    overwrite: bool,
-    hub: HubAccess,
-) -> Path:
-    from sattxt.text.llm2vec import save_merged
-
-    assert config.text.base is not None  # convert sets it
-    folders = [_local(source, hub) for source in (config.text.base, *config.text.adapters)]
-    merged = replace(config, text=replace(config.text, base=None, adapters=()))
-
-    def fill(folder: Path) -> None:
-        save_merged(folders[0], folders[1:], folder)
-
-    return write_model(target, merged, vision, text_head, fill, overwrite=overwrite)
-
-
-def _local(source: ModelSource, hub: HubAccess) -> Path:
-    if source.revision is None:
-        return Path(source.location)
-    return hub.folder(source.location, source.revision, ("*.json", "*.safetensors"))
 
 
 def _need(state: dict[str, Tensor], key: str, name: str, what: str) -> Tensor:

@@ -1,8 +1,4 @@
-"""The Hugging Face hub, through ``huggingface_hub``: listings, verified downloads, uploads, and plain errors.
-
-A listing (file names, and the sha256 the hub states for large ones) is pinned to the exact commit and kept in the
-user's cache directory, so that what was used once works offline.
-"""
+"""The Hugging Face hub, through ``huggingface_hub``: listings, checked downloads, uploads, and plain errors."""
 
 from __future__ import annotations
 
@@ -11,13 +7,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sattxt.config import ModelSource
+from sattxt.config import build
 from sattxt.errors import (
     GatedModelError,
     HubError,
@@ -27,7 +23,7 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
-from sattxt.io import atomic_write, disk_errors, first_line, user_cache_dir
+from sattxt.io import atomic_write, disk_errors, first_line, read_json, user_cache_dir
 from sattxt.weights.checksums import check_or_record, hash_of
 
 if TYPE_CHECKING:
@@ -38,48 +34,45 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
+def is_repo_id(text: str) -> bool:
+    """Whether ``text`` has the form ``org/repo``."""
+    return _REPO_ID.match(text) is not None and Path(text).suffix not in {".pth", ".pt", ".safetensors"}
+
+
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit: file name to the sha256 that the hub states (None for small files)."""
+    """A repository at one commit. It is kept in the user's cache directory, so that what was used once works offline.
+
+    files: file name to the sha256 that the hub states (None for small files).
+    """
 
     repo: str
     requested: str
     commit: str
-    files: Mapping[str, str | None]
+    files: dict[str, str | None]
 
 
+@dataclass(frozen=True)
 class HubAccess:
-    """How the hub is reached: token, cache directory, and whether at all.
+    """How the hub is reached: the arguments are those of ``huggingface_hub``.
 
     ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are read at every call, so they may be set after the import.
     """
 
-    def __init__(
-        self,
-        *,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-    ) -> None:
-        self.token = token
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
-        self._local_files_only = local_files_only
+    token: str | bool | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
 
     @property
     def offline(self) -> bool:
         """Whether nothing may be downloaded."""
         flags = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-        return self._local_files_only or any(flag.upper() in _TRUE for flag in flags)
+        return self.local_files_only or any(flag.upper() in _TRUE for flag in flags)
 
     @property
     def endpoint(self) -> str:
         """Address of the hub, without a slash at the end."""
         return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-
-    @staticmethod
-    def is_repo_id(text: str) -> bool:
-        """Whether ``text`` has the form ``org/repo``."""
-        return _REPO_ID.match(text) is not None and Path(text).suffix not in {".pth", ".pt", ".safetensors"}
 
     def listing(self, repo: str, revision: str | None = None) -> Listing:
         """What a repository holds at ``revision`` (default ``main``).
@@ -89,7 +82,7 @@ class HubAccess:
         Raises:
             InputError, UnknownModelError, GatedModelError, OfflineError, HubError
         """
-        if not self.is_repo_id(repo):
+        if not is_repo_id(repo):
             raise InputError(f"{repo!r}: neither an existing folder nor a hub id of the form org/name")
         requested = revision or "main"
         known = _read_listing(_listing_path(repo, requested))
@@ -101,138 +94,110 @@ class HubAccess:
             if known is None:
                 raise
             return known
-        for name in dict.fromkeys((requested, found.commit)):
-            data = {"repo": repo, "requested": name, "commit": found.commit, "files": dict(found.files)}
+        for name in {requested, found.commit}:
+            # a cache that cannot be written only costs working offline
             with suppress(OSError, WeightsError), atomic_write(_listing_path(repo, name)) as file:
-                file.write(json.dumps(data, indent=1).encode())  # failing only costs working offline
+                file.write(json.dumps({**asdict(found), "requested": name}, indent=1).encode())
         return found
-
-    def file(self, repo: str, name: str, revision: str | None = None, *, published: str | None = None) -> Path:
-        """One file, downloaded unless cached, checked against the published sha256 or the one of first use."""
-        path = self._download(repo, name, revision)
-        if published is not None and not self.offline and not hash_of(path).startswith(published):
-            path = self._download(repo, name, revision, again=True)  # damaged in the cache
-        check_or_record(f"{repo}@{revision or 'main'}/{name}", path, published)
-        return path
 
     def folder(
         self, repo: str, revision: str | None, patterns: Sequence[str], *, sha256: Mapping[str, str] | None = None
     ) -> Path:
-        """The files of a repository that match ``patterns`` (``*`` does not cross a slash), in one folder.
+        """The files of a repository that match ``patterns``, in one folder: downloaded unless cached, and checked.
 
         Args:
             repo: hub id.
             revision: branch, tag or commit; default ``main``.
-            patterns: such as ``"*.json"``, ``"text_encoder/*"``.
+            patterns: such as ``"*.json"``, ``"text_encoder/*"``; ``*`` does not cross a slash.
             sha256: known hashes by file name; for others, what the hub states, and what it was on first use.
+
+        Raises:
+            ChecksumError: a file is not the published one, or not the one of its first use.
+            UnknownModelError, GatedModelError, OfflineError, HubError
         """
         listing = self.listing(repo, revision)
-        names = sorted(n for n in listing.files if any(_matches(n, pattern) for pattern in patterns))
+        names = [n for n in listing.files if any(_matches(n, pattern) for pattern in patterns)]
         if not names:
             raise HubError(f"{repo}: holds no file that matches {', '.join(patterns)}; is it the right repository?")
-        folder = Path()
+        folder = self._download(listing, names)
         for name in names:
-            known = (sha256 or {}).get(name) or listing.files[name]
-            path = self.file(repo, name, listing.commit, published=known)
-            if listing.requested != listing.commit:
-                check_or_record(f"{repo}@{listing.requested}/{name}", path)
-            folder = path.parents[name.count("/")]
+            published = (sha256 or {}).get(name) or listing.files[name]
+            if not (folder / name).is_file():
+                raise OfflineError(_not_cached(f"{name} of {repo}", listing.requested))
+            if published and not self.offline and not hash_of(folder / name).startswith(published):
+                self._download(listing, [name], again=True)  # damaged in the cache
+            for version in dict.fromkeys((listing.commit, listing.requested)):
+                check_or_record(f"{repo}@{version}/{name}", folder / name, published)
         return folder
 
-    def _download(self, repo: str, name: str, revision: str | None, *, again: bool = False) -> Path:
-        from huggingface_hub import hf_hub_download
+    def _download(self, listing: Listing, names: Sequence[str], *, again: bool = False) -> Path:
+        from huggingface_hub import snapshot_download
 
-        with self._errors(repo, revision, name), disk_errors(Path(self.cache_dir or "the Hugging Face cache")):
-            path = hf_hub_download(
-                repo,
-                name,
-                revision=revision,
-                cache_dir=self.cache_dir,
+        with self._errors(listing.repo, listing.requested), disk_errors(Path(self.cache_dir or "Hugging Face's cache")):
+            folder = snapshot_download(
+                listing.repo,
+                revision=listing.commit,
+                allow_patterns=list(names),
+                cache_dir=None if self.cache_dir is None else Path(self.cache_dir),
                 token=self.token,
                 local_files_only=self.offline,
                 force_download=again,
                 endpoint=self.endpoint,
                 library_name="sattxt",
             )
-        return Path(path)
+        return Path(folder)
 
     def _fetch_listing(self, repo: str, revision: str) -> Listing:
         from huggingface_hub import HfApi
 
         if self.offline:
-            raise OfflineError(_not_cached(repo, revision, None))
-        with self._errors(repo, revision, None):
+            raise OfflineError(_not_cached(f"the listing of {repo}", revision))
+        with self._errors(repo, revision):
             api = HfApi(endpoint=self.endpoint, token=self.token, library_name="sattxt")
             info = api.model_info(repo, revision=revision, files_metadata=True)
         files = {item.rfilename: (item.lfs.sha256 if item.lfs else None) for item in info.siblings or []}
         return Listing(repo, revision, info.sha or revision, files)
 
     @contextmanager
-    def _errors(self, repo: str, revision: str | None, name: str | None) -> Iterator[None]:
-        from huggingface_hub import errors as hub
-
+    def _errors(self, repo: str, revision: str | None) -> Iterator[None]:
+        """Turn errors of ``huggingface_hub`` into ours."""
         try:
             yield
-        except (SatTxtError, KeyboardInterrupt):
-            raise
-        except hub.GatedRepoError as error:
-            raise GatedModelError(_gated(repo)) from error
-        except hub.RepositoryNotFoundError as error:
-            raise UnknownModelError(
+        except Exception as error:
+            ours = self._translate(error, repo, revision or "main")
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _translate(self, error: Exception, repo: str, revision: str) -> SatTxtError | None:
+        from huggingface_hub import errors as hub
+
+        if isinstance(error, SatTxtError):
+            return None
+        if isinstance(error, hub.RevisionNotFoundError):
+            return HubError(f"{repo}: has no revision {revision!r}; see https://huggingface.co/{repo}/commits")
+        if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):
+            return UnknownModelError(
                 f"{repo}: no such repository on {self.endpoint}, or a private one; check the name, or pass token="
-            ) from error
-        except hub.RevisionNotFoundError as error:
-            raise HubError(
-                f"{repo}: has no revision {revision!r}; see https://huggingface.co/{repo}/commits"
-            ) from error
-        except hub.LocalEntryNotFoundError as error:
-            raise OfflineError(_not_cached(repo, revision, name)) from error
-        except hub.EntryNotFoundError as error:
-            raise HubError(f"{repo}: holds no file {name!r} at revision {revision or 'main'!r}") from error
-        except hub.HfHubHTTPError as error:
+            )
+        if isinstance(error, hub.HfHubHTTPError):
             status = error.response.status_code
             if status in (401, 403):
-                raise GatedModelError(_gated(repo)) from error
+                return GatedModelError(
+                    f"{repo}: access is gated: accept its licence at https://huggingface.co/{repo}, then log in with "
+                    "'hf auth login' (or set HF_TOKEN, or pass token=) and try again"
+                )
             if status >= 500 or status in (408, 429):
-                raise OfflineError(f"{repo}: the hub answered {status}; try again later") from error
-            raise HubError(f"{repo}: the hub answered {status} ({first_line(error)})") from error
-        except hub.OfflineModeIsEnabled as error:
-            raise OfflineError(_not_cached(repo, revision, name)) from error
-        except hub.HFValidationError as error:
-            raise InputError(f"{repo!r}: not a hub id ({first_line(error)})") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise  # a matter of this machine's disk
-            raise HubError(
-                f"{repo}: download of {name} broke off ({first_line(error)}); run the command again"
-            ) from error
-        except Exception as error:
-            if type(error).__module__.split(".")[0].startswith(("httpx", "httpcore", "requests", "urllib3")):
-                raise OfflineError(_not_cached(repo, revision, name)) from error
-            raise
-
-
-def component_dir(
-    source: ModelSource,
-    patterns: Sequence[str] = ("*.json", "*.safetensors"),
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """The folder of a component that a model's config refers to: local, or downloaded and checked.
-
-    Raises:
-        OfflineError: a local folder is gone, or a file is not cached and may not be downloaded.
-        GatedModelError, HubError: the hub refuses.
-    """
-    folder = Path(source.location)
-    if source.revision is None and folder.is_absolute():
-        if not folder.is_dir():
-            raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
-        return folder
-    hub = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    return hub.folder(source.location, source.revision, patterns)
+                return OfflineError(f"{repo}: the hub answered {status}; try again later")
+            return HubError(f"{repo}: the hub answered {status} ({first_line(error)})")
+        transport = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
+        if transport or isinstance(error, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled)):
+            return OfflineError(_not_cached(repo, revision))
+        if isinstance(error, hub.HFValidationError):
+            return InputError(f"{repo!r}: not a hub id ({first_line(error)})")
+        if isinstance(error, OSError) and error.errno is None:  # with a number it is a matter of this machine's disk
+            return HubError(f"{repo}: the download broke off ({first_line(error)}); run the command again")
+        return None
 
 
 def push_model(
@@ -259,17 +224,17 @@ def push_model(
                 f"this model refers to the local folder {source.location}; convert it again with the hub id of that "
                 "part, or with copy_llm=True (--copy-llm), and push that"
             )
-    access = HubAccess(token=token)
-    if not access.is_repo_id(repo_id):
+    if not is_repo_id(repo_id):
         raise InputError(f"repo_id={repo_id!r}: pass org/name")
-    with TemporaryDirectory(prefix="sattxt-push-") as folder, access._errors(repo_id, revision, None):
+    access = HubAccess(token)
+    with TemporaryDirectory(prefix="sattxt-push-") as folder, access._errors(repo_id, revision):
         copied = copy_model(stored, Path(folder) / "model")
         api = HfApi(endpoint=access.endpoint, token=token, library_name="sattxt")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         message = f"Upload {stored.config.name}"
-        commit: Any = api.upload_folder(repo_id=repo_id, folder_path=copied, commit_message=message, revision=revision)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=copied, commit_message=message, revision=revision)
     return str(commit.commit_url)
 
 
@@ -279,9 +244,8 @@ def _listing_path(repo: str, revision: str) -> Path:
 
 def _read_listing(path: Path) -> Listing | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Listing(data["repo"], data["requested"], data["commit"], data["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return build(Listing, read_json(path), str(path))
+    except WeightsError:  # never listed, or damaged
         return None
 
 
@@ -289,16 +253,8 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
-def _gated(repo: str) -> str:
+def _not_cached(what: str, revision: str) -> str:
     return (
-        f"{repo}: access is gated: accept its licence at https://huggingface.co/{repo}, then log in with "
-        "'hf auth login' (or set HF_TOKEN, or pass token=) and try again"
-    )
-
-
-def _not_cached(repo: str, revision: str | None, name: str | None) -> str:
-    what = f"{name} of {repo}" if name else f"the listing of {repo}"
-    return (
-        f"{what} (revision {revision or 'main'}) is not cached and the hub was not reached: connect once without "
-        f"local_files_only and HF_HUB_OFFLINE, or download {repo} elsewhere and pass its folder"
+        f"{what} (revision {revision}) is not cached and the hub was not reached: connect once without "
+        "local_files_only and HF_HUB_OFFLINE, or download it elsewhere and pass its folder"
     )

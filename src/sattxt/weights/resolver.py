@@ -15,7 +15,7 @@ from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
 from sattxt.io import disk_errors, user_cache_dir
 from sattxt.weights.checksums import SUMS_FILE
 from sattxt.weights.directory import CONFIG_FILE, TEXT_HEAD_FILE, VISION_FILE, is_model_dir
-from sattxt.weights.hub import HubAccess
+from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.manifest import Component, ModelEntry, find_model, list_models
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def resolve(
         InputError: ``revision`` for something that has none.
     """
     text = os.fspath(name_or_path)
-    hub = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    hub = HubAccess(token, cache_dir, local_files_only)
     entry = find_model(text)
     if entry is not None and not entry.bundled:
         return _published(entry, hub, revision)
@@ -61,7 +61,7 @@ def resolve(
         return _bundled(entry) if entry else path
     if path.exists():
         raise InputError(f"{text}: is a file; pass a model directory ('sattxt convert' makes one of published weights)")
-    if hub.is_repo_id(text):
+    if is_repo_id(text):
         return _repository(text, hub, revision)
     raise UnknownModelError(_unknown(text))
 
@@ -87,14 +87,14 @@ def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
 
 def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
     """The release's own files, downloaded and converted once."""
-    parts = {role: _one(entry, role) for role in ("backbone", "vision_head", "text_head", "llm")}
-    adapters = [part for part in entry.components if part.role == "adapter"]
+    parts = {part.role: part for part in entry.components}
+    adapters = [part.location for part in entry.components if part.role == "adapter"]
     own = parts["vision_head"].location
     revisions = {part.location: part.revision for part in entry.components}
     if revision is not None:
         revisions[own] = revision
     key = hashlib.sha256(json.dumps([FORMAT_VERSION, entry.to_dict()["components"], revisions]).encode()).hexdigest()
-    root = hub.cache_dir or user_cache_dir()
+    root = Path(hub.cache_dir).expanduser() if hub.cache_dir else user_cache_dir()
     target = root / "converted" / f"{entry.name}-{key[:12]}"
     if is_model_dir(target):
         return target
@@ -107,20 +107,23 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
         if is_model_dir(target):  # another process was faster
             return target
         shutil.rmtree(target, ignore_errors=True)  # what is left of it lacks files
-        backbone, heads = parts["backbone"], (parts["vision_head"], parts["text_head"])
-        files = [_fetch(part, hub, revisions) for part in heads]
-        known = backbone.known_hashes()
-        hub.folder(backbone.location, revisions[backbone.location], ("config.json", "*.safetensors"), sha256=known)
+
+        def fetch(part: Component, *names: str) -> Path:
+            return hub.folder(part.location, revisions[part.location], names, sha256=part.known_hashes())
+
+        vision, text = (parts[role].files[0].name for role in ("vision_head", "text_head"))
+        vision_head, text_head = fetch(parts["vision_head"], vision) / vision, fetch(parts["text_head"], text) / text
+        backbone = fetch(parts["backbone"], "config.json", "*.safetensors")
 
         from sattxt.weights.convert import convert
 
         _logger.info("converting %s into %s (once)", entry.name, target)
         return convert(
-            backbone.location,
-            files[0],
-            files[1],
+            backbone,
+            vision_head,
+            text_head,
             parts["llm"].location,
-            [part.location for part in adapters],
+            adapters,
             out=target,
             preprocess=entry.preprocessing,
             name=entry.name,
@@ -129,20 +132,6 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
             local_files_only=hub.offline,
             revisions=revisions,
         )
-
-
-def _fetch(part: Component, hub: HubAccess, revisions: dict[str, str | None]) -> Path:
-    name = part.files[0].name
-    return hub.folder(part.location, revisions[part.location], (name,), sha256=part.known_hashes()) / name
-
-
-def _one(entry: ModelEntry, role: str) -> Component:
-    found = [part for part in entry.components if part.role == role]
-    if len(found) != 1:
-        raise WeightsError(
-            f"weights_manifest.json: {entry.name} has {len(found)} components of role {role!r}, needs one"
-        )
-    return found[0]
 
 
 def _unknown(text: str) -> str:

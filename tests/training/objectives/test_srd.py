@@ -21,7 +21,7 @@ from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.data import TileSet
-from sattxt.training.engine import EngineOptions
+from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import move_centre, patch_regression, srd_loss
 from sattxt.training.objectives.srd.model import SRDModel
@@ -244,7 +244,7 @@ class Distilling(Run[SRDModel]):
         return self.distiller.validate(model, self.sets[0])
 
 
-ENGINE = EngineOptions(accelerator="cpu", log_every=1, checkpoint_every=2, validate_every=100)
+ENGINE = LoopOptions(log_every=1, checkpoint_every=2, validate_every=100)
 
 
 def losses(run: Run) -> list[dict[str, str]]:
@@ -357,7 +357,7 @@ def test_a_frozen_backbone_is_neither_saved_nor_copied(tmp_path):
     run = Distilling(tmp_path, steps=1)
     run.train(ENGINE)
     saved = torch.load(run.checkpoint, weights_only=True)
-    assert not any("vision.backbone." in name for name in (*saved["state_dict"], *saved["callbacks"]["average"]))
+    assert not any("vision.backbone." in name for name in (*saved["model"], *saved["average"]))
     assert run.average.vision.backbone is run.model.vision.backbone
     assert run.average.vision.head is not run.model.vision.head
 
@@ -499,7 +499,7 @@ def test_a_student_learns_what_galileo_sees_in_bands_it_never_gets(tmp_path, dat
     )  # fmt: skip
     run = Distilling(tmp_path, seen=galileo, sets=[train], model=model, **dict(config))
     before = run.distiller.validate(run.average, val)
-    run.train(EngineOptions(accelerator="cpu", log_every=1, validate_every=1000))
+    run.train(LoopOptions(log_every=1, validate_every=1000))
     after = run.distiller.validate(run.average, val)
     excess = [float(row["srd"]) - float(row["entropy"]) for row in losses(run)]
     assert sum(excess[-5:]) < 0.7 * sum(excess[:5])

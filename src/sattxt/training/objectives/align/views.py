@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.training.augment import atmosphere, augment, resized
-from sattxt.training.checksum import checksum
+from sattxt.training.checkpoint import checksum
 from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel

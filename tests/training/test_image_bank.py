@@ -14,13 +14,11 @@ from training_toy import Toy, losses, to_pixels
 
 from sattxt.errors import DiskFullError, InputError
 from sattxt.training.data import LazyTiles
-from sattxt.training.engine import EngineOptions
+from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 
-pytest.importorskip("lightning")
-
-EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+EVERY_STEP = LoopOptions(log_every=1)
 CPU = torch.device("cpu")
 
 

@@ -7,30 +7,30 @@ import errno
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ranks_job
 import torch
 import typer
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from training_toy import Toy, to_pixels
+from training_toy import Toy
 
-from sattxt.errors import DiskFullError, InputError, MissingExtraError, SatTxtError, UnknownModelError, WeightsError
+from sattxt.errors import DiskFullError, InputError, SatTxtError, UnknownModelError, WeightsError
 from sattxt.training.cli import app
-from sattxt.training.engine import EngineOptions
 from sattxt.training.initialise import initialise
 from sattxt.training.logs import CsvLog
+from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.objective import AlignBatch, AlignObjective
 from sattxt.training.run import Run
 
-pytest.importorskip("lightning")
-
 training = typer.main.get_command(app)
-EVERY_STEP = EngineOptions(accelerator="cpu", log_every=1)
+EVERY_STEP = LoopOptions(log_every=1)
 
 
 class Killed(Exception):
@@ -62,7 +62,7 @@ def assert_same_weights(ours: Run, theirs: Run) -> None:
 )
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, options: dict, log_every: int) -> None:
-    engine = EngineOptions(accelerator="cpu", log_every=log_every, checkpoint_every=3, validate_every=2)
+    engine = LoopOptions(log_every=log_every, checkpoint_every=3, validate_every=2)
     whole = Toy(tmp_path / "whole", steps=6, **options)
     assert whole.train(engine) == 6
     killed = Toy(tmp_path / "killed", steps=6, **options)
@@ -138,10 +138,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_options_are_refused_before_any_data_are_read(tmp_path: Path) -> None:
     common = ["--data", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")]
-    for arguments, message in (
-        (["align", "--devices", "two"], "devices"),
-        (["srd", "--config", "mini", "--accelerator", "cpu", "--strategy", "telepathy"], "strategy"),
-    ):
+    for arguments, message in ((["align", "--shard"], "shard: there is one process; start several with torchrun"),):
         with pytest.raises(InputError, match=message):
             training(arguments + common, standalone_mode=False)
     assert not list(tmp_path.iterdir())
@@ -186,7 +183,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(DiskFullError, match=r"last\.ckpt: no space left"):
-        run.train(EngineOptions(accelerator="cpu", checkpoint_every=1))
+        run.train(LoopOptions(checkpoint_every=1))
     assert Toy(tmp_path, steps=3).resume() == 1
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -206,24 +203,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path: Pa
     assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())
 
 
-def test_without_lightning_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Toy(tmp_path)
-    monkeypatch.setitem(sys.modules, "lightning", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'sattxt\[train\]'"):
-        run.train(EVERY_STEP)
-
-
-def test_options_that_lightning_refuses_are_input_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="strategy"):
-        Toy(tmp_path).train(EngineOptions(accelerator="cpu", strategy="telepathy"))
-    with pytest.raises(InputError, match="log_every=0"):
-        EngineOptions(log_every=0)
+def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="shard: there is one process; start several with torchrun"):
+        Toy(tmp_path).train(LoopOptions(shard=True))
+    with pytest.raises(InputError, match="log_every=0: pass 1 or more"):
+        LoopOptions(log_every=0)
+    with pytest.raises(InputError, match="workers=-1: pass 0 or more"):
+        LoopOptions(workers=-1)
 
 
 def test_tensorboard_is_asked_for_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sattxt.training.logs.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(InputError, match="pip install tensorboard"):
-        Toy(tmp_path).train(EngineOptions(accelerator="cpu", tensorboard=True))
+        Toy(tmp_path).train(LoopOptions(tensorboard=True))
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -232,7 +225,7 @@ def test_tensorboard_is_asked_for_before_the_first_step(tmp_path: Path, monkeypa
 
 def test_logs_have_means_rates_and_figures(tmp_path: Path) -> None:
     run = Toy(tmp_path, steps=5)
-    run.train(EngineOptions(accelerator="cpu", log_every=2, validate_every=4))
+    run.train(LoopOptions(log_every=2, validate_every=4))
     logged = rows(run, leave_out=())
     assert list(logged[0]) == ["seconds", "step", "class", "caption", "scale", "lr", "tiles_per_s"]
     assert [row["step"] for row in logged] == ["2", "4", "5"]
@@ -244,7 +237,7 @@ def test_logs_have_means_rates_and_figures(tmp_path: Path) -> None:
 def test_a_run_killed_while_it_validates_loses_neither_its_step_nor_the_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    engine = EngineOptions(accelerator="cpu", checkpoint_every=2, validate_every=2)
+    engine = LoopOptions(checkpoint_every=2, validate_every=2)
     whole = Toy(tmp_path / "whole", steps=steps)
     whole.train(engine)
     killed = Toy(tmp_path / "killed", steps=steps)
@@ -282,7 +275,7 @@ def test_rows_after_the_step_of_a_checkpoint_are_dropped(tmp_path: Path) -> None
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     here, elsewhere = Toy(tmp_path / "here", steps=3, accumulate=2), Toy(tmp_path / "there", steps=3, accumulate=2)
     here.train(EVERY_STEP)
-    elsewhere.train(EngineOptions(accelerator="cpu", log_every=1, workers=2))
+    elsewhere.train(LoopOptions(log_every=1, workers=2))
     assert rows(here) == rows(elsewhere)
 
 
@@ -366,25 +359,47 @@ def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path) -> 
     assert abs(alone - joint) > 0.1
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_with_the_joint_batch(tmp_path: Path) -> None:
-    options = {"steps": 4, "freeze_backbone": True, "warmup": 1, "clip_norm": 1e9}
-    one, two = (Toy(tmp_path / name, **options) for name in ("one", "two"))
-    # else all tokens are alike, and gradients of queries and keys are rounding that Adam blows up
-    for run in (one, two):
-        backbone = run.model.vision.backbone.train()
-        for _ in range(50):
-            backbone(to_pixels(run.sets[0].take(torch.arange(60)).float() / 255))
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of the runs of ``ranks_job.py``, each trained by two processes."""
+    out = tmp_path_factory.mktemp("ranks")
+    job = Path(ranks_job.__file__)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(job), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_two_processes_train_as_one_with_the_joint_batch(two_processes: Path, tmp_path: Path) -> None:
+    one = ranks_job.fitted(tmp_path, **ranks_job.HEAD_ONLY)
     one.aligner.__class__ = Joined
     one.train(EVERY_STEP)
-    ranks = EngineOptions(accelerator="cpu", devices=2, strategy="ddp_spawn", log_every=1)
-    assert two.train(ranks) == 4
+    two = ranks_job.fitted(two_processes / "head", **ranks_job.HEAD_ONLY)
+    assert two.resume() == 4
     for column in ("caption", "scale"):
         assert [float(row[column]) for row in rows(two)] == pytest.approx(
             [float(row[column]) for row in rows(one)], abs=2e-3
         )
     for name, value in two.average.state_dict().items():
         torch.testing.assert_close(value, one.average.state_dict()[name], atol=3e-4, rtol=0, msg=name)
+
+
+def test_a_sharded_model_learns_what_copies_of_it_learn(two_processes: Path) -> None:
+    copies, shards = (ranks_job.fitted(two_processes / name, **ranks_job.WHOLE) for name in ("copies", "shards"))
+    assert (copies.resume(), shards.resume()) == (4, 4)
+    assert [float(row["class"]) for row in rows(shards)] == pytest.approx(
+        [float(row["class"]) for row in rows(copies)], abs=1e-4
+    )
+    for ours, theirs in ((shards.model, copies.model), (shards.average, copies.average)):
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(value, theirs.state_dict()[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_sharded_run_that_is_told_to_stop_resumes_exactly(two_processes: Path) -> None:
+    whole, stopped = (ranks_job.fitted(two_processes / name, **ranks_job.WHOLE) for name in ("shards", "stopped"))
+    assert (whole.resume(), stopped.resume()) == (4, 4)
+    assert rows(stopped) == rows(whole)
+    assert_same_weights(stopped, whole)
 
 
 # -- starting from elsewhere -----------------------------------------------------------------------------------------
@@ -408,8 +423,7 @@ def test_a_run_of_stage_one_gives_no_text_head_and_an_unknown_name_is_refused(tm
     first.train(EVERY_STEP)
     assert initialise(first.model, first.out)
     state = torch.load(first.checkpoint, weights_only=True)
-    average = state["callbacks"]["average"]
-    state["callbacks"]["average"] = {k: v for k, v in average.items() if not k.startswith("text.")}
+    state["average"] = {k: v for k, v in state["average"].items() if not k.startswith("text.")}
     torch.save(state, first.checkpoint)
     assert not initialise(first.model, first.out)
     with pytest.raises(UnknownModelError, match=r"nor is it a run's folder, which has last\.ckpt"):
@@ -435,11 +449,3 @@ def test_books_and_objectives_go_through_a_process_boundary(tmp_path: Path) -> N
     run = Toy(tmp_path)
     copied = pickle.loads(pickle.dumps(run.aligner))
     assert torch.equal(copied.draw(3).pixels, run.aligner.draw(3).pixels)
-
-
-def test_importing_the_package_loads_no_lightning() -> None:
-    import subprocess
-
-    code = "import sys, sattxt.training as t; t.AlignRun, t.SRDRun, t.read_recipe; print('lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -1,0 +1,350 @@
+"""``sattxt eval``: measure a model on labelled images."""
+
+from __future__ import annotations
+
+import csv
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sattxt.cli import inputs, options, output, runtime
+from sattxt.errors import InputError
+from sattxt.evaluation import plots
+from sattxt.evaluation.compare import compare
+from sattxt.evaluation.options import Setup, cell, measuring, put_table
+from sattxt.evaluation.phrasings import phrasings
+from sattxt.evaluation.probe import REPEATS, SHOTS, probe
+from sattxt.evaluation.result import read_result
+from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
+from sattxt.evaluation.scale import FACTORS, scale
+from sattxt.evaluation.segment import IGNORED, open_masked, segment
+from sattxt.evaluation.spectral import spectral
+from sattxt.evaluation.zero_shot import zero_shot
+
+app = typer.Typer(
+    help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+LabelSet = Annotated[
+    str | None,
+    typer.Option("--label-set", help="Names from a built-in set; auto: the one that has all of the classes."),
+]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="Names from a .json object: class to name, or to texts to average.")
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--templates",
+        "--template",
+        help="Prompt template with {} for the class (several are averaged), 'ensemble', or @FILE with one a line.",
+    ),
+]
+
+
+class Queries(str, Enum):
+    """What is searched with."""
+
+    auto = "auto"
+    classes = "classes"
+    captions = "captions"
+
+
+@app.command("zero-shot", no_args_is_help=True)
+@measuring
+def _zero_shot(
+    setup: Setup,
+    templates: Templates = None,
+    label_set: LabelSet = None,
+    names: Names = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", help="A .json object of class to phrases: measure with one phrase a class at a time."
+        ),
+    ] = None,
+    centre_scores: Annotated[
+        bool,
+        typer.Option(
+            "--centre-scores",
+            help="Subtract each label's mean score over the evaluated tiles first. Transductive: it uses the test "
+            "tiles, unlabelled, and assumes that classes are about equally frequent.",
+        ),
+    ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Classify the evaluated tiles together: use similar tiles too, which helps when names fit loosely. "
+            "Transductive: it uses the test tiles, unlabelled.",
+        ),
+    ] = False,
+) -> None:
+    """Classify images by their classes' names: accuracy, calibration, confusion; mAP and F1 where labels are several.
+
+    \b
+    sattxt eval zero-shot --data tiles/ --json result.json
+    sattxt eval zero-shot --data EuroSAT.zip --dataset eurosat --split val --templates ensemble
+    sattxt eval zero-shot --data tiles.zip --names names.json --model transformers:openai/clip-vit-base-patch32
+
+    Class folders are named by their own names in words, unless --names, --label-set or a --dataset of a known name says
+    better. With --prompts the figure is the mean over assignments of one phrase to each class: the phrases in turn, and
+    100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores or --together
+    the result says "transductive": true among its settings.
+    """
+    if centre_scores and together:
+        raise InputError("--centre-scores and --together exclude each other")
+    if prompts is not None:
+        if centre_scores or together:
+            flag = "--centre-scores" if centre_scores else "--together"
+            raise InputError(f"{flag} and --prompts exclude each other; pass --names for words of your own")
+        if names is not None or label_set is not None:
+            raise InputError("--prompts gives the words: it excludes --names and --label-set")
+        result = phrasings(setup.embedder, setup.samples, prompts, setup.templates(templates))
+        setup.finish(result, "per_phrase")
+        return
+    data = setup.samples
+    classes = setup.prompts(data, names, label_set, templates)
+    tuning = None
+    if data.multi_label and data.split == "test" and setup.collection.has("val"):
+        tuning = setup.collection.split("val", setup.limit)
+    result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores, together=together)
+    if setup.report is not None and "confusion" in result.tables:
+        matrix = result.tables["confusion"]
+        with (setup.report / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true \\ predicted", *classes.names])
+            writer.writerows([name, *row] for name, row in zip(classes.names, matrix, strict=True))
+        plots.confusion_picture(setup.report / "confusion.png", matrix, classes.names)
+    setup.finish(result, "per_class")
+
+
+@app.command("retrieval", no_args_is_help=True)
+@measuring
+def _retrieval(
+    setup: Setup,
+    templates: Templates = None,
+    label_set: LabelSet = None,
+    names: Names = None,
+    queries: Annotated[
+        Queries, typer.Option("--queries", help="Default: captions where there are any.")
+    ] = Queries.auto,
+) -> None:
+    """Search images by text: mAP@100 of class names, or R@1, R@5, R@10 of captions, both ways.
+
+    \b
+    sattxt eval retrieval --data EuroSAT.zip --dataset eurosat
+    sattxt eval retrieval --data RSICD/ --dataset rsicd --split test
+    sattxt eval retrieval --data ucm.zip --captions ucm_captions.jsonl
+    """
+    data = setup.samples
+    captioned = any(sample.captions for sample in data.samples)
+    if queries is Queries.captions or (queries is Queries.auto and captioned):
+        if templates or names or label_set:
+            raise InputError("captions are queries as they are: --templates, --names and --label-set are for classes")
+        setup.finish(caption_retrieval(setup.embedder, data))
+    else:
+        classes = setup.prompts(data, names, label_set, templates)
+        setup.finish(class_retrieval(setup.embedder, data, classes), "per_class")
+
+
+@app.command("probe", no_args_is_help=True)
+@measuring
+def _probe(
+    setup: Setup,
+    fraction: Annotated[float, typer.Option("--fraction", help="Share of the training samples to use.")] = 1.0,
+    shots: Annotated[str, typer.Option("--shots", help="Few-shot sizes, separated by commas; 0 for none.")] = ",".join(
+        map(str, SHOTS)
+    ),
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Draws of each few-shot size.")] = REPEATS,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the few-shot draws.")] = 0,
+) -> None:
+    """Classify frozen image embeddings: logistic regression, nearest neighbours, a few samples a class.
+
+    \b
+    sattxt eval probe --data EuroSAT.zip --dataset eurosat --json probe.json --report pictures/
+    sattxt eval probe --data BigEarthNet/ --dataset bigearthnet-19 --fraction 0.1
+
+    Trained on the train split, measured on test if there is one, else on val. What has to be chosen (regularisation,
+    number of neighbours) is chosen on val, or where that is what is measured, on a fifth of the training samples.
+    --limit holds for every split. Data without splits are divided, a fifth of each class measured on.
+    """
+    sizes = [int(n) for n in inputs.numbers(shots, "--shots") if n]
+    if any(n < 1 for n in sizes):
+        raise InputError(f"--shots {shots}: pass numbers of 1 or more")
+    result = probe(
+        setup.embedder,
+        setup.collection,
+        split=setup.split,
+        limit=setup.limit,
+        fraction=fraction,
+        shots=sizes,
+        repeats=repeats,
+        seed=seed,
+    )
+    rows = result.tables["few_shot"]
+    if setup.report is not None and rows:
+        multi_label = result.data.multi_label
+        plots.curve_picture(
+            setup.report / "few_shot.png",
+            rows,
+            "shots",
+            "mean",
+            title=result.title,
+            x_label="training samples a class",
+            y_label="mAP (%)" if multi_label else "top-1 accuracy (%)",
+            log_x=True,
+            reference=("all training samples", result.figures["linear_map_macro" if multi_label else "linear_top1"]),
+        )
+    setup.finish(result, "per_class", "few_shot")
+
+
+@app.command("segment", no_args_is_help=True)
+@measuring
+def _segment(
+    setup: Setup,
+    templates: Templates = None,
+    label_set: LabelSet = None,
+    names: Names = None,
+    window: Annotated[
+        int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer. Default: the model's.")
+    ] = None,
+    overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", help=f"Class that counts for nothing. Default: {', '.join(IGNORED)}."),
+    ] = None,
+) -> None:
+    """Segment images by class names against label maps: mean intersection over union.
+
+    \b
+    sattxt eval segment --data dubai.zip --window 96 --report pictures/
+
+    Expected are images/NAME.* and masks/NAME.png with class numbers, with or without train/, val/, test/ above, and
+    classes.json (number to name). --report draws the first images beside their label maps.
+    """
+    if setup.dataset != "auto":
+        raise InputError("--dataset is of no use here: images/, masks/ and classes.json are expected")
+    ignored = tuple(name.lower() for name in ignore) if ignore else IGNORED
+    source = open_masked(setup.data, options=setup.reading, ignored=ignored)
+    data = source.collection.split(setup.split, setup.limit)
+    classes = setup.prompts(data, names, label_set, templates)
+    result, kept = segment(
+        setup.encoder,
+        source,
+        data,
+        classes,
+        window=window,
+        overlap=overlap,
+        progress=runtime.show_progress(quiet=setup.quiet),
+        keep=4 if setup.report is not None else 0,
+        on_error=setup.on_error.value,
+    )
+    if setup.report is not None:
+        plots.segmentation_picture(setup.report / "segment.png", kept, classes.names)
+    setup.finish(result, "per_class")
+
+
+@app.command("spectral", no_args_is_help=True)
+@measuring
+def _spectral(
+    setup: Setup,
+    train_split: Annotated[str, typer.Option("--train-split", help="Split to fit the regressions on.")] = "train",
+) -> None:
+    """Predict bands and indices that RGB does not hold from frozen RGB features: R2 against mean colour.
+
+    \b
+    sattxt eval spectral --data eurosat_ms.zip --dataset eurosat
+    sattxt eval spectral --data s2_tiles.zip --report pictures/
+
+    Reads multispectral Sentinel-2 TIFFs in class (or place) folders below train/ and val/. The model gets red, green
+    and blue only, stretched from reflectance 0-0.275. --limit holds for the measured split alone.
+    """
+    train = setup.collection.split(train_split)
+    if train.split == setup.samples.split:
+        raise InputError(f"--split and --train-split are both {train.split!r}; pass two that are disjoint")
+    result = spectral(setup.embedder, train, setup.samples)
+    if setup.report is not None:
+        rows = result.tables["per_target"]
+        plots.bars_picture(
+            setup.report / "spectral.png",
+            [row["target"] for row in rows],
+            {name: [max(row[name], -0.2) for row in rows] for name in rows[0] if name != "target"},
+            title=result.title,
+            y_label="R² on held-out tiles",
+        )
+    setup.finish(result, "per_target")
+
+
+@app.command("scale", no_args_is_help=True)
+@measuring
+def _scale(
+    setup: Setup,
+    templates: Templates = None,
+    label_set: LabelSet = None,
+    names: Names = None,
+    factors: Annotated[
+        str, typer.Option("--factors", help="Pixels so many times as large, separated by commas.")
+    ] = ",".join(map(str, FACTORS)),
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Input sizes of the model in pixels, separated by commas.")
+    ] = None,
+) -> None:
+    """Accuracy as the ground sampling distance degrades, and at other input sizes; the curve as a picture.
+
+    \b
+    sattxt eval scale --data EuroSAT.zip --dataset eurosat --report pictures/
+    sattxt eval scale --data tiles/ --factors 1,2,4 --sizes 64,96,128
+    """
+    result = scale(
+        setup.embedder,
+        setup.samples,
+        setup.prompts(setup.samples, names, label_set, templates),
+        factors=[int(f) if f.is_integer() else f for f in inputs.numbers(factors, "--factors")],
+        sizes=[int(n) for n in inputs.numbers(sizes, "--sizes")] if sizes else [],
+        open_at=lambda size: setup.embedder_of(setup.open_encoder(image_size=size)),
+    )
+    for table, column, label in (("gsd", "factor", "pixels times as large"), ("input_size", "size", "input size")):
+        if setup.report is not None and result.tables[table]:
+            plots.curve_picture(
+                setup.report / f"scale_{table}.png",
+                result.tables[table],
+                column,
+                "value",
+                title=f"{result.title}: {label}",
+                x_label="factor" if table == "gsd" else "pixels a side",
+                y_label="mAP (%)" if setup.samples.multi_label else "top-1 accuracy (%)",
+                log_x=table == "gsd",
+            )
+    setup.finish(result, "gsd", "input_size")
+
+
+@app.command("compare", no_args_is_help=True)
+def _compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", show_default=False, help="A result.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", show_default=False, help="Another, of the same task.")],
+    as_json: options.Json = False,
+) -> None:
+    """Put two results side by side: B minus A with 95 % intervals, the same samples resampled in both.
+
+    Differences of figures that are not sums over samples (mAP, ECE) have no interval. "p" is a two-sided bootstrap
+    value: the chance of a difference of the other sign, twice.
+    """
+    found = compare(read_result(a), read_result(b))
+    if as_json:
+        output.put_json(found)
+        return
+    output.put(f"{found['task']} on {found['data']}: {found['paired']} images in both\n")
+    for side, path in (("a", a), ("b", b)):
+        output.put(f"  {side.upper()}: {found[side]['model']} ({path})\n")
+    for warning in found["warnings"]:
+        output.put(f"  note: {warning}\n")
+    output.put("\n")
+    rows = []
+    for row in found["figures"]:
+        span = f"{cell(row['low'])} to {cell(row['high'])}" if row["low"] is not None else ""
+        rows.append((row["figure"], cell(row["a"]), cell(row["b"]), cell(row["difference"]), span, cell(row["p"])))
+    output.put_rows(rows, ("figure", "A", "B", "B - A", "95 %", "p"))
+    put_table(found["per_class"])

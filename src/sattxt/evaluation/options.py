@@ -1,0 +1,264 @@
+"""The options that all commands of ``sattxt eval`` share, what they open, and showing a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from sattxt.cli import inputs, options, output, runtime
+from sattxt.data.dataset import Dataset, Samples
+from sattxt.data.registry import DATASETS, open_data
+from sattxt.errors import InputError
+from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
+from sattxt.evaluation.peers import is_peer, open_peer
+from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
+from sattxt.evaluation.result import Result, dump, write_result
+from sattxt.images.options import ImageOptions
+from sattxt.labels.prompts import parse_templates
+
+MODEL_HELP = "A model's name, directory or hub id; transformers:ID; open_clip:ARCHITECTURE/TAG."
+SPLIT_HELP = "Split to measure on, or all. Default: val, else test, else all."
+CAPTIONS_HELP = "Captions of the images: .json as published, or .jsonl."
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The shared options of one call, and what they open, on demand. :func:`measuring` gives them to a command."""
+
+    context: typer.Context
+    data: Annotated[
+        Path, typer.Option("--data", show_default=False, help="Folder, zip or tar of the data set; or a manifest.")
+    ]
+    dataset: Annotated[str, typer.Option("--dataset", help=f"Its layout: auto, {', '.join(DATASETS)}.")] = "auto"
+    split: Annotated[str | None, typer.Option("--split", help=SPLIT_HELP)] = None
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most N images, evenly spaced over the split.")
+    ] = None
+    captions: Annotated[Path | None, typer.Option("--captions", help=CAPTIONS_HELP)] = None
+    images: Annotated[Path | None, typer.Option("--images", help="What a manifest's paths are relative to.")] = None
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "sattxt-mini"
+    revision: options.Revision = None
+    offline: options.Offline = False
+    device: options.Device = None
+    device_map: options.DeviceMap = None
+    dtype: options.Precision = options.Dtype.auto
+    preprocess: options.Preprocess = None
+    instruction: options.Instruction = None
+    batch_size: options.BatchSize = None
+    workers: options.Workers = None
+    stretch: options.Stretch = None
+    bands: options.Bands = None
+    band_names: options.BandNames = None
+    value_range: options.ValueRange = None
+    offset: options.Offset = None
+    json: Annotated[Path | None, typer.Option("--json", help="File for the result, or - for standard output.")] = None
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures and CSV tables.")] = None
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute image embeddings anew and keep none.")] = False
+    on_error: options.Errors = options.OnError.stop
+    quiet: options.Quiet = False
+
+    def check(self) -> None:
+        """Find fault with the output's place before anything is computed."""
+        if self.json is not None and not self.to_stdout and not self.json.resolve().parent.is_dir():
+            raise InputError(f"--json {self.json}: its folder does not exist")
+        if self.report is not None:
+            try:
+                self.report.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--report {self.report}: cannot be made a folder ({error.strerror})") from error
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether the result goes to standard output as JSON, and nothing else does."""
+        return self.json is not None and str(self.json) == "-"
+
+    @cached_property
+    def reading(self) -> ImageOptions | None:
+        """How to read the images, if the options say so."""
+        given = (self.stretch, self.bands, self.band_names, self.value_range, self.offset)
+        if all(value is None for value in given):
+            return None
+        return options.image_options(
+            stretch=self.stretch,
+            bands=self.bands,
+            band_names=self.band_names,
+            value_range=self.value_range,
+            offset=self.offset,
+            max_pixels=None,
+        )
+
+    @cached_property
+    def collection(self) -> Dataset:
+        """The data set with all of its splits."""
+        return open_data(self.data, self.dataset, captions=self.captions, images=self.images, options=self.reading)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The split to measure on."""
+        return self.collection.split(self.split, self.limit)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model."""
+        return self.open_encoder()
+
+    def open_encoder(self, *, image_size: int | None = None) -> Encoder:
+        """The model, at another input size if one is given."""
+        if is_peer(self.model):
+            for option, value in (
+                ("--preprocess", self.preprocess),
+                ("--instruction", self.instruction),
+                ("an input size", image_size),
+            ):
+                if value is not None:
+                    raise InputError(f"--model {self.model}: {option} is for this library's models only")
+            return open_peer(self.model, offline=self.offline, batch_size=self.batch_size, device=self.device)
+        preprocess: Any = self.preprocess
+        if image_size is not None:
+            if preprocess is not None:
+                raise InputError("--preprocess and other input sizes exclude each other")
+            preprocess = {"size": image_size}
+        opened = runtime.open_model(
+            self.model,
+            revision=self.revision,
+            local_files_only=self.offline,
+            device=self.device,
+            device_map=self.device_map,
+            dtype=self.dtype.value,
+            preprocess=preprocess,
+        )
+        return SatTxtEncoder(opened, instruction=self.instruction, batch_size=self.batch_size)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Image embeddings by the model."""
+        return self.embedder_of(self.encoder)
+
+    def embedder_of(self, encoder: Encoder) -> Embedder:
+        """Image embeddings by another model, with the same cache."""
+        return Embedder(
+            encoder,
+            cache=not self.no_cache,
+            workers=self.workers,
+            progress=runtime.show_progress(quiet=self.quiet),
+            on_error=self.on_error.value,
+        )
+
+    def templates(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        """Checked templates: those of ``--templates``, else the model's own."""
+        listed: list[str] = []
+        for text in given or ():
+            found = inputs.read_texts(text[1:]) if text.startswith("@") else [text]
+            if not isinstance(found, list):
+                raise InputError(f"--templates {text}: a list of templates is needed")
+            listed += found
+        chosen = listed[0] if len(listed) == 1 else listed if given else None
+        return parse_templates(chosen, default=self.encoder.templates)
+
+    def prompts(
+        self, data: Samples, names: Path | None, label_set: str | None, templates: Sequence[str] | None
+    ) -> ClassPrompts:
+        """The prompts of the data's classes; says so where a label set would have better words than folder names."""
+        chosen = self.templates(templates)
+        classes = class_prompts(data, names=names, named_set=label_set, templates=chosen)
+        fitting = matching_sets(data.classes) if classes.source == "class names" and not self.quiet else []
+        if fitting:
+            note = f"these are classes of the label set {fitting[0]}: --label-set {fitting[0]} uses its names"
+            sys.stderr.write(f"sattxt: {note}\n")
+        return classes
+
+    def finish(self, result: Result, *tables: str) -> None:
+        """Write the result where it was asked for, and show it with some of its tables."""
+        result.command = command_line(self.context)
+        document = result.to_dict()
+        if self.to_stdout:
+            output.put(dump(document) + "\n")
+            return
+        if self.json is not None:
+            write_result(self.json, document)
+        put_result(document, list(result.figures), tables)
+
+
+def put_result(document: dict[str, Any], figures: Sequence[str], tables: Sequence[str]) -> None:
+    """Show a result's document: what was measured, its figures with their intervals, and some of its tables."""
+    data, model = document["data"], document["model"]
+    split = f", {data['split']}" if data.get("split") else ""
+    output.put(f"{document['task']}: {model['name']} on {data['name']}{split}, {data['n']} images\n\n")
+    shown = []
+    for name in figures:
+        value = document.get(name)
+        low, high = document["ci95"].get(name, (None, None))
+        shown.append((name, cell(value), f"{cell(low)} to {cell(high)}" if low is not None else ""))
+    output.put_rows(shown, ("figure", "value", "95 %"))
+    for table in tables:
+        put_table(document.get(table, ()))
+    for note in document["notes"]:
+        output.put(f"\n{note}\n")
+    skipped = document["skipped"]
+    if skipped["count"]:
+        output.put(f"\n{skipped['count']} images left out, they cannot be read:\n")
+        output.put("".join(f"  {row['error']}\n" for row in skipped["first"]))
+        if skipped["count"] > len(skipped["first"]):
+            output.put(f"  and {skipped['count'] - len(skipped['first'])} more\n")
+
+
+def put_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Show rows of equal columns after an empty line; nothing if there are none."""
+    if rows:
+        output.put("\n")
+        output.put_rows([[cell(value) for value in row.values()] for row in rows], list(rows[0]))
+
+
+def cell(value: Any) -> str:
+    """A value as tables show it."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0 < abs(value) < 1 else f"{value:.2f}"
+    return "-" if value is None else str(value)
+
+
+def command_line(context: typer.Context) -> str:
+    """The command that gives this result again: the options that differ from their defaults.
+
+    The folder that ``$SATTXT_DATA`` names is written as that, so that the command holds on other machines.
+    """
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if value is None or value is False or value in ([], (), parameter.default):
+            continue
+        if parameter.name in ("json", "report", "quiet"):
+            continue
+        option = max(parameter.opts, key=len)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [option] if item is True else [option, str(getattr(item, "value", item))]
+    text, home = shlex.join(words), os.environ.get("SATTXT_DATA")
+    return text.replace(home.rstrip("/") + "/", "$SATTXT_DATA/") if home else text
+
+
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it gets them as its first argument, a :class:`Setup`."""
+    shared = list(inspect.signature(Setup).parameters.values())
+    _first, *own = inspect.signature(command).parameters.values()
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        setup = Setup(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+        setup.check()
+        command(setup, **given)
+
+    hints = get_type_hints(Setup, include_extras=True) | get_type_hints(command, include_extras=True)
+    ordered = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*shared[:2], *own, *shared[2:])]
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    return run

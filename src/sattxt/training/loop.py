@@ -1,0 +1,244 @@
+"""The training loop of every stage: draw a batch, take the losses, step, average, log, save, validate.
+
+It runs in one process or, started by torchrun, in several that train as one; see :mod:`sattxt.training.ranks`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from sattxt.errors import InputError, SatTxtError
+from sattxt.training import ranks
+from sattxt.training.checkpoint import CHECKPOINT, check_folder, restore, run_identity, trained_names, write_checkpoint
+from sattxt.training.logs import CsvLog, LossMeter, open_tensorboard
+from sattxt.training.memory import keep_freed_memory
+from sattxt.training.objectives.base import Batch, Objective, StepLosses
+from sattxt.training.optim import update_average, warmup_cosine
+
+log = logging.getLogger(__name__)
+
+#: Called with a step and its row of ``losses.csv``, each time one is written.
+Progress = Callable[[int, dict[str, float]], None]
+Validate = Callable[[Any], Mapping[str, float]]
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How a run is carried out; none of it changes what is learnt."""
+
+    workers: int = 0  # processes that draw batches ahead, for each training process; 0: it draws them itself
+    checkpoint_every: int = 200  # steps
+    validate_every: int = 500  # steps
+    log_every: int = 20  # steps that a row of losses.csv is the mean of
+    tensorboard: bool = False  # write TensorBoard logs too
+    shard: bool = False  # keep a part of the model in each process (FSDP) instead of a copy (DDP)
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("checkpoint_every", 1), ("validate_every", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: pass {least} or more")
+
+
+def check_start(out: Path, options: LoopOptions, *, resume: bool) -> None:
+    """Raise InputError where a run cannot start in ``out``, or go on there. It is cheap: ask before reading data."""
+    ranks.check_shard(options.shard)
+    check_folder(out, resume=resume)
+
+
+def fit(
+    objective: Objective,
+    model: nn.Module,
+    average: nn.Module,
+    out: Path,
+    options: LoopOptions,
+    *,
+    resume: bool = False,
+    validate: Validate | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Train ``model`` to the objective's last step; its moving average goes to ``average``.
+
+    Args:
+        average: a copy of ``model``, from :func:`sattxt.training.optim.shared_copy`.
+        out: folder for ``last.ckpt``, ``losses.csv``, ``validation.csv`` and ``tensorboard/``.
+        resume: go on from ``last.ckpt``.
+        validate: figures of the averaged model, called in process 0.
+        progress: called in process 0 with each row of ``losses.csv``.
+
+    Returns:
+        the steps done: fewer than the objective's where the run was told to stop (SIGTERM, Ctrl-C). With ``shard`` the
+        trained weights are in ``last.ckpt`` alone.
+
+    Raises:
+        InputError: options that do not go together, or ``last.ckpt`` is there (or not there) against ``resume``.
+        WeightsError: ``last.ckpt`` is damaged, or of another run.
+        SatTxtError: the loss became NaN or infinite; the message names the tiles.
+        DiskFullError: no space is left; the previous checkpoint is kept.
+    """
+    check_start(out, options, resume=resume)
+    board = open_tensorboard(out / "tensorboard") if options.tensorboard and ranks.rank() == 0 else None
+    state = restore(out / CHECKPOINT, objective, model, average) if resume else {}
+    identity, kept = run_identity(objective, model), trained_names(objective, model)
+    config, steps = objective.step_config, objective.step_config.steps
+    losses_log, validation_log = CsvLog(out / "losses.csv", board), CsvLog(out / "validation.csv", board)
+    device = ranks.join()
+    with stop_on_signal() as stop_asked:
+        if device.type == "cpu":
+            keep_freed_memory()
+        objective.prepare(model, out, device)
+        average.to(device)
+        trained = (copy.deepcopy(model) if options.shard else model).to(device)
+        network = ranks.connect(_Stepper(objective, trained), shard=options.shard)
+        optimizer = torch.optim.AdamW(objective.groups(trained), betas=(0.9, 0.98))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        meter, main, done = LossMeter(), ranks.rank() == 0, 0
+        if resume:
+            done = state["step"]
+            set_optimizer_state_dict(trained, optimizer, state.pop("optimizer"), options=_WHOLE)
+            meter.load_state_dict(state["losses"])
+
+        def save() -> None:
+            weights = get_model_state_dict(trained, options=_WHOLE)  # every process takes part, process 0 gets all
+            moments = get_optimizer_state_dict(trained, optimizer, options=_WHOLE)
+            if main:
+                content = {"run": identity, "step": done, "optimizer": moments, "losses": meter.state_dict()}
+                parts = {"model": weights, "average": average.state_dict()}
+                content |= {name: {k: v for k, v in part.items() if k in kept} for name, part in parts.items()}
+                write_checkpoint(out / CHECKPOINT, content)
+
+        def measure() -> None:
+            if main and validate is not None and done and (done == steps or done % options.validate_every == 0):
+                figures = dict(validate(average))
+                if figures:
+                    validation_log.write(step=done, **figures)
+                    log.info("step %d: %s", done, figures)
+
+        if main:
+            losses_log.rewind(done)
+            if done not in validation_log.rewind(done):
+                measure()  # the run was stopped between the step's checkpoint and its figures
+        batches = iter(DataLoader(StepBatches(objective, done), batch_size=None, num_workers=options.workers))
+        stopped = False
+        while done < steps and not stopped:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * warmup_cosine(done, config.warmup, steps)
+            network.train()
+            for module in objective.in_eval_mode(trained):
+                module.eval()
+            statistics: dict[str, list[Tensor]] = {}
+            for micro in range(config.accumulate):
+                batch: Batch = next(batches).to(device)
+                with _unsynchronised(network) if micro + 1 < config.accumulate else nullcontext():
+                    found: StepLosses = network(batch)
+                    _check_finite(found.total, batch, objective)
+                    (found.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+                meter.add(found.terms, len(batch) * ranks.ranks())
+                for name, value in found.statistics.items():
+                    statistics.setdefault(name, []).append(value)
+            nn.utils.clip_grad_norm_([p for p in trained.parameters() if p.grad is not None], config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            means = {name: torch.stack(values).mean(dim=0) for name, values in statistics.items()}
+            objective.after_step(trained, {name: ranks.mean(value) for name, value in means.items()})
+            update_average(average, trained, config.ema, done)
+            done += 1
+            if done == steps or done % options.log_every == 0:
+                row = meter.row(done, optimizer.param_groups[-1]["lr"])  # of the last group, the heads
+                if main:
+                    losses_log.write(**row)
+                    if progress is not None:
+                        progress(done, row)
+            stopped = ranks.any_rank(stop_asked(), device)
+            if stopped or done == steps or done % options.checkpoint_every == 0:
+                save()
+            measure()  # after the checkpoint: what takes minutes must not cost the step
+    ranks.wait()  # for the last checkpoint
+    model.cpu()
+    average.cpu()
+    return done
+
+
+class _Stepper(nn.Module):
+    """An objective's losses as a module's forward pass, as DDP and FSDP need them."""
+
+    def __init__(self, objective: Objective, model: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, batch: Batch) -> StepLosses:
+        """The losses on ``batch``; only the total has a gradient."""
+        total, *others = self.objective.losses(self.model, batch, ranks.gather)
+        terms, statistics = ({name: value.detach() for name, value in part.items()} for part in others)
+        return StepLosses(total, terms, statistics)
+
+
+class StepBatches(IterableDataset[Batch]):
+    """The micro-batches of this process from step ``start`` on, in order and without end.
+
+    Loader workers take turns, so that what comes out is in order whatever their number.
+    """
+
+    def __init__(self, objective: Objective, start: int) -> None:
+        super().__init__()
+        self.objective, self.start = objective, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, accumulate = get_worker_info(), self.objective.step_config.accumulate
+        turn, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for position in itertools.count(self.start * accumulate + turn, workers):
+            yield self.objective.draw(*divmod(position, accumulate), ranks.rank(), ranks.ranks())
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether SIGTERM or Ctrl-C came. A second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        sys.stderr.write("\nsattxt: stopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unsynchronised(network: nn.Module) -> AbstractContextManager[None]:
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def _check_finite(loss: Tensor, batch: Batch, objective: Objective) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise SatTxtError(
+            f"step {batch.step}: the loss is {float(loss.detach())} on {objective.describe(batch.parts)}; look at "
+            "these tiles, or start again in another run folder with a lower learning rate"
+        )
