@@ -89,8 +89,7 @@ def in_memory(config: ModelConfig, dtype: torch.dtype, device: str) -> SatTxt:
 
     from sattxt import SatTxt
     from sattxt.errors import TextEncoderUnavailableError
-    from sattxt.text.head import TextHead
-    from sattxt.text.tower import TextTower
+    from sattxt.text.tower import TextHead, TextTower
     from sattxt.vision.tower import VisionTower
 
     def no_encoder() -> Any:
@@ -170,8 +169,8 @@ def write_stand_in(path: Path, *, tiny: bool) -> Path:
     import torch
 
     from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
-    from sattxt.text.head import TextHead
     from sattxt.text.sentence import export_sentence_encoder
+    from sattxt.text.tower import TextHead
     from sattxt.vision.tower import VisionTower
     from sattxt.weights.directory import write_model
 

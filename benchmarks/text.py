@@ -103,8 +103,8 @@ def _large_cache(settings: Settings, result: Result, hidden: int, folder: Path) 
         "get_many, 1 text": Case(lambda: cache.get_many("benchmark", [next(one)])),
         f"get_many, {asked} texts": Case(lambda: cache.get_many("benchmark", some), asked),
         f"get_many, all {rows} texts": Case(lambda: cache.get_many("benchmark", texts), rows),
-        f"missing, {asked} unknown texts": Case(
-            lambda: cache.missing("benchmark", [f"unknown {text}" for text in some]), asked
+        f"get_many, {asked} unknown texts": Case(
+            lambda: cache.get_many("benchmark", [f"unknown {text}" for text in some]), asked
         ),
         f"floor: {asked} rows of a mapped .npy": Case(lambda: floor(some), asked),
     }
@@ -126,7 +126,7 @@ def _large_cache(settings: Settings, result: Result, hidden: int, folder: Path) 
 
 
 def _banks(settings: Settings, result: Result, location: str, hidden: int, folder: Path) -> None:
-    from sattxt.text.tower import fingerprint
+    from sattxt.text.encoder import fingerprint
 
     model = SatTxt.from_pretrained(location, device=settings.device, text_cache=False)
     space = fingerprint(model.config.text)

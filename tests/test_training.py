@@ -20,7 +20,7 @@ from PIL import Image
 from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
 from sattxt.errors import InputError
-from sattxt.text.head import TextHead
+from sattxt.text.tower import TextHead
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.data import Sampler, TileSet, read_captions, read_zip

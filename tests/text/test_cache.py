@@ -1,17 +1,12 @@
-"""The text cache: exact, shared by processes and threads, unharmed by kill -9, clear about damage and full disks."""
+"""The text cache: exact, and clear about damage, foreign files, full disks and missing permissions."""
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
-import pickle
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cache_rows import missing, rows, texts_in, vectors_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,11 +24,6 @@ from sattxt.text.cache import TextCache, TextCacheWarning
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
-
-
-def vectors_of(texts: list[str], width: int = 8) -> np.ndarray:
-    """A vector that depends on the text alone, so that any process can check any other's."""
-    return np.stack([np.random.default_rng(list(text.encode())).standard_normal(width) for text in texts]).astype("f4")
 
 
 @pytest.fixture
@@ -47,12 +38,12 @@ def path(tmp_path: Path) -> Path:
 @given(data=st.data(), texts=st.lists(TEXTS, min_size=1, max_size=8, unique=True))
 def test_every_text_and_finite_vector_comes_back_bit_for_bit(path: Path, data: st.DataObject, texts: list[str]) -> None:
     vectors = data.draw(arrays(np.float32, (len(texts), 3), elements=FINITE))
+    path.unlink(missing_ok=True)
     with TextCache(path) as cache:
-        cache.clear()
         cache.put_many("space", texts, vectors)
     with TextCache(path) as cache:
         found = cache.get_many("space", texts)
-        assert cache.texts("space") == texts
+    assert texts_in(path) == texts
     assert [found[text].tobytes() for text in texts] == [vector.tobytes() for vector in vectors]
 
 
@@ -63,7 +54,7 @@ def test_texts_are_exact(path: Path) -> None:
     found = cache.get_many("space", texts)
     assert len(found) == len(texts)
     assert all(np.array_equal(found[text], vector) for text, vector in zip(texts, vectors_of(texts), strict=True))
-    assert cache.missing("space", ["b", "a\0d", "a", "FOREST", "b"]) == ["b", "a\0d", "FOREST"]
+    assert missing(cache, ["b", "a\0d", "a", "FOREST"]) == ["b", "a\0d", "FOREST"]
 
 
 def test_spaces_are_apart(path: Path) -> None:
@@ -73,9 +64,6 @@ def test_spaces_are_apart(path: Path) -> None:
     assert cache.get_many("one", ["river"])["river"].tolist() == [1, 2]
     assert cache.get_many("two", ["river"])["river"].tolist() == [3, 4, 5]
     assert cache.get_many("three", ["river"]) == {}
-    assert cache.clear("one") == 1
-    assert cache.missing("one", ["river"]) == ["river"]
-    assert cache.texts("two") == ["river"]
 
 
 def test_more_texts_than_sql_takes_variables(path: Path) -> None:
@@ -86,7 +74,6 @@ def test_more_texts_than_sql_takes_variables(path: Path) -> None:
     found = cache.get_many("space", [*texts, "another"])
     assert len(found) == 3000
     assert np.array_equal(np.stack([found[text] for text in texts]), vectors)
-    assert cache.missing("space", [*texts, "another"]) == ["another"]
 
 
 def test_the_first_vector_stays(path: Path) -> None:
@@ -94,21 +81,6 @@ def test_the_first_vector_stays(path: Path) -> None:
     assert cache.put_many("space", ["a", "a"], [[1.0], [2.0]]) == 1
     assert cache.put_many("space", ["a", "b"], [[3.0], [4.0]]) == 1
     assert {text: float(v[0]) for text, v in cache.get_many("space", ["a", "b"]).items()} == {"a": 1.0, "b": 4.0}
-
-
-def test_stats_and_clear(path: Path) -> None:
-    cache = TextCache(path)
-    assert (cache.stats().bytes, cache.stats().spaces) == (0, [])
-    texts = [f"prompt {i}" for i in range(300)]
-    cache.put_many("space", texts, vectors_of(texts, 100))
-    TextCache(path, "float16").put_many("space", ["half"], vectors_of(["half"], 100))
-    stats = cache.stats()
-    assert stats.spaces == [("space", 1, 100, "float16"), ("space", 300, 100, "float32")]
-    assert stats.path == path
-    assert stats.bytes > 300 * 400
-    assert cache.clear() == 301
-    assert cache.stats().spaces == []
-    assert cache.stats().bytes < stats.bytes / 2
 
 
 # -- precision -----------------------------------------------------------------------------------------------------
@@ -123,7 +95,7 @@ def test_float16_is_read_only_where_it_was_asked_for(path: Path) -> None:
     assert np.array_equal(rounded, vector[0].astype(np.float16).astype(np.float32))
     assert not np.array_equal(rounded, vector[0])
 
-    assert exact.missing("space", ["lake"]) == ["lake"]
+    assert missing(exact, ["lake"]) == ["lake"]
     assert np.array_equal(exact.get_many("space", ["lake"], accept_float16=True)["lake"], rounded)
 
     exact.put_many("space", ["lake"], vector)  # the exact vector takes the rounded one's place ...
@@ -134,8 +106,8 @@ def test_float16_is_read_only_where_it_was_asked_for(path: Path) -> None:
 def test_float16_input_is_recorded_as_such(path: Path) -> None:
     cache = TextCache(path)
     cache.put_many("space", ["lake"], np.ones((1, 4), dtype=np.float16))
-    assert cache.stats().spaces == [("space", 1, 4, "float16")]
-    assert cache.missing("space", ["lake"]) == ["lake"]
+    assert rows(path, "text, dtype, width") == [("lake", "float16", 4)]
+    assert missing(cache, ["lake"]) == ["lake"]
 
 
 # -- bad arguments -------------------------------------------------------------------------------------------------
@@ -159,7 +131,7 @@ def test_bad_vectors_are_refused_and_nothing_changes(path: Path, vectors: list, 
     cache.put_many("space", ["there"], [[1.0, 2.0]])
     with pytest.raises(CacheError, match=said):
         cache.put_many("space", ["a", "b"], vectors)
-    assert cache.texts("space") == ["there"]
+    assert texts_in(path) == ["there"]
 
 
 def test_too_large_for_float16(path: Path) -> None:
@@ -171,7 +143,7 @@ def test_too_large_for_float16(path: Path) -> None:
 @pytest.mark.parametrize("texts", [["a", "\ud800"], ["a", 3], "a", b"a"])
 def test_bad_texts_are_refused(path: Path, texts: object) -> None:
     cache = TextCache(path)
-    for call in (cache.get_many, cache.missing, lambda s, t: cache.put_many(s, t, [[1.0], [2.0]])):
+    for call in (cache.get_many, lambda s, t: cache.put_many(s, t, [[1.0], [2.0]])):
         with pytest.raises(InputError, match="texts"):
             call("space", texts)
 
@@ -188,9 +160,6 @@ def test_reading_makes_no_file_and_the_default_is_the_users_cache(tmp_path: Path
     cache = TextCache()
     assert cache.path == tmp_path / "sattxt-cache" / "text.sqlite3"
     assert cache.get_many("space", ["a"]) == {}
-    assert cache.missing("space", ["b", "a", "b"]) == ["b", "a"]
-    assert cache.texts("space") == []
-    assert cache.clear() == 0
     assert not cache.path.parent.exists()
     cache.put_many("space", ["a"], [[1.0]])
     assert cache.path.is_file()
@@ -200,7 +169,7 @@ def test_odd_names(tmp_path: Path) -> None:
     path = tmp_path / "50% off? #1 é" / "text ?mode=memory.db"
     TextCache(path).put_many("space", ["a"], [[1.0]])
     assert path.is_file()
-    assert TextCache(path).texts("space") == ["a"]
+    assert texts_in(path) == ["a"]
 
 
 def test_a_file_made_or_removed_by_others_is_noticed(path: Path) -> None:
@@ -213,7 +182,7 @@ def test_a_file_made_or_removed_by_others_is_noticed(path: Path) -> None:
         file.unlink()
     assert cache.get_many("space", ["a"]) == {}
     cache.put_many("space", ["b"], [[2.0]])
-    assert TextCache(path).texts("space") == ["b"]
+    assert texts_in(path) == ["b"]
 
 
 def test_an_empty_file_is_an_empty_cache(path: Path) -> None:
@@ -221,14 +190,14 @@ def test_an_empty_file_is_an_empty_cache(path: Path) -> None:
     cache = TextCache(path)
     assert cache.get_many("space", ["a"]) == {}
     cache.put_many("space", ["a"], [[1.0]])
-    assert TextCache(path).texts("space") == ["a"]
+    assert texts_in(path) == ["a"]
 
 
 def test_a_file_that_is_no_database_is_named_and_left_alone(path: Path) -> None:
     path.write_bytes(b"not a database, but some notes of mine" * 100)
     before = path.read_bytes()
     cache = TextCache(path)
-    for call in (lambda: cache.get_many("s", ["a"]), lambda: cache.put_many("s", ["a"], [[1.0]]), cache.stats):
+    for call in (lambda: cache.get_many("s", ["a"]), lambda: cache.put_many("s", ["a"], [[1.0]])):
         with pytest.raises(CacheError, match=r"text\.sqlite3: damaged, or no text cache .*move it away"):
             call()
     assert path.read_bytes() == before
@@ -247,7 +216,7 @@ def test_a_damaged_file_is_named_and_works_again_once_moved_away(path: Path) -> 
     assert path.stat().st_size == len(content)
     path.rename(path.with_suffix(".damaged"))
     cache.put_many("space", texts[:1], vectors_of(texts[:1]))
-    assert cache.texts("space") == texts[:1]
+    assert texts_in(path) == texts[:1]
 
 
 def test_a_truncated_file(path: Path) -> None:
@@ -272,7 +241,7 @@ def test_a_damaged_row_counts_as_missing_and_can_be_written_again(path: Path, co
     with pytest.warns(TextCacheWarning, match=r"text\.sqlite3: 1 damaged row.*'damaged'"):
         assert list(cache.get_many("space", texts)) == ["sound"]
     with pytest.warns(TextCacheWarning):
-        assert cache.missing("space", texts) == ["damaged"]
+        assert missing(cache, texts) == ["damaged"]
     with pytest.warns(TextCacheWarning):
         cache.put_many("space", texts, vectors_of(texts))
     with warnings.catch_warnings():
@@ -305,6 +274,20 @@ def test_a_folder_is_no_cache(tmp_path: Path) -> None:
         TextCache(tmp_path / "file" / "text.sqlite3").put_many("space", ["a"], [[1.0]])
 
 
+def test_a_file_that_another_process_keeps_busy_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sattxt.text.cache.BUSY_SECONDS", 0.1)
+    TextCache(path).put_many("space", ["a"], [[1.0]])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    cache = TextCache(path)
+    assert list(cache.get_many("space", ["a"])) == ["a"]
+    with pytest.raises(CacheError, match=r"text\.sqlite3: another process has been writing for .*try again later"):
+        cache.put_many("space", ["b"], [[2.0]])
+    other.execute("ROLLBACK")
+    other.close()
+    assert cache.put_many("space", ["b"], [[2.0]]) == 1
+
+
 # -- no space, no permission ---------------------------------------------------------------------------------------
 
 
@@ -328,7 +311,7 @@ def test_a_full_disk_is_told_and_keeps_what_was_written(path: Path, monkeypatch:
     monkeypatch.setattr(sqlite3, "connect", connect)
     cache = TextCache(path)
     cache.put_many("space", texts, vectors)
-    assert cache.missing("space", ["before", *texts]) == []
+    assert missing(cache, ["before", *texts]) == []
 
 
 def test_no_space_for_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,143 +360,8 @@ def test_a_read_only_cache_is_read_and_new_vectors_are_let_go_with_a_warning(ope
         assert cache.get_many("space", ["a"])["a"].tolist() == [1.0]
         with pytest.warns(TextCacheWarning, match="new text vectors are not kept"):
             assert cache.put_many("space", ["b"], [[2.0]]) == 0
-        assert cache.missing("space", ["a", "b"]) == ["b"]
+        assert missing(cache, ["a", "b"]) == ["b"]
         with pytest.warns(TextCacheWarning, match="not kept"):
             TextCache(open_folder / "new" / "text.sqlite3").put_many("space", ["b"], [[2.0]])
     cache.put_many("space", ["b"], [[2.0]])
-    assert cache.missing("space", ["a", "b"]) == []
-
-
-# -- threads and processes -----------------------------------------------------------------------------------------
-
-
-def test_threads_share_one_cache(path: Path) -> None:
-    cache = TextCache(path)
-    failures: list[BaseException] = []
-
-    def work(name: int) -> None:
-        try:
-            for i in range(10):
-                texts = [f"{name} {i}", f"shared {i}"]
-                cache.put_many("space", texts, vectors_of(texts))
-                found = cache.get_many("space", texts)
-                assert np.array_equal(np.stack([found[text] for text in texts]), vectors_of(texts))
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert len(cache.texts("space")) == 4 * 10 + 10
-
-
-WRITER = """
-import sys
-import numpy as np
-from sattxt.text.cache import TextCache
-
-def vectors_of(texts, width=8):
-    return np.stack([np.random.default_rng(list(t.encode())).standard_normal(width) for t in texts]).astype("f4")
-
-path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-cache = TextCache(path)
-print("ready", flush=True)
-sys.stdin.readline()
-for i in range(count):
-    texts = [f"{name} {i} {j}" for j in range(5)] + [f"shared {i}"]
-    cache.put_many("space", texts, vectors_of(texts))
-    print(i, flush=True)
-"""
-
-
-def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), name, str(count)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def test_eight_processes_write_at_once(path: Path) -> None:
-    """All start on a file that does not exist yet: who makes it is decided between them."""
-    writers = [writer(path, f"writer {n}", 10) for n in range(8)]
-    for process in writers:
-        start(process)
-    for process in writers:
-        process.communicate()
-        assert process.returncode == 0
-    texts = [f"writer {n} {i} {j}" for n in range(8) for i in range(10) for j in range(5)]
-    texts += [f"shared {i}" for i in range(10)]
-    with TextCache(path) as cache:
-        found = cache.get_many("space", texts)
-        assert np.array_equal(np.stack([found[text] for text in texts]), vectors_of(texts))
-        assert len(cache.texts("space")) == len(texts)
-
-
-def test_kill_9_loses_nothing_acknowledged(path: Path) -> None:
-    acknowledged: list[str] = []
-    for attempt in range(4):
-        process = writer(path, f"attempt {attempt}", 100_000)
-        start(process)
-        assert process.stdout is not None
-        last = -1
-        while last < 3 + 9 * attempt:
-            last = int(process.stdout.readline())
-        process.kill()  # it is on its way into further writes
-        rest = process.stdout.read()
-        complete = [int(line) for line in rest.split("\n")[:-1]]
-        process.wait()
-        process.stdin.close()  # type: ignore[union-attr]
-        process.stdout.close()
-        last = max([last, *complete])
-        acknowledged += [f"attempt {attempt} {i} {j}" for i in range(last + 1) for j in range(5)]
-        with TextCache(path) as cache:
-            found = cache.get_many("space", acknowledged)
-            assert np.array_equal(np.stack([found[text] for text in acknowledged]), vectors_of(acknowledged))
-            cache.put_many("space", [f"after {attempt}"], vectors_of([f"after {attempt}"]))
-            assert cache.missing("space", [f"after {attempt}"]) == []
-    with sqlite3.connect(path) as raw:
-        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    raw.close()
-
-
-def _put_in_child(cache: TextCache, name: str) -> None:
-    cache.put_many("space", [name], vectors_of([name]))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_cache_in_use_survives_a_fork(path: Path) -> None:
-    cache = TextCache(path)
-    cache.put_many("space", ["parent"], vectors_of(["parent"]))
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_put_in_child, args=(cache, f"child {n}")) for n in range(3)]
-    for child in children:
-        child.start()
-        cache.put_many("space", [child.name], vectors_of([child.name]))
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0, 0]
-    names = ["parent", *(f"child {n}" for n in range(3)), *(child.name for child in children)]
-    found = cache.get_many("space", names)
-    assert np.array_equal(np.stack([found[name] for name in names]), vectors_of(names))
-
-
-def test_it_travels_to_other_processes_by_its_path(path: Path) -> None:
-    cache = TextCache(path, "float16")
-    cache.put_many("space", ["a"], [[1.0]])
-    copy = pickle.loads(pickle.dumps(cache))
-    assert (copy.path, copy.precision) == (path, "float16")
-    assert copy.texts("space") == ["a"]
+    assert missing(cache, ["a", "b"]) == []

@@ -232,17 +232,14 @@ def test_merge_refuses_other_prompts_for_a_label() -> None:
 # -- the text cache ------------------------------------------------------------------------------------------------
 
 
-def test_through_the_cache_and_back(tmp_path: Path) -> None:
-    cache = TextCache(tmp_path / "text.sqlite3")
+def test_a_bank_in_the_text_cache(tmp_path: Path) -> None:
     bank = make("river", "lake", "a\0b", labels={"water": ["river", "lake"]})
-    assert bank.to_cache(cache, "abc:float32") == 3
-    assert bank.to_cache(cache) == 3
-    assert [space for space, *_ in cache.stats().spaces] == ["abc", "abc:float32"]
-    again = LabelBank.from_cache(cache, "abc:float32", ["a\0b", "river"], labels={"w": ["river"]}, model="tiny")
-    assert (again.space, again.dtype, again.texts) == ("abc", "float32", ("a\0b", "river"))
-    assert np.array_equal(again.vectors, bank.vectors[[2, 0]])
-    with pytest.raises(CacheError, match="1 of 2 texts are not cached, such as 'sea'"):
-        LabelBank.from_cache(cache, "abc", ["river", "sea"])
+    with TextCache(tmp_path / "text.sqlite3") as cache:
+        cache.put_many("abc", ["lake"], bank.vectors[1:2])
+        assert bank.to_cache(cache) == 2
+        assert bank.to_cache(cache) == 0
+        found = cache.get_many("abc", bank.texts)
+    assert np.array_equal(np.stack([found[text] for text in bank.texts]), bank.vectors)
 
 
 def test_rounded_vectors_stay_known_as_rounded(tmp_path: Path) -> None:
@@ -250,6 +247,11 @@ def test_rounded_vectors_stay_known_as_rounded(tmp_path: Path) -> None:
     path = tmp_path / "text.sqlite3"
     bank.to_cache(TextCache(path))
     assert TextCache(path).get_many("abc", ["river"]) == {}
-    again = LabelBank.from_cache(TextCache(path, "float16"), "abc", ["river"])
-    assert again.precision == "float16"
-    assert np.array_equal(again.vectors, bank.vectors)
+    ((text, vector),) = TextCache(path, "float16").iter_many("abc", ["river"])
+    assert (text, vector.dtype) == ("river", np.float16)
+    assert np.array_equal(vector, bank.vectors[0])
+
+
+def test_prompts_are_the_labels_or_else_every_text() -> None:
+    assert make("river", "lake", labels={"water": ["river"]}).prompts == {"water": ["river"]}
+    assert make("river", "lake").prompts == {"river": ["river"], "lake": ["lake"]}

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 import sattxt.text.memory
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
-from sattxt.text.llm2vec import LLM2VecEncoder, open_prompt_tokenizer, save_merged
+from sattxt.text.llama import save_merged
+from sattxt.text.llm2vec import LLM2VecEncoder, open_prompt_tokenizer
 from sattxt.text.tower import TextHead
 
 TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
@@ -154,17 +155,11 @@ def test_the_tokeniser_alone_needs_no_language_model(adapters, meta, expected, t
         CONFIG, base=ModelSource(str(tmp_path / "gone")), adapters=(ModelSource(str(adapters[0].resolve())),)
     )
     prompts = open_prompt_tokenizer(config, None)
-    assert torch.equal(prompts.batch(prompts.rows(meta["prompts"][:12]))["input_ids"], expected["input_ids"])
+    assert torch.equal(prompts.tokenize(meta["prompts"][:12])["input_ids"], expected["input_ids"])
 
 
-@pytest.mark.parametrize("by", ["encoder", "function"])
-def test_a_merged_copy_opens_without_adapters_and_without_peft(
-    encoder, folder, adapters, meta, expected, tmp_path, monkeypatch, by
-):
-    if by == "encoder":
-        encoder.save_merged(tmp_path / "merged")
-    else:
-        save_merged(folder / "llama", adapters, tmp_path / "merged")
+def test_a_merged_copy_opens_without_adapters_and_without_peft(folder, adapters, meta, expected, tmp_path, monkeypatch):
+    save_merged(folder / "llama", adapters, tmp_path / "merged")
     monkeypatch.setitem(sys.modules, "peft", None)
     merged = LLM2VecEncoder(CONFIG, base=tmp_path / "merged", adapters=())
     np.testing.assert_allclose(merged.encode(meta["prompts"]), expected["llm2vec_embeds"].numpy(), atol=1e-5)

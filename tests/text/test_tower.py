@@ -26,8 +26,9 @@ from sattxt.errors import (
     WeightsError,
 )
 from sattxt.text.cache import TextCache, TextCacheWarning
+from sattxt.text.encoder import fingerprint
 from sattxt.text.label_bank import LabelBank
-from sattxt.text.tower import TextHead, TextTower, fingerprint, open_text_tower
+from sattxt.text.tower import TextHead, TextTower, open_text_tower
 
 CONFIG = TextEncoderConfig(kind="sentence", hidden_size=8, weights_sha256="0" * 64)
 
@@ -67,13 +68,16 @@ def _head() -> TextHead:
     return TextHead(8, 4)
 
 
-def _tower(encoder: CountingEncoder | None, cache: TextCache | None = None, **arguments) -> TextTower:
+def _tower(encoder: CountingEncoder | None, cache: TextCache | None = None, banks=(), **arguments) -> TextTower:
     def factory():
         if encoder is None:
             raise OfflineError("org/llm is not cached and may not be downloaded")
         return encoder
 
-    return TextTower(arguments.pop("config", CONFIG), _head(), encoder_factory=factory, cache=cache, **arguments)
+    tower = TextTower(arguments.pop("config", CONFIG), _head(), encoder_factory=factory, cache=cache, **arguments)
+    for bank in banks:
+        tower.add_bank(bank)
+    return tower
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ class Classifiers:
             return self._latest[asked]
         if isinstance(labels, LabelBank):
             self._text.add_bank(labels)
-            prompts, instruction = labels.labels or {text: [text] for text in labels.texts}, labels.instruction
+            prompts, instruction = labels.prompts, labels.instruction
         else:
             prompts = self._prompts(labels, label_set, templates)
         texts = [text for group in prompts.values() for text in group]

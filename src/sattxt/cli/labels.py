@@ -192,7 +192,7 @@ def _facts(path: Path, bank: LabelBank) -> dict[str, Any]:
         "precision": bank.precision,
         "texts": len(bank.texts),
         "dim": int(bank.vectors.shape[1]),
-        "labels": {label: list(texts) for label, texts in (bank.labels or {}).items()},
+        "labels": {label: list(texts) for label, texts in bank.labels.items()},
     }
 
 

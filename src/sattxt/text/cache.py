@@ -6,57 +6,66 @@ the encoder's fingerprint and the precision it ran in. Texts are exact: nothing 
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sqlite3
+import stat
+import threading
+import time
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sattxt.errors import CacheError, InputError
+from sattxt.errors import CacheError, DiskFullError, InputError, SatTxtError
 from sattxt.io import user_cache_dir
-from sattxt.text.sqlite_file import ReadOnlyFileError, SqliteFile
+from sattxt.text.encoder import FloatArray, check_texts
 
 Precision = Literal["float32", "float16"]
-FloatArray = npt.NDArray[np.float32]
+
+#: Seconds to wait for another process's write before giving up.
+BUSY_SECONDS = 60.0
 
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _READ_ROWS = 500  # texts per query: below every build's limit on SQL variables
 _WRITE_BYTES = 4 << 20  # of vectors per transaction, so that no writer keeps the others waiting
+_LITTLE_SPACE = 1 << 20  # bytes left on a disk that counts as full
+_APPLICATION_ID, _VERSION = 0x53415458, 1
 _SCHEMA = (
     "CREATE TABLE spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, width INTEGER NOT NULL)",
     # text is UTF-8 in a blob: compared byte by byte, NUL characters included
     "CREATE TABLE vectors (id INTEGER PRIMARY KEY, space INTEGER NOT NULL REFERENCES spaces(id), text BLOB NOT NULL,"
     " dtype TEXT NOT NULL, crc32 INTEGER NOT NULL, vector BLOB NOT NULL, UNIQUE (space, text))",
+    f"PRAGMA application_id={_APPLICATION_ID}",
+    f"PRAGMA user_version={_VERSION}",
 )
+_DAMAGED = (
+    "damaged, or no text cache at all: move it away, with the -wal and -shm files beside it, and a new one is made"
+)
+#: What SQLite says, and what it means to a user.
+_MEANINGS = {
+    "locked": f"another process has been writing for {BUSY_SECONDS:.0f} s; try again later",
+    "unable to open": "cannot be opened; check the path and its permissions",
+    "disk I/O": "cannot be read or written; check the disk, or pass another path",
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
+}
 
 
 class TextCacheWarning(UserWarning):
     """The text cache goes on with less: rows are damaged, or new ones cannot be kept."""
 
 
-class SpaceStats(NamedTuple):
-    """The rows of one space in one precision."""
-
-    space: str
-    texts: int
-    width: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class CacheStats:
-    """What a text cache holds: its file, its size in bytes, and one entry per space and precision."""
-
-    path: Path
-    bytes: int
-    spaces: list[SpaceStats]
+class ReadOnlyFileError(CacheError):
+    """The file, or the folder it would be made in, cannot be written."""
 
 
 class TextCache:
@@ -78,14 +87,15 @@ class TextCache:
             deleted or overwritten; the message says to move it away.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, precision: Precision = "float32") -> None:
-        if precision not in _STORED:
-            raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
-        self.path = user_cache_dir() / "text.sqlite3" if path is None else Path(path).expanduser()
-        self.precision: Precision = precision
-        self._file = SqliteFile(self.path, application_id=0x53415458, version=1, schema=_SCHEMA)
+    # Opening costs ten times what reading a vector does, so the connection is kept: one for all threads, behind
+    # _LOCK, opened anew when the file was replaced, and closed before a fork.
+    _connection: sqlite3.Connection | None = None
+    _opened: tuple[int, int] | None = None  # device and inode of the file it is open on
 
-    # -- reading -----------------------------------------------------------------------------------------------
+    def __init__(self, path: str | os.PathLike[str] | None = None, precision: Precision = "float32") -> None:
+        self.path = user_cache_dir() / "text.sqlite3" if path is None else Path(path).expanduser()
+        self.precision: Precision = check_precision(precision)
+        _CACHES.add(self)
 
     def get_many(
         self, space: str, texts: Iterable[str], *, accept_float16: bool | None = None
@@ -104,46 +114,14 @@ class TextCache:
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """As :meth:`get_many`, a pair at a time, as stored: read-only little-endian float32 or float16 arrays."""
         accept = self.precision == "float16" if accept_float16 is None else accept_float16
-        keys = list(_encoded(texts))
+        texts_of = {text.encode("utf-8"): text for text in _listed(texts)}
+        keys = list(texts_of)
         for start in range(0, len(keys), _READ_ROWS):
-            with self._file.reading() as connection:
+            with self._open() as connection:
                 if connection is None:
                     return
-                known = _find_space(connection, space)
-                if known is None:
-                    return
-                rows = self._rows(connection, known[0], space, known[1], keys[start : start + _READ_ROWS], accept)
-            yield from ((key.decode("utf-8"), vector) for key, vector in rows)
-
-    def missing(self, space: str, texts: Iterable[str], *, accept_float16: bool | None = None) -> list[str]:
-        """The texts that :meth:`get_many` would leave out, each once, in their order."""
-        listed = list(dict.fromkeys(_checked(texts)))
-        there = {text for text, _ in self.iter_many(space, listed, accept_float16=accept_float16)}
-        return [text for text in listed if text not in there]
-
-    def texts(self, space: str) -> list[str]:
-        """Every text of a space, oldest first, whatever the precision of its vector."""
-        with self._file.reading() as connection:
-            known = None if connection is None else _find_space(connection, space)
-            if connection is None or known is None:
-                return []
-            rows = connection.execute("SELECT text FROM vectors WHERE space=? ORDER BY id", known[:1]).fetchall()
-        return [bytes(text).decode("utf-8", errors="replace") for (text,) in rows]
-
-    def stats(self) -> CacheStats:
-        """Size and contents; an entry per space and precision, ordered by space."""
-        with self._file.reading() as connection:
-            rows = (
-                []
-                if connection is None
-                else connection.execute(
-                    "SELECT name, COUNT(*), width, dtype FROM vectors JOIN spaces ON spaces.id = vectors.space"
-                    " GROUP BY spaces.id, dtype ORDER BY name, dtype"
-                ).fetchall()
-            )
-        return CacheStats(self.path, self._file.bytes(), [SpaceStats(*row) for row in rows])
-
-    # -- writing -----------------------------------------------------------------------------------------------
+                rows = self._sound_rows(connection, space, keys[start : start + _READ_ROWS], accept)
+            yield from ((texts_of[key], vector) for key, vector in rows)
 
     def put_many(self, space: str, texts: Sequence[str], vectors: npt.ArrayLike) -> int:
         """Keep vectors; on return they are on disk.
@@ -163,52 +141,35 @@ class TextCache:
             InputError: a text is no string, or holds lone surrogates.
             DiskFullError: no space is left; what was written before is kept, this call's earlier part included.
         """
-        keys = list(_encoded(texts, unique=False))
-        dtype, stored = self._storable(vectors, len(keys))
+        keys = [text.encode("utf-8") for text in _listed(texts)]
+        array = np.asarray(vectors)
+        if not keys and not array.size:
+            return 0
+        if array.dtype.kind != "f" or array.ndim != 2 or len(array) != len(keys) or array.shape[1] == 0:
+            raise CacheError(
+                f"vectors are {array.dtype} {array.shape}; for {len(keys)} texts pass floats of shape "
+                f"({len(keys)}, width)"
+            )
+        dtype: Precision = "float16" if array.dtype == np.float16 else self.precision
+        stored = as_stored(array, dtype)
         first: dict[bytes, int] = {}
         for index, key in enumerate(keys):
             first.setdefault(key, index)
         unique = list(first)
-        step = max(1, min(_READ_ROWS, _WRITE_BYTES // max(1, stored[:1].nbytes)))
+        step = max(1, min(_READ_ROWS, _WRITE_BYTES // stored[0].nbytes))
         written = 0
         try:
             for start in range(0, len(unique), step):
-                chunk = unique[start : start + step]
-                with self._file.writing() as connection:
-                    number = self._space(connection, space, stored.shape[1])
-                    kept = self._rows(connection, number, space, stored.shape[1], chunk, dtype == "float16")
-                    there = {key for key, _ in kept}
-                    seed = _seed(space, dtype)
-                    blobs = [(key, stored[first[key]].tobytes()) for key in chunk if key not in there]
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO vectors (space, text, dtype, crc32, vector) VALUES (?, ?, ?, ?, ?)",
-                        [(number, key, dtype, _crc32(seed, key, blob), blob) for key, blob in blobs],
-                    )
-                written += len(blobs)
+                chunk = {key: stored[first[key]].tobytes() for key in unique[start : start + step]}
+                written += self._write(space, stored.shape[1], dtype, chunk)
         except ReadOnlyFileError as error:
             warnings.warn(f"{error}: new text vectors are not kept", TextCacheWarning, stacklevel=2)
         return written
 
-    def clear(self, space: str | None = None) -> int:
-        """Forget one space, or everything; returns how many rows went. The file stays."""
-        with self._file.reading() as connection:
-            if connection is None:
-                return 0
-        with self._file.writing() as connection:
-            if space is None:
-                gone = connection.execute("DELETE FROM vectors").rowcount
-                connection.execute("DELETE FROM spaces")
-            else:
-                gone = connection.execute(
-                    "DELETE FROM vectors WHERE space IN (SELECT id FROM spaces WHERE name=?)", (space,)
-                ).rowcount
-                connection.execute("DELETE FROM spaces WHERE name=?", (space,))
-        self._file.shrink()
-        return gone
-
     def close(self) -> None:
         """Close the file; a later use opens it again."""
-        self._file.close()
+        with _LOCK:
+            self._drop()
 
     def __enter__(self) -> TextCache:
         return self
@@ -218,6 +179,9 @@ class TextCache:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self._drop()
+
     def __reduce__(self) -> tuple[type[TextCache], tuple[Path, Precision]]:
         return type(self), (self.path, self.precision)
 
@@ -226,22 +190,22 @@ class TextCache:
 
     # -- rows --------------------------------------------------------------------------------------------------
 
-    def _rows(
-        self, connection: sqlite3.Connection, number: int, space: str, width: int, keys: list[bytes], float16: bool
+    def _sound_rows(
+        self, connection: sqlite3.Connection, space: str, keys: list[bytes], float16: bool
     ) -> list[tuple[bytes, npt.NDArray[Any]]]:
         """The sound rows of at most ``_READ_ROWS`` keys; damaged ones are reported and left out."""
         found = connection.execute(
-            f"SELECT text, dtype, crc32, vector FROM vectors WHERE space=? AND text IN ({','.join('?' * len(keys))})",
-            (number, *keys),
+            "SELECT text, dtype, crc32, vector, width FROM vectors JOIN spaces ON spaces.id = vectors.space"
+            f" WHERE spaces.name = ? AND text IN ({','.join('?' * len(keys))})",
+            (space, *keys),
         ).fetchall()
         seeds = {dtype: _seed(space, dtype) for dtype in _STORED}
         sound: list[tuple[bytes, npt.NDArray[Any]]] = []
         damaged: list[Any] = []
-        for key, dtype, crc32, blob in found:
-            stored = _STORED.get(dtype) if isinstance(dtype, str) else None
+        for key, dtype, crc32, blob, width in found:
+            stored = _STORED.get(dtype)
             if (
                 stored is None
-                or not isinstance(key, bytes)
                 or not isinstance(blob, bytes)
                 or len(blob) != width * stored.itemsize
                 or _crc32(seeds[dtype], key, blob) != crc32
@@ -250,65 +214,177 @@ class TextCache:
             elif float16 or dtype == "float32":
                 sound.append((key, np.frombuffer(blob, dtype=stored)))
         if damaged:
-            name = damaged[0].decode("utf-8", errors="replace") if isinstance(damaged[0], bytes) else damaged[0]
             warnings.warn(
-                f"{self.path}: {len(damaged)} damaged row(s), the first for {name!r}; they count as missing",
+                f"{self.path}: {len(damaged)} damaged row(s), the first for {damaged[0].decode('utf-8')!r}; they count "
+                "as missing",
                 TextCacheWarning,
                 stacklevel=4,
             )
         return sound
 
-    def _space(self, connection: sqlite3.Connection, space: str, width: int) -> int:
-        known = _find_space(connection, space)
-        if known is None:
-            return int(
-                connection.execute("INSERT INTO spaces (name, width) VALUES (?, ?)", (space, width)).lastrowid or 0
-            )
-        if known[1] != width:
-            raise CacheError(f"{self.path}: space {space!r} holds vectors of width {known[1]}, not {width}")
-        return known[0]
+    def _write(self, space: str, width: int, dtype: Precision, rows: dict[bytes, bytes]) -> int:
+        """Write what is not there yet, in one transaction; returns how many rows."""
+        with self._open(write=True) as connection:
+            assert connection is not None  # opened for writing, it always is
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("INSERT OR IGNORE INTO spaces (name, width) VALUES (?, ?)", (space, width))
+                number, known = connection.execute("SELECT id, width FROM spaces WHERE name=?", (space,)).fetchone()
+                if known != width:
+                    raise CacheError(f"{self.path}: space {space!r} holds vectors of width {known}, not {width}")
+                there = {key for key, _ in self._sound_rows(connection, space, list(rows), dtype == "float16")}
+                seed = _seed(space, dtype)
+                new = [
+                    (number, key, dtype, _crc32(seed, key, blob), blob)
+                    for key, blob in rows.items()
+                    if key not in there
+                ]
+                connection.executemany(
+                    "INSERT OR REPLACE INTO vectors (space, text, dtype, crc32, vector) VALUES (?, ?, ?, ?, ?)", new
+                )
+        return len(new)
 
-    def _storable(self, vectors: npt.ArrayLike, count: int) -> tuple[Precision, npt.NDArray[Any]]:
-        array = np.asarray(vectors)
-        if count == 0 and array.size == 0:
-            return self.precision, np.zeros((0, 0), dtype=_STORED[self.precision])
-        if array.dtype.kind != "f" or array.ndim != 2 or array.shape[0] != count or array.shape[1] == 0:
+    # -- the file ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection | None]:
+        """The open file, errors typed; ``None`` where nothing has been written yet and nothing is to be."""
+        with _LOCK:
+            try:
+                yield self._connect(write=write)
+            except (sqlite3.Error, OSError) as error:
+                self._drop()
+                raise self._typed(error) from error
+
+    def _connect(self, *, write: bool) -> sqlite3.Connection | None:
+        identity = self._identity()
+        if self._connection is not None and identity == self._opened:
+            return self._connection
+        self._drop()
+        if identity is None:
+            if not write:
+                return None
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:  # some steps of making the file report a busy one at once, whatever the time-out
+            try:
+                return self._attach(write=write)
+            except sqlite3.OperationalError as error:
+                self._drop()
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
+    def _attach(self, *, write: bool) -> sqlite3.Connection | None:
+        # In a folder that cannot be written, a file with no log beside it can be read as it is. Others may change it
+        # later, so such a connection serves once: _opened stays None.
+        frozen = not (write or _writable(self.path.parent) or self.path.with_name(f"{self.path.name}-wal").exists())
+        mode = "ro&immutable=1" if frozen else "rwc" if write else "rw"
+        connection = self._connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        if not self._holds_tables(connection):
+            if not write:
+                self._drop()
+                return None
+            self._make_tables(connection)
+        self._opened = None if frozen else self._identity()
+        return connection
+
+    def _holds_tables(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file holds our tables; an empty file does not, any other one is refused."""
+        facts = connection.execute(  # one statement, one snapshot: another process may be making the tables just now
+            "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_master)"
+            " FROM pragma_application_id, pragma_user_version"
+        ).fetchone()
+        if facts == (0, 0, 0):
+            return False
+        if facts[0] != _APPLICATION_ID:
+            raise CacheError(f"{self.path}: an SQLite file of another program, not a text cache; pass another path")
+        if facts[1] != _VERSION:
             raise CacheError(
-                f"vectors are {array.dtype} {array.shape}; for {count} texts pass floats of shape ({count}, width)"
+                f"{self.path}: a text cache of version {facts[1]}, this sattxt reads version {_VERSION}; "
+                "update sattxt or pass another path"
             )
-        dtype: Precision = "float16" if array.dtype == np.float16 else self.precision
-        finite = np.isfinite(array).all(axis=1)
-        if not finite.all():
-            raise CacheError(f"vectors[{int(np.argmin(finite))}] holds NaN or infinity; only finite vectors are cached")
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(array, dtype=_STORED[dtype])
-        finite = np.isfinite(stored).all(axis=1)
-        if not finite.all():
-            raise CacheError(f"vectors[{int(np.argmin(finite))}] holds values too large for {dtype}; use 'float32'")
-        return dtype, stored
+        return True
 
-
-def _find_space(connection: sqlite3.Connection, space: str) -> tuple[int, int] | None:
-    """Number and width of a space."""
-    found: tuple[int, int] | None = connection.execute("SELECT id, width FROM spaces WHERE name=?", (space,)).fetchone()
-    return found
-
-
-def _checked(texts: Iterable[str]) -> Iterator[str]:
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"texts is {type(texts).__name__}; pass a list of strings")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"texts[{index}] is {type(text).__name__}; pass strings only")
-        yield text
-
-
-def _encoded(texts: Iterable[str], *, unique: bool = True) -> Iterator[bytes]:
-    for index, text in enumerate(dict.fromkeys(_checked(texts)) if unique else _checked(texts)):
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
         try:
-            yield text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(f"texts[{index}] is not valid Unicode ({error.reason}); pass clean text") from error
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            # A file system without shared memory: the rollback journal is as safe, readers wait for writers.
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._holds_tables(connection):
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            raise CacheError(f"{self.path}: a folder; pass the path of a file")
+        return status.st_dev, status.st_ino
+
+    def _drop(self) -> None:
+        connection, self._connection, self._opened = self._connection, None, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _typed(self, error: sqlite3.Error | OSError) -> SatTxtError:
+        said, number = str(error), getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "is full" in said
+        if "disk I/O" in said:
+            with suppress(OSError):
+                full = shutil.disk_usage(self.path.parent).free < _LITTLE_SPACE
+        if full:
+            return DiskFullError(f"{self.path}: no space left on the disk; what was cached before is kept")
+        closed = "unable to open" in said and not (_writable(self.path) and _writable(self.path.parent))
+        if closed or "readonly" in said or number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return ReadOnlyFileError(f"{self.path}: cannot be written")
+        if isinstance(error, OSError):
+            return CacheError(f"{self.path}: {error.strerror or said}; pass a path in a folder that can be written")
+        meaning = next((meaning for part, meaning in _MEANINGS.items() if part in said), _DAMAGED)
+        return CacheError(f"{self.path}: {meaning} ({said})")
+
+
+def check_precision(precision: Precision) -> Precision:
+    """``precision``, if vectors can be stored in it; :class:`InputError` otherwise."""
+    if precision not in _STORED:
+        raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
+    return precision
+
+
+def as_stored(vectors: npt.NDArray[Any], precision: Precision) -> npt.NDArray[Any]:
+    """(N, width) floats in a precision, little-endian.
+
+    Raises:
+        CacheError: a vector is NaN or infinite, or too large for the precision.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(vectors, dtype=_STORED[precision])
+    finite = np.isfinite(stored).all(axis=1)
+    if not finite.all():
+        advice = "; use 'float32'" if precision == "float16" else ""
+        raise CacheError(
+            f"vectors[{int(np.argmin(finite))}] holds NaN or infinity, or values too large for {precision}{advice}"
+        )
+    return stored
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError("texts is str; pass a list of strings")
+    return check_texts(texts, blank=True)
 
 
 def _seed(space: str, dtype: str) -> int:
@@ -317,3 +393,26 @@ def _seed(space: str, dtype: str) -> int:
 
 def _crc32(seed: int, key: bytes, blob: bytes) -> int:
     return zlib.crc32(blob, zlib.crc32(key, seed))
+
+
+def _writable(path: Path) -> bool:
+    """Whether ``path`` can be written; one that does not exist counts as its folder does."""
+    found = path if path.exists() else path.parent
+    return os.access(found, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+# -- forks -----------------------------------------------------------------------------------------------------
+
+_LOCK = threading.RLock()
+_CACHES: weakref.WeakSet[TextCache] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    """SQLite forbids carrying an open connection over a fork, even to close it: so none is open while one happens."""
+    _LOCK.acquire()
+    for cache in list(_CACHES):
+        cache._drop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError
-from sattxt.text.cache import Precision, TextCache
+from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError, WeightsError
+from sattxt.io import atomic_write, first_line
+from sattxt.text.cache import Precision, TextCache, as_stored, check_precision
+from sattxt.text.encoder import check_texts
 
 _FORMAT = "sattxt-label-bank"
 _VERSION = "1"
 _HEADER_BYTES = 90_000_000  # safetensors refuses headers of more than 100 MB
 #: How far (relative) two vectors of one text may lie apart, by the least precise step they went through.
 _TOLERANCE = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 3e-2}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(eq=False)
@@ -54,19 +49,23 @@ class LabelBank:
     texts: Sequence[str]
     vectors: npt.NDArray[Any]
     dtype: str = ""
-    labels: dict[str, list[str]] | None = None
+    labels: dict[str, list[str]] = field(default_factory=dict)
     model: str = ""
     instruction: str = ""
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     source: str = ""
 
     def __post_init__(self) -> None:
-        self.texts = tuple(self.texts) if not isinstance(self.texts, str) else (self.texts,)
-        self.labels = _clean_labels(self.labels)
-        vectors = np.asarray(self.vectors)
         if not isinstance(self.space, str) or not self.space:
             raise InputError("a label bank needs the text encoder's fingerprint as its space")
-        known = _check_texts(self.texts)
+        self.texts = tuple(check_texts(self.texts, blank=True))
+        if not self.texts:
+            raise InputError("a label bank needs at least one text")
+        known = {text: index for index, text in reversed(list(enumerate(self.texts)))}
+        for index, text in enumerate(self.texts):
+            if known[text] != index:
+                raise InputError(f"texts[{index}] {text!r} is there twice; pass every text once")
+        vectors = np.asarray(self.vectors)
         if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != len(self.texts) or vectors.shape[1] == 0:
             raise InputError(
                 f"vectors are {vectors.dtype} {vectors.shape}; {len(self.texts)} texts need floats of shape "
@@ -79,15 +78,23 @@ class LabelBank:
         if not finite.all():
             raise InputError(f"the vector of {self.texts[int(np.argmin(finite))]!r} is not finite in {np.dtype(kept)}")
         for label, prompts in self.labels.items():
+            if isinstance(prompts, str) or not all(isinstance(text, str) for text in (label, *prompts)):
+                raise InputError(f"label {label!r} needs a list of prompts, all strings")
             absent = next((prompt for prompt in prompts if prompt not in known), None)
             if absent is not None or not prompts:
                 what = "has no prompts" if absent is None else f"has a prompt without a vector: {absent!r}"
                 raise InputError(f"label {label!r} {what}")
+        self.labels = {label: list(prompts) for label, prompts in self.labels.items()}
 
     @property
     def precision(self) -> Precision:
         """Of the vectors: ``"float32"`` or ``"float16"``."""
         return "float16" if self.vectors.dtype == np.float16 else "float32"
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """Label to its prompts; where the bank has no labels, every text is its own."""
+        return self.labels or {text: [text] for text in self.texts}
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -104,16 +111,9 @@ class LabelBank:
         """
         from safetensors.numpy import save
 
-        if precision not in ("float32", "float16"):
-            raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
         target = Path(os.path.realpath(Path(path).expanduser()))
-        vectors = self.vectors
-        if precision == "float16":
-            with np.errstate(over="ignore"):
-                vectors = vectors.astype(np.float16)
-            if not np.isfinite(vectors).all():
-                raise CacheError(f"{path}: vectors hold values too large for float16; save with precision='float32'")
-        content = {"texts": list(self.texts), "labels": list((self.labels or {}).items())}
+        half = check_precision(precision) == "float16"
+        vectors = as_stored(self.vectors, "float16") if half else self.vectors
         facts = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -122,12 +122,23 @@ class LabelBank:
             "model": self.model,
             "instruction": self.instruction,
             "created": self.created,
-            **{key: json.dumps(value, ensure_ascii=False) for key, value in content.items()},
+            "texts": json.dumps(list(self.texts), ensure_ascii=False),
+            "labels": json.dumps(list(self.labels.items()), ensure_ascii=False),
         }
         facts["checksum"] = _checksum(facts, vectors)
         if sum(len(json.dumps(value, ensure_ascii=False).encode()) for value in facts.values()) > _HEADER_BYTES:
             raise CacheError(f"{path}: the texts are too long for one file; save them as several banks")
-        _write_whole(target, save({"vectors": vectors}, metadata=facts))
+        if not target.parent.is_dir():
+            raise CacheError(f"{target}: cannot be written (no such folder); pass another path")
+        try:
+            with atomic_write(target) as file:
+                file.write(save({"vectors": vectors}, metadata=facts))
+                file.flush()
+                os.fsync(file.fileno())
+        except DiskFullError:
+            raise
+        except (OSError, WeightsError) as error:
+            raise CacheError(f"{target}: cannot be written ({first_line(error)}); pass another path") from error
         return target
 
     @classmethod
@@ -191,77 +202,41 @@ class LabelBank:
             raise InputError("nothing to merge; pass at least one label bank")
         names = [bank.source or f"label bank {number}" for number, bank in enumerate(parts, 1)]
         dtype = _common_encoder(parts, names)
-        wide = np.result_type(*(bank.vectors.dtype for bank in parts))
-        place: dict[str, int] = {}
-        owner: list[int] = []
-        rows: list[npt.NDArray[Any]] = []
-        for number, bank in enumerate(parts):
+        vectors: dict[str, tuple[npt.NDArray[Any], str]] = {}  # each with the name of the bank it is from
+        labels: dict[str, tuple[list[str], str]] = {}
+        for bank, name in zip(parts, names, strict=True):
             for text, vector in zip(bank.texts, bank.vectors, strict=True):
-                index = place.setdefault(text, len(rows))
-                if index == len(rows):
-                    rows.append(vector)
-                    owner.append(number)
-                    continue
-                _check_same_vector(text, rows[index], vector, dtype, names[owner[index]], names[number])
-                if vector.dtype == np.float32 and rows[index].dtype == np.float16:
-                    rows[index], owner[index] = vector, number
+                kept, owner = vectors.setdefault(text, (vector, name))
+                _check_same_vector(text, kept, vector, dtype, owner, name)
+                if vector.itemsize > kept.itemsize:
+                    vectors[text] = vector, name
+            for label, prompts in bank.labels.items():
+                known, owner = labels.setdefault(label, (prompts, name))
+                if known != prompts:
+                    raise CacheError(f"label {label!r} has other prompts in {owner} than in {name}; rename one of them")
         return cls(
             space=parts[0].space,
-            texts=tuple(place),
-            vectors=np.stack([row.astype(wide) for row in rows]),
+            texts=tuple(vectors),
+            vectors=np.stack([vector for vector, _ in vectors.values()]),
             dtype=dtype,
-            labels=_merge_labels(parts, names),
+            labels={label: prompts for label, (prompts, _) in labels.items()},
             model=next((bank.model for bank in parts if bank.model), ""),
             instruction=parts[0].instruction,
         )
 
-    # -- the text cache ----------------------------------------------------------------------------------------
+    def to_cache(self, cache: TextCache) -> int:
+        """Put the vectors into a text cache, in their own precision, where models look for imported texts.
 
-    def to_cache(self, cache: TextCache, space_key: str | None = None) -> int:
-        """Put the vectors into a text cache, in their own precision; returns how many were new.
-
-        Args:
-            space_key: the cache's space; default: the bank's, where models look for imported texts.
+        Returns:
+            How many texts were new to it.
         """
-        return cache.put_many(self.space if space_key is None else space_key, self.texts, self.vectors)
-
-    @classmethod
-    def from_cache(
-        cls,
-        cache: TextCache,
-        space_key: str,
-        texts: Sequence[str],
-        *,
-        labels: Mapping[str, Sequence[str]] | None = None,
-        model: str = "",
-        instruction: str = "",
-    ) -> LabelBank:
-        """A bank of texts that are cached under ``space_key``, a fingerprint with or without ``":precision"``.
-
-        The vectors are float16 where all rows are, else float32.
-
-        Raises:
-            CacheError: a text is not cached.
-        """
-        found = dict(cache.iter_many(space_key, texts))
-        unique = list(dict.fromkeys(texts))
-        absent = [text for text in unique if text not in found]
-        if absent:
-            raise CacheError(
-                f"{cache.path}: {len(absent)} of {len(unique)} texts are not cached, such as {absent[0]!r}"
-            )
-        if not unique:
-            raise InputError("texts is empty; pass at least one text")
-        space, _, dtype = space_key.partition(":")
-        vectors = np.stack([found[text] for text in unique])
-        kept = {label: list(prompts) for label, prompts in (labels or {}).items()}
-        return cls(space, tuple(unique), vectors, dtype=dtype, labels=kept, model=model, instruction=instruction)
+        return cache.put_many(self.space, self.texts, self.vectors)
 
     def summary(self) -> str:
         """A few lines to print: where it comes from, what it holds."""
         lines = [
             f"label bank of {self.model or 'an unnamed model'}" + (f", from {self.source}" if self.source else ""),
-            f"  {len(self.texts)} texts, {len(self.labels or {})} labels",
+            f"  {len(self.texts)} texts, {len(self.labels)} labels",
             f"  vectors: {self.vectors.shape[1]} wide, {self.precision}"
             + (f", computed in {self.dtype}" if self.dtype else ""),
             f"  text encoder: {self.space[:16]}",
@@ -270,32 +245,6 @@ class LabelBank:
         if self.instruction:
             lines.insert(3, f"  instruction: {self.instruction}")
         return "\n".join(lines)
-
-
-def _clean_labels(labels: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
-    clean: dict[str, list[str]] = {}
-    for label, prompts in (labels or {}).items():
-        if isinstance(prompts, str) or not all(isinstance(text, str) for text in (label, *prompts)):
-            raise InputError(f"label {label!r} needs a list of prompts, all strings")
-        clean[label] = list(prompts)
-    return clean
-
-
-def _check_texts(texts: Sequence[str]) -> set[str]:
-    if not texts:
-        raise InputError("a label bank needs at least one text")
-    known: set[str] = set()
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"texts[{index}] is {type(text).__name__}; pass strings only")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(f"texts[{index}] is not valid Unicode ({error.reason}); pass clean text") from error
-        if text in known:
-            raise InputError(f"texts[{index}] {text!r} is there twice; pass every text once")
-        known.add(text)
-    return known
 
 
 def _checksum(facts: Mapping[str, str], vectors: npt.NDArray[Any]) -> str:
@@ -308,25 +257,25 @@ def _checksum(facts: Mapping[str, str], vectors: npt.NDArray[Any]) -> str:
 
 def _common_encoder(parts: Sequence[LabelBank], names: Sequence[str]) -> str:
     """The precision all banks were computed in; refuses banks that do not come from one encoder."""
-    first, first_name = parts[0], names[0]
-    dtype, dtype_name = "", ""
+    first, precisions = parts[0], dict[str, str]()
     for bank, name in zip(parts, names, strict=True):
         if bank.space != first.space:
             raise BankMismatchError(
-                f"{first_name} ({first.model}) and {name} ({bank.model}) were made by different text encoders or "
+                f"{names[0]} ({first.model}) and {name} ({bank.model}) were made by different text encoders or "
                 "instructions; merge banks of one"
             )
         if bank.vectors.shape[1] != first.vectors.shape[1]:
             raise BankMismatchError(
-                f"{first_name} has vectors of width {first.vectors.shape[1]} and {name} of {bank.vectors.shape[1]}"
+                f"{names[0]} has vectors of width {first.vectors.shape[1]} and {name} of {bank.vectors.shape[1]}"
             )
-        if bank.dtype and dtype and bank.dtype != dtype:
-            raise BankMismatchError(
-                f"{dtype_name} was computed in {dtype} and {name} in {bank.dtype}; build one of them again"
-            )
-        if bank.dtype and not dtype:
-            dtype, dtype_name = bank.dtype, name
-    return dtype
+        if bank.dtype:
+            precisions.setdefault(bank.dtype, name)
+    if len(precisions) > 1:
+        (one, one_name), (other, other_name), *_ = precisions.items()
+        raise BankMismatchError(
+            f"{one_name} was computed in {one} and {other_name} in {other}; build one of them again"
+        )
+    return next(iter(precisions), "")
 
 
 def _check_same_vector(
@@ -337,39 +286,3 @@ def _check_same_vector(
     scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), 1e-12)
     if float(np.linalg.norm(a - b)) / scale > allowed:
         raise CacheError(f"{one_name} and {other_name} hold different vectors for {text!r}; build one of them again")
-
-
-def _merge_labels(parts: Sequence[LabelBank], names: Sequence[str]) -> dict[str, list[str]]:
-    merged: dict[str, list[str]] = {}
-    owner: dict[str, str] = {}
-    for bank, name in zip(parts, names, strict=True):
-        for label, prompts in (bank.labels or {}).items():
-            if merged.setdefault(label, prompts) != prompts:
-                raise CacheError(
-                    f"label {label!r} has other prompts in {owner[label]} than in {name}; rename one of them"
-                )
-            owner.setdefault(label, name)
-    return merged
-
-
-def _write_whole(target: Path, data: bytes) -> None:
-    """Write beside the target, then put it in place in one step."""
-    draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with draft.open("xb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(draft, target)
-    except BaseException as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            _raise_typed(error, target)
-        raise
-
-
-def _raise_typed(error: OSError, target: Path) -> NoReturn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFullError(f"{target}: no space left on the disk; what was there before is kept") from error
-    raise CacheError(f"{target}: cannot be written ({error.strerror or error}); pass another path") from error

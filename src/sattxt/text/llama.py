@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sattxt.errors import MissingExtraError, WeightsError
-from sattxt.io import read_json
+from sattxt.io import first_line, read_json
 from sattxt.text.memory import require_memory, weights_bytes
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -64,7 +64,7 @@ def load_merged(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise WeightsError(f"{base}: the language model cannot be loaded ({_one_line(error)})") from error
+        raise WeightsError(f"{base}: the language model cannot be loaded ({first_line(error)})") from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
@@ -124,7 +124,7 @@ def _merge(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed property
             wrapped = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({_one_line(error)})") from error
+        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({first_line(error)})") from error
     with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
         different = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
     if different:
@@ -183,7 +183,3 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 def _require(package: str, purpose: str) -> None:
     if find_spec(package) is None:
         raise MissingExtraError("llm", package, purpose)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

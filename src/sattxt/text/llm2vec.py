@@ -16,19 +16,15 @@ from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import TextEncoderUnavailableError, WeightsError
-from sattxt.text.encoder import FloatArray, OnBatch, check_texts, encode_sorted, fingerprint, mean_pool
-from sattxt.text.llama import bidirectional_mask, load_merged, save_merged, tokenizer_folder, write_model
+from sattxt.text.encoder import Row, TextEncoder
+from sattxt.text.llama import bidirectional_mask, load_merged, tokenizer_folder
 from sattxt.text.tokenizer import PromptTokenizer
 from sattxt.weights.components import check_encoder, component_dir
-
-_BATCH = 16
-
-__all__ = ["LLM2VecEncoder", "open_prompt_tokenizer", "save_merged"]
 
 Location = str | os.PathLike[str] | ModelSource
 
 
-class LLM2VecEncoder:
+class LLM2VecEncoder(TextEncoder):
     """Mean of the last hidden states over a text's tokens; instruction, header and BOS are not pooled.
 
     Args:
@@ -49,6 +45,8 @@ class LLM2VecEncoder:
         MissingExtraError: ``peft`` (or, for a device map, ``accelerate``) is not installed.
     """
 
+    batch_size = 16
+
     def __init__(
         self,
         config: TextEncoderConfig,
@@ -63,6 +61,7 @@ class LLM2VecEncoder:
         cache_dir: str | os.PathLike[str] | None = None,
         attention: str = "sdpa",
     ) -> None:
+        super().__init__(config, dtype)
         recorded = base is None and adapters is None
         base = config.base if base is None else base
         if base is None:
@@ -76,11 +75,9 @@ class LLM2VecEncoder:
         folder = locate(base)
         if recorded:
             check_encoder(config, folder, extras)
-        self.config = config
-        self._dtype = dtype or getattr(torch, config.dtype)
         self._prompts = PromptTokenizer(config, tokenizer_folder(folder, extras))
         self._model = load_merged(
-            folder, extras, dtype=self._dtype, device=torch.device(device), device_map=device_map, attention=attention
+            folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map, attention=attention
         )
         width = self._model.config.hidden_size
         if width != config.hidden_size:
@@ -88,61 +85,21 @@ class LLM2VecEncoder:
                 f"{folder}: the language model's width is {width}, config.json says {config.hidden_size}"
             )
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the pooled vectors."""
-        return self.config.hidden_size
+    def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
+        return self._prompts.rows(texts, instruction)
 
-    def fingerprint(self, instruction: str | None = None) -> str:
-        """What the vectors depend on besides the text, precision included."""
-        return fingerprint(self.config, instruction, str(self._dtype).removeprefix("torch."))
+    def _pad(self, rows: list[Row]) -> dict[str, Tensor]:
+        return self._prompts.pad(rows)
 
-    def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``embed_mask`` (pooled tokens): (N, L) int64, padded on the left."""
-        return self._prompts.batch(self._prompts.rows(check_texts(texts), instruction))
-
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        *,
-        instruction: str | None = None,
-        batch_size: int | None = None,
-        progress: bool = False,
-        on_batch: OnBatch | None = None,
-    ) -> FloatArray:
-        """(N, hidden) float32 pooled vectors, in the order of ``texts``; batches of 16 of like length by default."""
-        listed = check_texts(texts)
-        rows = self._prompts.rows(listed, instruction)
+    def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         device = self._model.embed_tokens.weight.device
-
-        def forward(indices: list[int]) -> Tensor:
-            batch = {k: v.to(device) for k, v in self._prompts.batch([rows[i] for i in indices]).items()}
-            mask = batch["attention_mask"]
-            hidden = self._model(
-                input_ids=batch["input_ids"],
-                attention_mask=bidirectional_mask(mask, self._dtype),
-                position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0),
-                use_cache=False,
-            ).last_hidden_state
-            return mean_pool(hidden, batch["embed_mask"])
-
-        return encode_sorted(
-            listed,
-            [len(ids) for ids, _ in rows],
-            self.hidden_size,
-            forward,
-            batch_size=_BATCH if batch_size is None else batch_size,
-            progress=progress,
-            on_batch=on_batch,
-        )
-
-    def save_merged(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the merged model (safetensors), its config and its tokeniser; it opens with no adapters and no peft."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        write_model(self._model, target)
-        self._prompts.save(target)
-        return target
+        mask = batch["attention_mask"].to(device)
+        return self._model(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=bidirectional_mask(mask, self.dtype),
+            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state
 
 
 def open_prompt_tokenizer(config: TextEncoderConfig, folder: str | Path | None, **access: Any) -> PromptTokenizer:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from sattxt.errors import NotEnoughMemoryError, WeightsError
+from sattxt.io import first_line
 
 #: Room for activations beside the weights.
 _HEADROOM = 1.05
+_UNKNOWN = 1 << 62
 
 
-def weights_bytes(files: list[Path], dtype: torch.dtype, *, skip: tuple[str, ...] = ()) -> int:
+def weights_bytes(files: Sequence[Path], dtype: torch.dtype, *, skip: tuple[str, ...] = ()) -> int:
     """Bytes that the floating tensors of safetensors files take in ``dtype``, read from the files' headers.
 
     Tensors whose name starts with one of ``skip`` do not count.
@@ -22,14 +25,16 @@ def weights_bytes(files: list[Path], dtype: torch.dtype, *, skip: tuple[str, ...
     Raises:
         WeightsError: a file is no safetensors file.
     """
+    from safetensors import SafetensorError, safe_open
+
     numbers = 0
     for path in files:
-        for name, shape in _header(path).items():
-            if not name.startswith(skip):
-                count = 1
-                for side in shape:
-                    count *= side
-                numbers += count
+        try:
+            with safe_open(path, "pt") as stored:
+                slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
+                numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read as safetensors ({first_line(error)})") from error
     return numbers * dtype.itemsize
 
 
@@ -63,19 +68,6 @@ def require_memory(
         )
 
 
-def _header(path: Path) -> dict[str, list[int]]:
-    """Tensor name to shape; integer tensors left out."""
-    try:
-        with path.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            if not 0 < size < 100 << 20:
-                raise ValueError("not a safetensors file")
-            header = json.loads(handle.read(size))
-        return {k: v["shape"] for k, v in header.items() if k != "__metadata__" and "F" in v["dtype"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
 def _cpu_available() -> int:
     """What the system says is available, or the container's limit where that is less."""
     return min(_system_available(), _container_available())
@@ -83,25 +75,23 @@ def _cpu_available() -> int:
 
 def _system_available() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
         pass
     try:  # macOS and others: all memory there is, which is better than no check
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return 1 << 62
+        return _UNKNOWN
 
 
 def _container_available() -> int:
     """Limit of the control group (version 2) less what it uses, page cache not counted; huge where there is none."""
     group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        used = int((group / "memory.current").read_text(encoding="ascii"))
         cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
     except (OSError, ValueError):
-        return 1 << 62
+        return _UNKNOWN
     return max(0, limit - max(0, used - cached))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,25 +13,18 @@ from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 from sattxt.text.bert import Bert, build_bert
-from sattxt.text.encoder import (
-    FloatArray,
-    OnBatch,
-    check_texts,
-    encode_sorted,
-    fingerprint,
-    mean_pool,
-    pad,
-)
+from sattxt.text.encoder import Row, TextEncoder, pad_rows
 from sattxt.text.quantize import pack_int8, unpack_int8
+from sattxt.text.tokenizer import read_tokenizer
 from sattxt.weights.checksums import digest_files, sha256_file
+from sattxt.weights.tensors import read_safetensors
 
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
-_BATCH = 64
 
 log = logging.getLogger(__name__)
 
 
-class SentenceEncoder:
+class SentenceEncoder(TextEncoder):
     """A BERT encoder whose token vectors (``[CLS]`` and ``[SEP]`` included) are averaged; no L2 normalisation.
 
     Args:
@@ -52,13 +44,9 @@ class SentenceEncoder:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        from tokenizers import Tokenizer
-
+        super().__init__(config, dtype)
         folder = Path(folder)
         _require_files(folder)
-        self.config = config
-        self._dtype = dtype or getattr(torch, config.dtype)
-        self._device = torch.device(device)
         model = _open_bert(folder)
         if model.sizes.hidden_size != config.hidden_size:
             raise WeightsError(
@@ -69,67 +57,12 @@ class SentenceEncoder:
                 f"{folder}: max_length {config.max_length} is more than the model's "
                 f"{model.sizes.max_position_embeddings} positions"
             )
-        self._model = model.to(device=self._device, dtype=self._dtype)
-        self._pad_id = model.sizes.pad_token_id
-        try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the Rust library raises bare Exception
-            raise WeightsError(f"{folder / 'tokenizer.json'}: cannot be read as a tokeniser ({error})") from error
-        self._tokenizer.no_padding()
+        self._device = torch.device(device)
+        self._model = model.to(device=self._device, dtype=self.dtype)
+        self._tokenizer = read_tokenizer(folder)
         self._tokenizer.enable_truncation(max_length=config.max_length)
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the pooled vectors."""
-        return self.config.hidden_size
-
-    def fingerprint(self, instruction: str | None = None) -> str:
-        """What the vectors depend on besides the text, precision included."""
-        return fingerprint(self.config, instruction, str(self._dtype).removeprefix("torch."))
-
-    def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``embed_mask`` (pooled tokens): (N, L) int64, padded on the right."""
-        rows = self._token_rows(check_texts(texts), instruction)
-        return self._batch(rows)
-
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        *,
-        instruction: str | None = None,
-        batch_size: int | None = None,
-        progress: bool = False,
-        on_batch: OnBatch | None = None,
-    ) -> FloatArray:
-        """(N, hidden) float32 means over a text's tokens, in the order of ``texts``.
-
-        Texts of like length share a batch (64 unless ``batch_size`` says otherwise); which ones do changes a value
-        by less than 1e-5. An instruction steers the encoder through attention; its own tokens are not pooled.
-        """
-        listed = check_texts(texts)
-        rows = self._token_rows(listed, instruction)
-
-        def forward(indices: list[int]) -> Tensor:
-            batch = self._batch([rows[i] for i in indices])
-            mask = batch["attention_mask"]
-            hidden = self._model(
-                batch["input_ids"].to(self._device), None if bool(mask.all()) else mask.to(self._device)
-            )
-            return mean_pool(hidden, batch["embed_mask"])
-
-        lengths = [len(ids) for ids, _ in rows]
-        return encode_sorted(
-            listed,
-            lengths,
-            self.hidden_size,
-            forward,
-            batch_size=_BATCH if batch_size is None else batch_size,
-            progress=progress,
-            on_batch=on_batch,
-        )
-
-    def _token_rows(self, texts: list[str], instruction: str | None) -> list[tuple[list[int], list[int]]]:
-        """Each text's token ids and its pooling mask."""
+    def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
         lead = (self.config.instruction if instruction is None else instruction).strip()
         template = self.config.template
         wrapped = [text if template is None else template.replace("{text}", text) for text in texts]
@@ -141,14 +74,11 @@ class SentenceEncoder:
                 "%d of %d texts are longer than the encoder's %d tokens; what comes after is not read, first %r",
                 *(len(cut), len(texts), self.config.max_length, f"{cut[0][:40]}..."),
             )
-        rows = []
+        rows: list[Row] = []
         for text, encoding in zip(texts, encodings, strict=True):
             special = encoding.special_tokens_mask
-            if not start:
-                rows.append((encoding.ids, [1] * len(encoding.ids)))
-                continue
             mask = [int(s == 1 or begin >= start) for s, (begin, _) in zip(special, encoding.offsets, strict=True)]
-            if sum(mask) == sum(special):
+            if start and sum(mask) == sum(special):
                 raise InputError(
                     f"the instruction fills all {self.config.max_length} tokens, none is left for {text[:40]!r}; "
                     "pass a shorter instruction"
@@ -156,12 +86,13 @@ class SentenceEncoder:
             rows.append((encoding.ids, mask))
         return rows
 
-    def _batch(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
-        return {
-            "input_ids": pad([ids for ids, _ in rows], self._pad_id, "right"),
-            "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, "right"),
-            "embed_mask": pad([mask for _, mask in rows], 0, "right"),
-        }
+    def _pad(self, rows: list[Row]) -> dict[str, Tensor]:
+        return pad_rows(rows, self._model.sizes.pad_token_id, "right")
+
+    def _forward(self, batch: dict[str, Tensor]) -> Tensor:
+        mask = batch["attention_mask"]
+        seen = None if bool(mask.all()) else mask.to(self._device)
+        return self._model(batch["input_ids"].to(self._device), seen)
 
 
 def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool = True) -> str:
@@ -218,13 +149,11 @@ def _require_files(folder: Path) -> None:
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
     """The encoder's float32 tensors, without pooler, buffers and a ``bert.`` prefix."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / "model.safetensors"
+    stored = read_safetensors(path)
     try:
-        state = unpack_int8(load_file(path))
-    except (OSError, SafetensorError, WeightsError) as error:
+        state = unpack_int8(stored)
+    except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     named = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
     return {k: v for k, v in named.items() if not k.startswith(("pooler.", "cls.")) and not k.endswith("position_ids")}

@@ -13,11 +13,28 @@ from torch import Tensor
 
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
-from sattxt.io import read_json
-from sattxt.text.encoder import pad
+from sattxt.io import first_line, read_json
+from sattxt.text.encoder import Row, check_texts, pad_rows
 
-#: Token ids of a wrapped text, and the index of the first one that is pooled.
-Row = tuple[list[int], int]
+
+def read_tokenizer(folder: Path) -> Any:
+    """The ``tokenizers.Tokenizer`` of a folder, which neither pads nor truncates.
+
+    Raises:
+        WeightsError: tokenizer.json is missing or damaged.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder}: tokenizer.json is missing; pass a folder that holds the model's tokeniser")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise WeightsError(f"{path}: cannot be read as a tokeniser ({first_line(error)})") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class PromptTokenizer:
@@ -33,17 +50,7 @@ class PromptTokenizer:
     """
 
     def __init__(self, config: TextEncoderConfig, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise WeightsError(f"{folder}: tokenizer.json is missing; pass a folder that holds the model's tokeniser")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust library raises bare Exception
-            raise WeightsError(f"{path}: cannot be read as a tokeniser ({error})") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = read_tokenizer(folder)
         template = "{text}" if config.template is None else config.template
         if template.count("{text}") != 1:
             raise WeightsError(f"text template {template!r}: it must hold {{text}} exactly once")
@@ -52,7 +59,7 @@ class PromptTokenizer:
         self._pad_id = _eos_id(self._tokenizer, folder)
 
     def rows(self, texts: Sequence[str], instruction: str | None = None) -> list[Row]:
-        """Token ids of each text, and where its pooled tokens begin; they run to the end.
+        """Token ids of each text, and which of them are pooled: those from the text's first to the end.
 
         White space before a text is kept, after it is not. A text of more than ``max_text_tokens`` tokens is
         shortened to its first words; an instruction is put before it.
@@ -74,29 +81,16 @@ class PromptTokenizer:
                     f"the instruction fills all {self._config.max_length} tokens, none is left for {text[:40]!r}; "
                     "pass a shorter instruction"
                 )
-            rows.append((ids, start))
+            rows.append((ids, [0] * start + [1] * (len(ids) - start)))
         return rows
 
-    def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def pad(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64, padded with EOS to the longest."""
-        side = self._config.padding_side
-        return {
-            "input_ids": pad([ids for ids, _ in rows], self._pad_id, side),
-            "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, side),
-            "embed_mask": pad([[int(i >= start) for i in range(len(ids))] for ids, start in rows], 0, side),
-        }
+        return pad_rows(rows, self._pad_id, self._config.padding_side)
 
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json and a tokenizer_config.json that names the padding token."""
-        import json
-
-        self._tokenizer.save(str(folder / "tokenizer.json"))
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self._tokenizer.id_to_token(self._pad_id),
-            "padding_side": self._config.padding_side,
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
+        """:meth:`rows` of texts, padded."""
+        return self.pad(self.rows(check_texts(texts), instruction))
 
     def _shorten(self, text: str) -> str:
         """While the text has n > limit tokens, keep its first int(words * limit / n) words.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import (
@@ -23,26 +23,43 @@ from sattxt.errors import (
     TextEncoderUnavailableError,
     WeightsError,
 )
+from sattxt.text.cache import TextCache, TextCacheWarning
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprint
-from sattxt.text.head import TextHead
-
-if TYPE_CHECKING:
-    from sattxt.text.cache import TextCache
-    from sattxt.text.label_bank import LabelBank
-
-__all__ = ["TextEncoder", "TextHead", "TextTower", "fingerprint", "open_text_tower"]
+from sattxt.text.label_bank import LabelBank
+from sattxt.weights.tensors import check_tensors
 
 _UNAVAILABLE = (HubError, MissingExtraError, TextEncoderUnavailableError)
 _CACHE_FAILURES = (CacheError, DiskFullError, OSError)
 _KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
 
 
-class Tokenizes(Protocol):
-    """Texts to token ids, without the language model."""
+class TextHead(nn.Module):
+    """LayerNorm, then a linear map without bias: (N, in) pooled vectors to (N, out); not normalised."""
 
-    def __call__(self, texts: Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64."""
-        ...
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(in_features)
+        self.proj = nn.Linear(in_features, out_features, bias=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(N, in) to (N, out)."""
+        projected: Tensor = self.proj(self.ln(pooled))
+        return projected
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> TextHead:
+        """A float32 head, its sizes read from the tensors ``ln.weight``, ``ln.bias``, ``proj.weight``.
+
+        Raises:
+            WeightsError: a tensor is missing, superfluous, or does not fit the others.
+        """
+        weight = state.get("proj.weight")
+        if weight is None or weight.ndim != 2:
+            raise WeightsError("text head: the matrix proj.weight is missing")
+        head = cls(int(weight.shape[1]), int(weight.shape[0]))
+        check_tensors(state, {name: tensor.shape for name, tensor in head.state_dict().items()}, "text head")
+        head.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        return head
 
 
 class TextTower:
@@ -56,12 +73,11 @@ class TextTower:
         head: trained map into the shared space; kept in float32.
         encoder_factory: opens the encoder; called at most once.
         cache: ``None`` keeps nothing on disk (the last few thousand vectors are kept in memory).
-        banks: label banks made by this encoder.
         dtype: precision the encoder runs in (``"float32"``, ``"bfloat16"``); ``None``: the config's.
         tokenize: tokenises without opening the encoder; ``None``: the encoder does it.
 
     Raises:
-        BankMismatchError: a bank was made by another encoder.
+        WeightsError: the head takes vectors of another width than the encoder gives.
     """
 
     def __init__(
@@ -71,9 +87,8 @@ class TextTower:
         *,
         encoder_factory: Callable[[], TextEncoder],
         cache: TextCache | None = None,
-        banks: Iterable[LabelBank] = (),
         dtype: str | None = None,
-        tokenize: Tokenizes | None = None,
+        tokenize: Callable[[list[str], str | None], dict[str, Tensor]] | None = None,
     ) -> None:
         if head.proj.in_features != config.hidden_size:
             raise WeightsError(
@@ -87,15 +102,8 @@ class TextTower:
         self._cache = cache
         self._dtype = dtype or config.dtype
         self._tokenize = tokenize
-        self._known: dict[str, dict[str, FloatArray]] = {}  # fingerprint without precision -> text -> vector
+        self._banks: dict[str, dict[str, FloatArray]] = {}  # fingerprint without precision -> text -> vector
         self._kept: dict[str, dict[str, FloatArray]] = {}  # exact fingerprint -> text -> vector, without a cache
-        for bank in banks:
-            self.add_bank(bank)
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the shared space."""
-        return self.head.proj.out_features
 
     @property
     def loaded(self) -> bool:
@@ -105,7 +113,7 @@ class TextTower:
     @property
     def encoder(self) -> TextEncoder:
         """The frozen encoder, opened if it has not been; errors as in :meth:`pooled`."""
-        return self._open([])
+        return self._open()
 
     def to(self, device: torch.device | str) -> TextTower:
         """Move the head; the frozen encoder stays where it was opened."""
@@ -119,18 +127,18 @@ class TextTower:
             BankMismatchError: it was made by another text encoder, or its vectors have another width.
         """
         space = fingerprint(self.config, bank.instruction)
+        name = bank.source or "the label bank"
         if bank.space != space:
             raise BankMismatchError(
-                f"{bank.source or 'the label bank'} was made by another text encoder ({bank.model}); build it again "
-                "with this model: `sattxt labels build --model NAME`"
+                f"{name} was made by another text encoder ({bank.model}); build it again with this model: "
+                "`sattxt labels build --model NAME`"
             )
-        vectors = np.asarray(bank.vectors, dtype=np.float32)
-        if vectors.shape != (len(bank.texts), self.config.hidden_size):
+        if bank.vectors.shape[1] != self.config.hidden_size:
             raise BankMismatchError(
-                f"the label bank holds {vectors.shape} vectors for {len(bank.texts)} texts; this model's have width "
+                f"{name} holds vectors of width {bank.vectors.shape[1]}, this model's have width "
                 f"{self.config.hidden_size}; build it again"
             )
-        self._known.setdefault(space, {}).update(zip(bank.texts, vectors, strict=True))
+        self._banks.setdefault(space, {}).update(zip(bank.texts, bank.vectors.astype(np.float32), strict=True))
 
     def pooled(
         self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False
@@ -149,11 +157,8 @@ class TextTower:
             CacheError: a cached vector is not of this encoder's width.
         """
         listed = check_texts(texts)
-        found, _ = self._gather(listed, instruction, progress)
-        result = np.empty((len(listed), self.config.hidden_size), dtype=np.float32)
-        for row, text in enumerate(listed):
-            result[row] = found[text]
-        return result
+        found, _ = self._vectors(listed, instruction, progress)
+        return self._stack(found, listed)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
@@ -184,50 +189,72 @@ class TextTower:
             texts: encoded (or looked up) as in :meth:`pooled`; duplicates are dropped.
             labels: label to its prompts, kept in the bank. model: the model's name, kept in the bank.
         """
-        from sattxt.text.label_bank import LabelBank
-
         unique = list(dict.fromkeys(check_texts(texts)))
-        found, imported = self._gather(unique, instruction, progress)
+        found, imported = self._vectors(unique, instruction, progress)
         return LabelBank(
             space=fingerprint(self.config, instruction),
             texts=unique,
-            vectors=np.stack([found[text] for text in unique]) if unique else np.empty((0, self.config.hidden_size)),
+            vectors=self._stack(found, unique),
             dtype="" if imported else self._dtype,
-            labels=None if labels is None else {label: list(prompts) for label, prompts in labels.items()},
+            labels={label: list(prompts) for label, prompts in (labels or {}).items()},
             model=model,
             instruction=self.config.instruction if instruction is None else instruction,
         )
 
-    def _gather(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[dict[str, FloatArray], bool]:
+    def _open(self, needed: Sequence[str] = ()) -> TextEncoder:
+        """The encoder, opened on the first call; ``needed``: the texts it is opened for, for the message."""
+        with self._opening:
+            if self._encoder is None:
+                try:
+                    self._encoder = self._factory()
+                except _UNAVAILABLE as error:
+                    shown = ", ".join(repr(text[:60]) for text in needed[:3]) + (", …" if len(needed) > 3 else "")
+                    raise TextEncoderUnavailableError(
+                        f"{len(needed)} prompts are not cached ({shown}) and the text encoder is not at hand: {error}. "
+                        "Or encode the labels where it is with `sattxt labels build`, and load the file with "
+                        "`import_labels`"
+                    ) from error
+            return self._encoder
+
+    def _vectors(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[dict[str, FloatArray], bool]:
         """Text to vector, and whether any came from a label bank (whose precision may be another)."""
-        wanted = list(dict.fromkeys(texts))
         space = fingerprint(self.config, instruction)
         exact = fingerprint(self.config, instruction, self._dtype)
-        bank = self._known.get(space, {})
-        found = {text: bank[text] for text in wanted if text in bank}
-        imported = bool(found)
-        kept = self._kept.get(exact, {})
-        found.update({text: kept[text] for text in wanted if text in kept and text not in found})
-        found.update(self._cached(exact, [text for text in wanted if text not in found]))
+        wanted = list(dict.fromkeys(texts))
+        found: dict[str, FloatArray] = {}
+
+        def take(vectors: Mapping[str, FloatArray]) -> bool:
+            new = {text: vectors[text] for text in wanted if text in vectors}
+            found.update(new)
+            wanted[:] = [text for text in wanted if text not in new]
+            return bool(new)
+
+        imported = take(self._banks.get(space, {}))
+        take(self._kept.get(exact, {}))
+        take(self._cached(exact, wanted))
         # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
-        brought = self._cached(space, [text for text in wanted if text not in found], accept_float16=True)
-        found.update(brought)
-        missing = [text for text in wanted if text not in found]
-        if missing:
-            vectors = self._open(missing).encode(
-                missing,
+        imported |= take(self._cached(space, wanted, accept_float16=True))
+        if wanted:
+            vectors = self._open(wanted).encode(
+                wanted,
                 instruction=instruction,
                 progress=progress,
                 on_batch=lambda batch, values: self._store(exact, batch, values),
             )
-            found.update(zip(missing, vectors, strict=True))
-        return found, imported or bool(brought)
+            found.update(zip(wanted, vectors, strict=True))
+        return found, imported
+
+    def _stack(self, found: Mapping[str, FloatArray], texts: list[str]) -> FloatArray:
+        rows = np.empty((len(texts), self.config.hidden_size), dtype=np.float32)
+        for row, text in enumerate(texts):
+            rows[row] = found[text]
+        return rows
 
     def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
         if self._cache is None or not texts:
             return {}
         try:
-            found: dict[str, FloatArray] = self._cache.get_many(space, texts, accept_float16=accept_float16)
+            found = self._cache.get_many(space, texts, accept_float16=accept_float16)
         except _CACHE_FAILURES as error:
             self._give_up_cache(error)
             return {}
@@ -254,24 +281,8 @@ class TextTower:
 
     def _give_up_cache(self, error: Exception) -> None:
         """Tell that the cache fails, once, and go on without it: what is computed is still returned."""
-        from sattxt.text.cache import TextCacheWarning
-
         self._cache = None
         warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
-
-    def _open(self, needed: list[str]) -> TextEncoder:
-        with self._opening:
-            if self._encoder is None:
-                try:
-                    self._encoder = self._factory()
-                except _UNAVAILABLE as error:
-                    shown = ", ".join(repr(text[:60]) for text in needed[:3]) + (", …" if len(needed) > 3 else "")
-                    raise TextEncoderUnavailableError(
-                        f"{len(needed)} prompts are not cached ({shown}) and the text encoder is not at hand: {error}. "
-                        "Or encode the labels where it is with `sattxt labels build`, and load the file with "
-                        "`import_labels`"
-                    ) from error
-            return self._encoder
 
 
 def open_text_tower(
@@ -297,7 +308,7 @@ def open_text_tower(
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
     chosen: torch.dtype = dtype or getattr(torch, config.dtype)
-    access = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+    access: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
 
     def open_encoder() -> TextEncoder:
         if config.kind == "sentence":
@@ -315,16 +326,13 @@ def open_text_tower(
             dtype=chosen,
             device=device,
             device_map=device_map,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
+            **access,
         )
 
-    def tokenize(texts: Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
+    def tokenize(texts: list[str], instruction: str | None) -> dict[str, Tensor]:
         from sattxt.text.llm2vec import open_prompt_tokenizer
 
-        prompts = open_prompt_tokenizer(config, encoder_dir, **access)
-        return prompts.batch(prompts.rows(texts, instruction))
+        return open_prompt_tokenizer(config, encoder_dir, **access).tokenize(texts, instruction)
 
     tower = TextTower(
         config,

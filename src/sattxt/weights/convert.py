@@ -145,7 +145,7 @@ def convert(
     )
 
     def merge(folder: Path) -> None:
-        from sattxt.text.llm2vec import save_merged
+        from sattxt.text.llama import save_merged
 
         parts = [
             component_dir(source, token=token, cache_dir=cache_dir, local_files_only=local_files_only)

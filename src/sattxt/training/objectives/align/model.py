@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
 from sattxt.errors import InputError
-from sattxt.text.head import TextHead
+from sattxt.text.tower import TextHead
 from sattxt.vision.tower import VisionTower
 
 
