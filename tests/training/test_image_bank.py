@@ -61,7 +61,7 @@ def test_one_view_is_the_whole_tile(tmp_path: Path) -> None:
 def test_further_views_are_augmented_and_drawn_at_random(tmp_path: Path) -> None:
     run = still(tmp_path, views=4)
     run.aligner.prepare(run.model, tmp_path, CPU)
-    bank = run.aligner.images
+    bank = run.aligner._images
     assert bank is not None
     (views,) = bank.views
     assert views.shape == (60, 4, 32)
@@ -86,7 +86,7 @@ def test_every_set_has_its_own_views(tmp_path: Path) -> None:
     aligner = AlignObjective(config, [first, second], book, run.aligner.bank, to_pixels)
     aligner.prepare(run.model, tmp_path, CPU)
     assert len(files(tmp_path)) == 2
-    bank = aligner.images
+    bank = aligner._images
     assert bank is not None
     assert_alike(bank.views[0][:, 0], embeddings(run))
     assert (bank.views[0] - bank.views[1]).abs().amax() > 0.01
@@ -112,7 +112,7 @@ def test_what_is_embedded_is_read_again_and_not_computed(tmp_path: Path, caplog:
         run = still(tmp_path)
         run.aligner.prepare(run.model, tmp_path, CPU)
     assert caplog.text.count("embedded once") == 1
-    bank = run.aligner.images
+    bank = run.aligner._images
     assert bank is not None
     assert_alike(bank.views[0][:, 0], embeddings(run))
 
@@ -132,7 +132,7 @@ def test_embeddings_of_something_else_are_not_taken(tmp_path: Path, changed: str
     elif changed == "cut":
         path.write_bytes(content[:-5000])
     run.aligner.prepare(run.model, tmp_path, CPU)
-    bank = run.aligner.images
+    bank = run.aligner._images
     assert bank is not None
     assert bank.views[0].shape[1] == (2 if changed == "image_views" else 1)
     assert_alike(bank.views[0][:, 0], embeddings(run))

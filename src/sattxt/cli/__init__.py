@@ -1,4 +1,4 @@
-"""The ``sattxt`` command: one module per subcommand, imported only when that subcommand runs."""
+"""The ``sattxt`` command: one module a subcommand, imported only when that subcommand runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,3 @@ def main() -> None:
     from sattxt.cli.app import run
 
     sys.exit(run())
-
-
-__all__ = ["main"]

@@ -9,7 +9,6 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -17,11 +16,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import sattxt
-from sattxt.cli import exits
-from sattxt.errors import InputError, MissingExtraError
+from sattxt.cli import exits, output
+from sattxt.errors import MissingExtraError
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """Where a subcommand lives (a module with a typer ``app``), its line in ``sattxt --help``, the extra it needs."""
 
     module: str
@@ -30,15 +29,15 @@ class _Entry(NamedTuple):
 
 
 COMMANDS = {
-    "classify": _Entry("sattxt.cli.classify", "Name what images show, from labels of your own."),
-    "embed": _Entry("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file."),
-    "segment": _Entry("sattxt.cli.segment", "Draw a label map of an image, from labels of your own."),
-    "labels": _Entry("sattxt.cli.labels", "Build and inspect label banks; list the label sets."),
-    "models": _Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
-    "convert": _Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
-    "demo": _Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
-    "eval": _Entry("sattxt.evaluation.commands", "Measure a model on labelled images.", "eval"),
-    "train": _Entry("sattxt.training.cli", "Train a model.", "train"),
+    "classify": Entry("sattxt.cli.classify", "Name what images show, from labels of your own."),
+    "embed": Entry("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file."),
+    "segment": Entry("sattxt.cli.segment", "Draw a label map of an image, from labels of your own."),
+    "labels": Entry("sattxt.cli.labels", "Build and inspect label banks; list the label sets."),
+    "models": Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
+    "convert": Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
+    "demo": Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
+    "eval": Entry("sattxt.evaluation.commands", "Measure a model on labelled images.", "eval"),
+    "train": Entry("sattxt.training.cli", "Train a model.", "train"),
 }
 
 
@@ -46,25 +45,19 @@ class _LazyGroup(TyperGroup):
     """A group whose subcommands are modules, imported on demand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name, entry in COMMANDS.items() if _installed(entry.module)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        command = get_command(_load(cmd_name, entry))
-        command.name = cmd_name
-        return command
+        return _load(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        names: dict[str, Any] = dict.fromkeys(self.list_commands(ctx))
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)
         self.commands = names  # what "did you mean" looks at
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -73,7 +66,7 @@ class _LazyGroup(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _say("interrupted")
+            output.note("interrupted")
             raise typer.Exit(exits.INTERRUPTED) from None
         except BrokenPipeError:
             # Python flushes stdout once more at exit: give it somewhere to go.
@@ -82,7 +75,11 @@ class _LazyGroup(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code"):  # a usage error, which typer shows
                 raise
-            raise typer.Exit(_report(error, debug=ctx.params.get("debug", False))) from error
+            code = exits.code_for(error)
+            if code == exits.BUG or ctx.params.get("debug"):
+                traceback.print_exception(error, file=sys.stderr)
+            output.note(f"error: {exits.describe(error)}")
+            raise typer.Exit(code) from error
         return result
 
 
@@ -127,34 +124,14 @@ def run(arguments: list[str] | None = None) -> int:
     return exits.DONE
 
 
-def _installed(module: str) -> bool:
-    """Whether this installation has ``module``, without importing it or its parents."""
-    path = Path(sattxt.__file__).parent.joinpath(*module.split(".")[1:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-
-
-def _load(name: str, entry: _Entry) -> typer.Typer:
-    if not _installed(entry.module):
-        raise InputError(
-            f"'sattxt {name}' is not part of this version of sattxt ({sattxt.__version__}); upgrade sattxt"
-        )
+def _load(name: str) -> Any:
+    """The subcommand, from its module."""
+    module, _, extra = COMMANDS[name]
     try:
-        found: typer.Typer = import_module(entry.module).app
+        command = get_command(import_module(module).app)
     except ModuleNotFoundError as error:
-        if not entry.extra or error.name is None or error.name.split(".")[0] == "sattxt":
+        if not extra or error.name is None or error.name.split(".")[0] == "sattxt":
             raise
-        raise MissingExtraError(entry.extra, error.name, f"'sattxt {name}'") from error
-    return found
-
-
-def _report(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong on stderr; returns the exit code."""
-    code = exits.code_for(error)
-    if debug or code == exits.BUG:
-        traceback.print_exception(error, file=sys.stderr)
-    _say(f"error: {exits.describe(error)}")
-    return code
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"sattxt: {message}\n")
+        raise MissingExtraError(extra, error.name, f"'sattxt {name}'") from error
+    command.name = name
+    return command

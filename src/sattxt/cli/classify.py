@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from sattxt.cli import inputs, options, output, runtime
+from sattxt.cli import output
+from sattxt.cli.images import ImageFlags
+from sattxt.cli.options import BankFlags, ImageModelFlags, ReadFlags, with_options
 from sattxt.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,10 +23,12 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(no_args_is_help=True)
+@with_options
 def classify(
-    images: options.Images = None,
-    labels: options.Labels = None,
-    label_set: options.LabelSet = None,
+    labels: BankFlags,
+    given: ImageFlags,
+    model: ImageModelFlags,
+    reading: ReadFlags,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Labels shown per image.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
@@ -36,28 +44,6 @@ def classify(
             help="With --multi-label: probability from which a label applies. Default 0.5.",
         ),
     ] = None,
-    template: options.Templates = None,
-    ensemble: options.Ensemble = False,
-    instruction: options.Instruction = None,
-    bank: options.Bank = None,
-    model: options.Model = "sattxt-mini",
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    dtype: options.Precision = options.Dtype.auto,
-    preprocess: options.Preprocess = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    stretch: options.Stretch = None,
-    bands: options.Bands = None,
-    band_names: options.BandNames = None,
-    value_range: options.ValueRange = None,
-    offset: options.Offset = None,
-    max_pixels: options.MaxPixels = None,
-    on_error: options.Errors = options.OnError.stop,
-    null: options.Null = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Name what images show, from labels of your own.
 
@@ -74,70 +60,84 @@ def classify(
         raise InputError("--json and --csv exclude each other; pass one")
     if threshold is not None and not multi_label:
         raise InputError("--threshold means nothing without --multi-label; pass both")
-    templates = inputs.templates(template, ensemble=ensemble)
-    banks = bank or []
-    from_bank = inputs.brings_labels(banks, labels, label_set, template=templates, instruction=instruction)
-    wanted = None if from_bank else inputs.labels(labels, label_set)
-    reading = options.image_options(
-        stretch=stretch,
-        bands=bands,
-        band_names=band_names,
-        value_range=value_range,
-        offset=offset,
-        max_pixels=max_pixels,
-    )
-    paths = inputs.image_paths(images or [], null=null, keep_missing=on_error is options.OnError.skip)
-
-    opened = runtime.open_model(
-        model,
-        revision=revision,
-        local_files_only=offline,
-        device=device,
-        device_map=device_map,
-        dtype=dtype.value,
-        preprocess=preprocess,
-    )
-    imported = [opened.import_labels(file) for file in banks]
-    classifier = opened.classifier(
-        imported[0] if from_bank else wanted,
-        label_set=label_set,
-        templates=templates,
-        instruction=instruction,
-        multi_label=multi_label,
-        progress=runtime.show_progress(quiet=quiet),
-    )
-    run = partial(
-        classifier,
-        batch_size=batch_size,
-        workers=workers,
-        on_error=on_error.value,
-        progress=False,
-        options=reading,
-    )
-    writer: output.Writer
-    if as_json:
-        writer = output.JsonWriter(top=top, multi_label=multi_label)
-    elif as_csv:
-        writer = output.CsvWriter(top=top, multi_label=multi_label)
-    else:
-        writer = output.TableWriter(paths, classifier.labels, top=top, multi_label=multi_label)
-
+    prompting, options, paths = labels.prompting(), reading.image_options(), given.paths()
+    opened = model.open()
+    prompting |= labels.import_into(opened)
+    classifier = opened.classifier(**prompting, multi_label=multi_label, progress=output.show_progress(given.quiet))
     limit = (0.5 if threshold is None else threshold) if multi_label else None
-    skipped = runtime.Skipped()
-    for chunk, batch in runtime.in_chunks(paths, run, quiet=quiet):
-        failures = {failure.index: failure for failure in batch.failures}
-        results = iter(batch)
-        for index, path in enumerate(chunk):
-            if index in failures:
-                writer.skip(path, skipped.add(path, failures[index]))
-            else:
-                writer.write(_answer(path, next(results), limit))
-    skipped.finish(len(paths))
+    show: Callable[[Answer], None]
+    if as_json:
+        show = partial(_show_json, top=top, multi_label=multi_label)
+    elif as_csv:
+        columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "prob", "score")]
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(["path", "labels" if multi_label else "label", *columns, "error"])
+        show = partial(_show_csv, rows=rows, top=top)
+    else:
+        widths = [max(map(output.width, texts)) for texts in (paths, classifier.labels)]
+        show = partial(_show_line, widths=widths, top=None if multi_label else top)
+
+    for chunk, batch in given.chunks(paths, partial(classifier, options=options)):
+        answers = [Answer(path) for path in chunk]
+        for failure in batch.failures:
+            answers[failure.index] = Answer(chunk[failure.index], error=output.one_line(failure.error))
+        for index, result in zip(batch.indices, batch, strict=True):
+            answers[index] = _answer(chunk[index], result, limit)
+        for answer in answers:
+            show(answer)
+    given.finish(len(paths))
 
 
-def _answer(path: str, result: ZeroShotResult, threshold: float | None) -> output.Answer:
+class Answer(NamedTuple):
+    """What one image was found to show.
+
+    chosen: one label, or any number in multi-label mode. ranked: every label with its probability and its cosine
+    similarity, best first. error: why it was skipped, if it was.
+    """
+
+    path: str
+    chosen: Sequence[str] = ()
+    ranked: Sequence[tuple[str, float, float]] = ()
+    error: str = ""
+
+
+def _answer(path: str, result: ZeroShotResult, threshold: float | None) -> Answer:
     """The labels that answer for ``path``: the best one, or with a threshold those that reach it."""
     scores = dict(zip(result.labels, result.scores.tolist(), strict=True))
-    ranked = [output.Ranked(label, prob, scores[label]) for label, prob in result.top(len(result.labels))]
-    chosen = [ranked[0].label] if threshold is None else [r.label for r in ranked if r.prob >= threshold]
-    return output.Answer(path, chosen, ranked)
+    ranked = [(label, prob, scores[label]) for label, prob in result.top(len(result.labels))]
+    return Answer(path, [result.label] if threshold is None else result.above(threshold), ranked)
+
+
+def _show_line(answer: Answer, widths: Sequence[int], top: int | None) -> None:
+    """The ``top`` best labels, else the chosen ones, in aligned columns; the chosen bold where stdout is a terminal."""
+    if answer.error:
+        return  # it is on stderr already
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    cells = [output.pad(answer.path, widths[0])]
+    for rank, (label, prob, _) in enumerate(answer.ranked):
+        chosen = label in answer.chosen
+        if chosen if top is None else rank < top:
+            text = f"{output.pad(label, widths[1])} {prob:.2f}"
+            cells.append(typer.style(text, bold=True) if bold and chosen else text)
+    output.put("  ".join(cells if len(cells) > 1 else [*cells, "-"]) + "\n")
+
+
+def _show_json(answer: Answer, top: int, multi_label: bool) -> None:
+    """``{"path", "label" (or "labels"), "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
+    if answer.error:
+        output.put_json({"path": answer.path, "error": answer.error})
+        return
+    chosen: dict[str, Any] = {"labels": answer.chosen} if multi_label else {"label": answer.chosen[0]}
+    ranked = [
+        {"label": label, "prob": round(prob, output.DECIMALS), "score": round(score, output.DECIMALS)}
+        for label, prob, score in answer.ranked[:top]
+    ]
+    output.put_json({"path": answer.path, **chosen, "top": ranked})
+
+
+def _show_csv(answer: Answer, rows: Any, top: int) -> None:
+    """One row; the labels of a multi-label answer are joined with ``;``."""
+    cells = [answer.path, ";".join(answer.chosen)]
+    for label, prob, score in answer.ranked[:top]:
+        cells += [label, f"{prob:.{output.DECIMALS}f}", f"{score:.{output.DECIMALS}f}"]
+    rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), answer.error])

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from enum import Enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from sattxt.cli import output
+from sattxt.cli import options, output
 from sattxt.errors import InputError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
-class Scaling(str, Enum):
-    """Pixel scalings by name, see ``sattxt.config.IMAGE_PRESETS``."""
-
-    official = "official"
-    unit = "unit"
-    dinov3_sat = "dinov3-sat"
 
 
 @app.command(no_args_is_help=True)
@@ -36,8 +26,9 @@ def convert(
         int | None, typer.Option("--num-heads", min=1, help="Attention heads, where the files do not tell.")
     ] = None,
     preprocess: Annotated[
-        Scaling, typer.Option("--preprocess", help="Pixel scaling to store with the model.")
-    ] = Scaling.official,
+        Literal["official", "unit", "dinov3-sat"],
+        typer.Option("--preprocess", help="Pixel scaling to store with the model."),
+    ] = "official",
     copy_llm: Annotated[
         bool, typer.Option("--copy-llm", help="Put the merged language model into the directory (16 GB for 8B).")
     ] = False,
@@ -48,7 +39,7 @@ def convert(
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use cached files only; download nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Turn the published weights' files into a model directory.
 
@@ -76,7 +67,7 @@ def convert(
         adapter or [],
         num_heads=num_heads,
         out=out,
-        preprocess=preprocess.value,
+        preprocess=preprocess,
         copy_llm=copy_llm,
         name=name,
         instruction=instruction,
@@ -87,4 +78,4 @@ def convert(
     if as_json:
         output.put_json({"output": str(written), "name": name})
     else:
-        sys.stderr.write(f"{written}: open it with SatTxt.from_pretrained or --model\n")
+        output.say(f"{written}: open it with SatTxt.from_pretrained or --model")

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sattxt.cli import inputs, options, runtime
+from sattxt.cli.images import image_paths
+from sattxt.cli.options import ModelFlags, with_options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
+@with_options
 def demo(
+    model: ModelFlags,
     query: Annotated[
         str | None, typer.Argument(show_default=False, help='What to look for, such as "sea ice".')
     ] = None,
@@ -24,8 +27,6 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for the pictures.")] = Path(
         "demo-output"
     ),
-    model: options.Model = "sattxt-mini",
-    device: options.Device = None,
 ) -> None:
     """Search and classify NASA's Blue Marble, offline.
 
@@ -38,5 +39,5 @@ def demo(
     """
     from sattxt.demo import run
 
-    paths = [Path(path) for path in inputs.image_paths(images)] if images else []
-    run(query, paths, out, model=runtime.open_model(model, device=device))
+    paths = [Path(path) for path in image_paths(images)] if images else []
+    run(query, paths, out, model=model.open())

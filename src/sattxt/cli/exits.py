@@ -27,26 +27,25 @@ MEANINGS = {
     CLOSED_PIPE: "the reader of standard output went away",
 }
 
-_MACHINE = (
-    errors.MissingExtraError,
-    errors.NotEnoughMemoryError,
-    errors.DiskFullError,
-    errors.TextEncoderUnavailableError,
-)
-_MODEL = (errors.UnknownModelError, errors.WeightsError, errors.HubError, errors.CacheError)
+# The first kind that an error is of decides.
+_CODES: dict[type[Exception], int] = {
+    errors.MissingExtraError: MACHINE,
+    errors.NotEnoughMemoryError: MACHINE,
+    errors.DiskFullError: MACHINE,
+    errors.TextEncoderUnavailableError: MACHINE,
+    errors.UnknownModelError: MODEL,
+    errors.WeightsError: MODEL,
+    errors.HubError: MODEL,
+    errors.CacheError: MODEL,
+    errors.SatTxtError: USAGE,
+}
 
 
 def code_for(error: Exception) -> int:
     """The exit code that ``error`` leads to. ``BUG`` for anything not raised on purpose."""
-    if isinstance(error, _MACHINE):
-        return MACHINE
-    if isinstance(error, _MODEL):
-        return MODEL
-    if isinstance(error, errors.SatTxtError):
-        return USAGE
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError) and error.filename is not None:
         return MACHINE if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)) else USAGE
-    return BUG
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
 
 
 def describe(error: Exception) -> str:

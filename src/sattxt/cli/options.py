@@ -1,143 +1,239 @@
-"""Options that several subcommands share, declared once."""
+"""Options that several commands share, declared once: a group is a dataclass, and :func:`with_options` lays it out."""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from sattxt.cli import inputs
+from sattxt.errors import InputError, LabelError
+from sattxt.labels.prompts import parse_labels, parse_templates
 
 if TYPE_CHECKING:
     from sattxt.images.options import ImageOptions
-
-
-class OnError(str, Enum):
-    """What to do with an image that cannot be read."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-class Dtype(str, Enum):
-    """The precision a model computes in."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Range(str, Enum):
-    """What float pixels, or 8-bit values in a wider type, range over."""
-
-    unit = "0-1"
-    byte = "0-255"
-    reflectance = "0-10000"
-
-
-Images = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="IMAGES...",
-        show_default=False,
-        help="Files, quoted globs ('tiles/**/*.png'), folders (searched recursively), or - for a list on stdin.",
-    ),
-]
-Null = Annotated[bool, typer.Option("--null", "-0", help="Names on stdin end with NUL (find -print0).")]
+    from sattxt.model import SatTxt
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, a model directory, or a hub id.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of a hub model.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Use cached files only; download nothing.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... By default the best there is.")]
-Precision = Annotated[Dtype, typer.Option("--dtype", help="Precision of the model.")]
-DeviceMap = Annotated[
-    str | None, typer.Option("--device-map", help="auto: spread a large text encoder over the devices there are.")
-]
-Preprocess = Annotated[
-    str | None,
-    typer.Option("--preprocess", help="Pixel scaling in the place of the model's own: official, unit, dinov3-sat."),
-]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Threads that decode images.")]
-
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels", "-l", help='"forest,river,city", or @FILE: one a line, or .json (list, or label to synonyms).'
-    ),
-]
-LabelSet = Annotated[str | None, typer.Option("--label-set", help="A built-in set, as listed by 'sattxt labels sets'.")]
-Templates = Annotated[
-    list[str] | None,
-    typer.Option("--template", help="Prompt template with {} for the label; several are averaged."),
-]
-Ensemble = Annotated[bool, typer.Option("--ensemble", help="Average over the built-in prompt templates.")]
 Instruction = Annotated[str | None, typer.Option("--instruction", help="Instruction put before every prompt.")]
 Bank = Annotated[
     list[str] | None,
     typer.Option("--bank", help="Label bank with these prompts' embeddings: no text encoder is needed."),
 ]
-
-Stretch = Annotated[
-    str | None,
-    typer.Option("--stretch", help="To 8 bits from more: sentinel2 (0-2750), percentile, or LOW,HIGH."),
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Threads that decode images.")]
+OnError = Annotated[
+    Literal["raise", "skip"], typer.Option("--on-error", help="At an image that cannot be read: stop, or leave it out.")
 ]
-Bands = Annotated[
-    str | None,
-    typer.Option("--bands", help="Which bands are red, green, blue: names (B4,B3,B2) or numbers from 1 (4,3,2)."),
-]
-BandNames = Annotated[
-    str | None,
-    typer.Option("--band-names", help="Names of all bands in order, for files without: a list, or l1c, l2a, eurosat."),
-]
-MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", min=1, help="Refuse larger files (width x height). Default 134217728.")
-]
-ValueRange = Annotated[Range | None, typer.Option("--value-range", help="The range of float pixels.")]
-Offset = Annotated[
-    float | None,
-    typer.Option(
-        "--offset",
-        help="Subtracted before --stretch: 1000 for Sentinel-2 baseline 04.00 and later. By default from the metadata.",
-    ),
-]
-
-Errors = Annotated[OnError, typer.Option("--on-error", help="At an image that cannot be read: stop, or leave it out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 
 
-def image_options(
-    *,
-    stretch: str | None,
-    bands: str | None,
-    band_names: str | None,
-    value_range: Range | None,
-    offset: float | None,
-    max_pixels: int | None,
-) -> ImageOptions:
-    """How to read the images, from the options that were given.
-
-    Raises:
-        InputError: one of them means nothing.
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: a parameter that is a dataclass stands for the options that are its fields,
+    and the command gets them as one object. In ``--help`` what is required comes first, groups come last.
     """
-    from sattxt.images import bands as orders
-    from sattxt.images.options import ImageOptions
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {each.name: hints[each.name] for each in own if is_dataclass(hints[each.name])}
+    fields: dict[str, list[inspect.Parameter]] = {}
+    for name, group in groups.items():
+        types = get_type_hints(group, include_extras=True)
+        members = inspect.signature(group).parameters.values()
+        fields[name] = [each.replace(annotation=types[each.name]) for each in members]
+    options = [
+        each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in own if each.name not in groups
+    ]
+    options += [each for members in fields.values() for each in members]
+    options.sort(key=lambda option: option.default is not option.empty)
 
-    known = {"l1c": orders.SENTINEL2_L1C, "l2a": orders.SENTINEL2_L2A, "eurosat": orders.EUROSAT_MS}
-    given: dict[str, Any] = {"stretch": stretch, "max_pixels": max_pixels, "offset": offset}
-    if stretch is not None and "," in stretch:
-        given["stretch"] = inputs.numbers(stretch, "--stretch")
-    if bands is not None:
-        given["bands"] = tuple(int(name) if name.isdigit() else name for name in _names(bands))
-    if band_names is not None:
-        given["band_names"] = known.get(band_names.lower()) or _names(band_names)
-    if value_range is not None:
-        given["value_range"] = value_range.value
-    return ImageOptions(**{key: value for key, value in given.items() if value is not None})
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{each.name: given.pop(each.name) for each in fields[name]})
+        command(**given)
+
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options}
+    return run
 
 
-def _names(argument: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in argument.split(","))
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which model, and where it computes."""
+
+    model: Model = "sattxt-mini"
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of a hub model.")] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Use cached files only; download nothing.")] = False
+    device: Device = None
+    device_map: Annotated[
+        str | None, typer.Option("--device-map", help="auto: spread a large text encoder over the devices there are.")
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the model.")
+    ] = "auto"
+
+    def open(self, **more: Any) -> SatTxt:
+        """The model; ``more`` as :meth:`sattxt.SatTxt.from_pretrained` takes it."""
+        from sattxt.model import SatTxt
+
+        return SatTxt.from_pretrained(
+            self.model,
+            revision=self.revision,
+            local_files_only=self.offline,
+            device=self.device,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            **more,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelFlags(ModelFlags):
+    """And how it sees images."""
+
+    preprocess: Annotated[
+        str | None,
+        typer.Option("--preprocess", help="Pixel scaling in the place of the model's own: official, unit, dinov3-sat."),
+    ] = None
+
+    def open(self, **more: Any) -> SatTxt:
+        """The model, with the pixel scaling that was given."""
+        return super().open(**{"preprocess": self.preprocess, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadFlags:
+    """How to read what is not a plain 8-bit picture."""
+
+    stretch: Annotated[
+        str | None,
+        typer.Option("--stretch", help="To 8 bits from more: sentinel2 (0-2750), percentile, or LOW,HIGH."),
+    ] = None
+    bands: Annotated[
+        str | None,
+        typer.Option("--bands", help="Which bands are red, green, blue: names (B4,B3,B2) or numbers from 1 (4,3,2)."),
+    ] = None
+    band_names: Annotated[
+        str | None,
+        typer.Option(
+            "--band-names", help="Names of all bands in order, for files without: a list, or l1c, l2a, eurosat."
+        ),
+    ] = None
+    value_range: Annotated[
+        Literal["0-1", "0-255", "0-10000"] | None, typer.Option("--value-range", help="The range of float pixels.")
+    ] = None
+    offset: Annotated[
+        float | None,
+        typer.Option(
+            "--offset",
+            help="Subtracted before --stretch: 1000 for Sentinel-2 baseline 04.00 and later. "
+            "By default from the metadata.",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, help="Refuse larger files (width x height). Default 134217728.")
+    ] = None
+
+    def image_options(self) -> ImageOptions | None:
+        """How to read the images; ``None`` where no option was given.
+
+        Raises:
+            InputError: an option means nothing.
+        """
+        from sattxt.images import bands
+        from sattxt.images.options import ImageOptions
+
+        orders = {"l1c": bands.SENTINEL2_L1C, "l2a": bands.SENTINEL2_L2A, "eurosat": bands.EUROSAT_MS}
+        given: dict[str, Any] = {
+            "stretch": self.stretch,
+            "value_range": self.value_range,
+            "offset": self.offset,
+            "max_pixels": self.max_pixels,
+        }
+        if self.stretch is not None and "," in self.stretch:
+            given["stretch"] = inputs.numbers(self.stretch, "--stretch")
+        if self.bands is not None:
+            given["bands"] = [int(name) if name.isdigit() else name for name in inputs.names(self.bands)]
+        if self.band_names is not None:
+            given["band_names"] = orders.get(self.band_names.lower()) or inputs.names(self.band_names)
+        given = {name: value for name, value in given.items() if value is not None}
+        return ImageOptions(**given) if given else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlags:
+    """Which labels, and how they become prompts."""
+
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", "-l", help='"forest,river,city", or @FILE: one a line, or .json (list, or label to synonyms).'
+        ),
+    ] = None
+    label_set: Annotated[
+        str | None, typer.Option("--label-set", help="A built-in set, as listed by 'sattxt labels sets'.")
+    ] = None
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", help="Prompt template with {} for the label; several are averaged."),
+    ] = None
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over the built-in prompt templates.")] = False
+    instruction: Instruction = None
+
+    def prompting(self) -> dict[str, Any]:
+        """Checked arguments for :meth:`sattxt.SatTxt.classifier`: labels, templates and instruction.
+
+        Raises:
+            LabelError: no labels, or they are given twice; one is empty or stands there twice; the set is unknown.
+            InputError: templates are given twice, or one has not exactly one ``{}``.
+        """
+        if self.ensemble and self.template:
+            raise InputError("--ensemble and --template exclude each other; pass one")
+        chosen = parse_templates("ensemble" if self.ensemble else self.template or None)
+        templates = chosen if self.ensemble or self.template else None
+        if self.labels is not None and self.label_set is not None:
+            raise LabelError("--labels and --label-set exclude each other; pass one")
+        if self.labels is None and self.label_set is None:
+            raise LabelError(
+                'no labels: pass --labels "forest,river,city", --labels @FILE, or --label-set NAME '
+                "('sattxt labels sets' lists them)"
+            )
+        listed = None if self.labels is None else inputs.texts(self.labels)
+        if self.labels is not None and not listed:
+            raise LabelError(f"--labels {self.labels}: no label in it")
+        labels = parse_labels(listed, label_set=self.label_set)
+        return {"labels": labels, "templates": templates, "instruction": self.instruction}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankFlags(LabelFlags):
+    """Labels that may come from a label bank, or whose vectors may."""
+
+    bank: Bank = None
+
+    @property
+    def from_bank(self) -> bool:
+        """Whether the labels are those of the one label bank given."""
+        return self.labels is None and self.label_set is None and len(self.bank or ()) == 1
+
+    def prompting(self) -> dict[str, Any]:
+        """As for :class:`LabelFlags`; nothing where the label bank brings the labels."""
+        if not self.from_bank:
+            return super().prompting()
+        for option in ("template", "ensemble", "instruction"):
+            if getattr(self, option):
+                raise InputError(
+                    f"--{option} means nothing with a label bank's own prompts; leave it out, or pass --labels"
+                )
+        return {}
+
+    def import_into(self, model: SatTxt) -> dict[str, Any]:
+        """Give the model the banks' vectors; returns the labels as an argument where they come from the bank."""
+        banks = [model.import_labels(file) for file in self.bank or ()]
+        return {"labels": banks[0]} if self.from_bank else {}

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from sattxt.cli import inputs, options, output, runtime
+from sattxt.cli import inputs, options, output
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.options import Setup, cell, measuring, put_table
+from sattxt.evaluation.options import Setup, cell, put_table
 from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe
 from sattxt.evaluation.result import read_result
@@ -53,7 +53,7 @@ class Queries(str, Enum):
 
 
 @app.command("zero-shot", no_args_is_help=True)
-@measuring
+@options.with_options
 def _zero_shot(
     setup: Setup,
     templates: Templates = None,
@@ -122,7 +122,7 @@ def _zero_shot(
 
 
 @app.command("retrieval", no_args_is_help=True)
-@measuring
+@options.with_options
 def _retrieval(
     setup: Setup,
     templates: Templates = None,
@@ -151,7 +151,7 @@ def _retrieval(
 
 
 @app.command("probe", no_args_is_help=True)
-@measuring
+@options.with_options
 def _probe(
     setup: Setup,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the training samples to use.")] = 1.0,
@@ -202,7 +202,7 @@ def _probe(
 
 
 @app.command("segment", no_args_is_help=True)
-@measuring
+@options.with_options
 def _segment(
     setup: Setup,
     templates: Templates = None,
@@ -228,7 +228,7 @@ def _segment(
     if setup.dataset != "auto":
         raise InputError("--dataset is of no use here: images/, masks/ and classes.json are expected")
     ignored = tuple(name.lower() for name in ignore) if ignore else IGNORED
-    source = open_masked(setup.data, options=setup.reading, ignored=ignored)
+    source = open_masked(setup.data, options=setup.image_options(), ignored=ignored)
     data = source.collection.split(setup.split, setup.limit)
     classes = setup.prompts(data, names, label_set, templates)
     result, kept = segment(
@@ -238,9 +238,9 @@ def _segment(
         classes,
         window=window,
         overlap=overlap,
-        progress=runtime.show_progress(quiet=setup.quiet),
+        progress=output.show_progress(setup.quiet),
         keep=4 if setup.report is not None else 0,
-        on_error=setup.on_error.value,
+        on_error=setup.on_error,
     )
     if setup.report is not None:
         plots.segmentation_picture(setup.report / "segment.png", kept, classes.names)
@@ -248,7 +248,7 @@ def _segment(
 
 
 @app.command("spectral", no_args_is_help=True)
-@measuring
+@options.with_options
 def _spectral(
     setup: Setup,
     train_split: Annotated[str, typer.Option("--train-split", help="Split to fit the regressions on.")] = "train",
@@ -279,7 +279,7 @@ def _spectral(
 
 
 @app.command("scale", no_args_is_help=True)
-@measuring
+@options.with_options
 def _scale(
     setup: Setup,
     templates: Templates = None,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 import os
 import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from sattxt.cli import inputs, options, output, runtime
+from sattxt.cli import inputs, options, output
+from sattxt.cli.options import ImageModelFlags, ReadFlags
 from sattxt.data.dataset import Dataset, Samples
 from sattxt.data.registry import DATASETS, open_data
 from sattxt.errors import InputError
@@ -24,7 +22,6 @@ from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.peers import is_peer, open_peer
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
-from sattxt.images.options import ImageOptions
 from sattxt.labels.prompts import parse_templates
 
 MODEL_HELP = "A model's name, directory or hub id; transformers:ID; open_clip:ARCHITECTURE/TAG."
@@ -32,9 +29,9 @@ SPLIT_HELP = "Split to measure on, or all. Default: val, else test, else all."
 CAPTIONS_HELP = "Captions of the images: .json as published, or .jsonl."
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """The shared options of one call, and what they open, on demand. :func:`measuring` gives them to a command."""
+@dataclass(frozen=True, kw_only=True)
+class Setup(ImageModelFlags, ReadFlags):
+    """The shared options of one call, and what they open, on demand."""
 
     context: typer.Context
     data: Annotated[
@@ -48,28 +45,16 @@ class Setup:
     captions: Annotated[Path | None, typer.Option("--captions", help=CAPTIONS_HELP)] = None
     images: Annotated[Path | None, typer.Option("--images", help="What a manifest's paths are relative to.")] = None
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "sattxt-mini"
-    revision: options.Revision = None
-    offline: options.Offline = False
-    device: options.Device = None
-    device_map: options.DeviceMap = None
-    dtype: options.Precision = options.Dtype.auto
-    preprocess: options.Preprocess = None
     instruction: options.Instruction = None
     batch_size: options.BatchSize = None
     workers: options.Workers = None
-    stretch: options.Stretch = None
-    bands: options.Bands = None
-    band_names: options.BandNames = None
-    value_range: options.ValueRange = None
-    offset: options.Offset = None
     json: Annotated[Path | None, typer.Option("--json", help="File for the result, or - for standard output.")] = None
     report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures and CSV tables.")] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute image embeddings anew and keep none.")] = False
-    on_error: options.Errors = options.OnError.stop
+    on_error: options.OnError = "raise"
     quiet: options.Quiet = False
 
-    def check(self) -> None:
-        """Find fault with the output's place before anything is computed."""
+    def __post_init__(self) -> None:
         if self.json is not None and not self.to_stdout and not self.json.resolve().parent.is_dir():
             raise InputError(f"--json {self.json}: its folder does not exist")
         if self.report is not None:
@@ -84,24 +69,11 @@ class Setup:
         return self.json is not None and str(self.json) == "-"
 
     @cached_property
-    def reading(self) -> ImageOptions | None:
-        """How to read the images, if the options say so."""
-        given = (self.stretch, self.bands, self.band_names, self.value_range, self.offset)
-        if all(value is None for value in given):
-            return None
-        return options.image_options(
-            stretch=self.stretch,
-            bands=self.bands,
-            band_names=self.band_names,
-            value_range=self.value_range,
-            offset=self.offset,
-            max_pixels=None,
-        )
-
-    @cached_property
     def collection(self) -> Dataset:
         """The data set with all of its splits."""
-        return open_data(self.data, self.dataset, captions=self.captions, images=self.images, options=self.reading)
+        return open_data(
+            self.data, self.dataset, captions=self.captions, images=self.images, options=self.image_options()
+        )
 
     @cached_property
     def samples(self) -> Samples:
@@ -124,20 +96,9 @@ class Setup:
                 if value is not None:
                     raise InputError(f"--model {self.model}: {option} is for this library's models only")
             return open_peer(self.model, offline=self.offline, batch_size=self.batch_size, device=self.device)
-        preprocess: Any = self.preprocess
-        if image_size is not None:
-            if preprocess is not None:
-                raise InputError("--preprocess and other input sizes exclude each other")
-            preprocess = {"size": image_size}
-        opened = runtime.open_model(
-            self.model,
-            revision=self.revision,
-            local_files_only=self.offline,
-            device=self.device,
-            device_map=self.device_map,
-            dtype=self.dtype.value,
-            preprocess=preprocess,
-        )
+        if image_size is not None and self.preprocess is not None:
+            raise InputError("--preprocess and other input sizes exclude each other")
+        opened = self.open() if image_size is None else self.open(preprocess={"size": image_size})
         return SatTxtEncoder(opened, instruction=self.instruction, batch_size=self.batch_size)
 
     @cached_property
@@ -151,8 +112,8 @@ class Setup:
             encoder,
             cache=not self.no_cache,
             workers=self.workers,
-            progress=runtime.show_progress(quiet=self.quiet),
-            on_error=self.on_error.value,
+            progress=output.show_progress(self.quiet),
+            on_error=self.on_error,
         )
 
     def templates(self, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -174,8 +135,7 @@ class Setup:
         classes = class_prompts(data, names=names, named_set=label_set, templates=chosen)
         fitting = matching_sets(data.classes) if classes.source == "class names" and not self.quiet else []
         if fitting:
-            note = f"these are classes of the label set {fitting[0]}: --label-set {fitting[0]} uses its names"
-            sys.stderr.write(f"sattxt: {note}\n")
+            output.note(f"these are classes of the label set {fitting[0]}: --label-set {fitting[0]} uses its names")
         return classes
 
     def finish(self, result: Result, *tables: str) -> None:
@@ -244,21 +204,3 @@ def command_line(context: typer.Context) -> str:
             words += [option] if item is True else [option, str(getattr(item, "value", item))]
     text, home = shlex.join(words), os.environ.get("SATTXT_DATA")
     return text.replace(home.rstrip("/") + "/", "$SATTXT_DATA/") if home else text
-
-
-def measuring(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options; it gets them as its first argument, a :class:`Setup`."""
-    shared = list(inspect.signature(Setup).parameters.values())
-    _first, *own = inspect.signature(command).parameters.values()
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        setup = Setup(**{parameter.name: given.pop(parameter.name) for parameter in shared})
-        setup.check()
-        command(setup, **given)
-
-    hints = get_type_hints(Setup, include_extras=True) | get_type_hints(command, include_extras=True)
-    ordered = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*shared[:2], *own, *shared[2:])]
-    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-    return run

@@ -167,9 +167,11 @@ def export(
 
 
 @app.command()
+@options.with_options
 def adapt(
     images: Annotated[Path, typer.Option("--images", help="Folder, zip or tar of tiles; no labels are needed.")],
     out: Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")],
+    reading: options.ReadFlags,
     model: options.Model = "sattxt-mini",
     limit: Annotated[int, typer.Option("--limit", min=32, help="At most N tiles, evenly spaced.")] = 2000,
     split: Annotated[
@@ -182,11 +184,6 @@ def adapt(
         int | None,
         typer.Option("--size", min=32, help="Input side to measure at, and of the new model. Default: the model's."),
     ] = None,
-    stretch: options.Stretch = None,
-    bands: options.Bands = None,
-    band_names: options.BandNames = None,
-    value_range: options.ValueRange = None,
-    offset: options.Offset = None,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
 ) -> None:
@@ -204,8 +201,6 @@ def adapt(
     from sattxt.training.adapt import adapt_norms
 
     _show_log()
-    given = {"stretch": stretch, "bands": bands, "band_names": band_names, "value_range": value_range, "offset": offset}
-    plain = all(value is None for value in given.values())
     done = adapt_norms(
         model,
         images,
@@ -214,7 +209,7 @@ def adapt(
         split=split,
         kind=kind,
         size=size,
-        options=None if plain else options.image_options(**given, max_pixels=None),  # type: ignore[arg-type]
+        options=reading.image_options(),
         device=device,
         overwrite=overwrite,
     )

@@ -1,0 +1,54 @@
+"""``sattxt models``: the list, one model, and damage."""
+
+from __future__ import annotations
+
+import json
+
+from cli_fakes import sattxt
+
+from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
+from sattxt.weights.checksums import write_sums
+
+
+def test_models_lists_what_exists(capsys):
+    assert sattxt("models") == 0
+    out = capsys.readouterr().out
+    assert "sattxt-mini" in out
+    assert "licences to accept: 2" in next(line for line in out.splitlines() if line.startswith("sattxt-vitl16"))
+    assert sattxt("models", "--json") == 0
+    listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert listed["sattxt-mini"]["bundled"] is True
+    assert listed["sattxt-vitl16"]["path"] is None
+    assert 15e9 < listed["sattxt-vitl16"]["bytes"] < 20e9
+
+
+def test_models_shows_licences_and_citation_of_one(capsys):
+    assert sattxt("models", "sattxt-vitl16") == 0
+    out = capsys.readouterr().out
+    assert "DINOv3 License" in out
+    assert "arXiv:2602.22613" in out
+    assert sattxt("models", "satxt-mini") == 3
+    assert "did you mean 'sattxt-mini'" in capsys.readouterr().err
+
+
+def test_models_verify_finds_a_changed_file(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = ModelConfig(
+        name="little",
+        embed_dim=4,
+        image=ImageConfig(),
+        vision=VisionConfig(BackboneConfig(), HeadConfig(2, 2, 1, 1, 4)),
+        text=TextEncoderConfig("sentence", 8, "0" * 64),
+        logit_scale=10.0,
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    for name in ("vision.safetensors", "text_head.safetensors"):
+        (folder / name).write_bytes(b"weights")
+    write_sums(folder)
+    assert sattxt("models", folder, "--verify", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["name"], facts["verified"]) == ("little", True)
+    (folder / "vision.safetensors").write_bytes(b"weighty")
+    assert sattxt("models", folder, "--verify") == 3
+    assert "vision.safetensors" in capsys.readouterr().out
