@@ -225,7 +225,7 @@ def test_nothing_readable_is_an_error(model, tmp_path, capsys):
         (["zero-shot", "--data", "TILES", "--label-set", "auto"], "no label set has all of the 3 classes"),
         (["zero-shot", "--data", "TILES", "--templates", "no place"], "has no {}"),
         (["probe", "--data", "TILES", "--split", "train"], "needs a training split"),
-        (["spectral", "--data", "TILES"], "cannot be read as a multispectral TIFF"),
+        (["spectral", "--data", "TILES"], "cannot be read as a TIFF"),
         (["segment", "--data", "TILES"], "no classes.json"),
         (["compare", "a.json", "b.json"], "a.json: cannot be read as a result"),
         (["retrieval", "--data", "TILES", "--captions", "none.jsonl"], "none.jsonl: no such file; pass"),

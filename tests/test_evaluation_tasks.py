@@ -16,7 +16,7 @@ from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder
-from sattxt.evaluation.multispectral import read_tile
+from sattxt.evaluation.multispectral import rendered
 from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.prompts import class_prompts
 from sattxt.evaluation.result import read_result, write_result
@@ -306,7 +306,7 @@ def test_training_tiles_that_are_measured_too_are_left_out(tmp_path):
 @pytest.mark.tiles
 def test_two_page_tiles_give_all_ten_bands(data_dir):
     data = open_data(data_dir / "s2_tiles.zip").split("val", limit=3)
-    found = read_tile(data.store.read(data.samples[0].id), "x")
+    found = rendered(data).tile(0)
     assert set(found.bands) == {"B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12"}
     assert found.bands["B11"].shape == (32, 32)
     assert found.rgb.shape == (64, 64, 3)

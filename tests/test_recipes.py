@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from release_files import ADAPTERS, BACKBONE, LLM, write_transformers_checkpoint
 from safetensors.torch import load_file, save_file
 
+from sattxt.data.registry import DATASETS
 from sattxt.errors import CacheError, DiskFullError, InputError, OfflineError, WeightsError
 from sattxt.text.cache import TextCache
 from sattxt.text.llm2vec import LLM2VecEncoder
@@ -29,7 +30,7 @@ from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, phrases_of
 from sattxt.training.recipe import Recipe, leave_out, read_recipe
 from sattxt.training.recipe_yaml import parse_override
-from sattxt.training.sources import PAIR_KINDS, TILE_KINDS
+from sattxt.training.sets import FieldsEntry, entry_config
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import bank_size, build_bank
 from sattxt.training.text_start import start_text
@@ -730,5 +731,7 @@ def test_the_documentation_names_every_key_that_a_recipe_takes() -> None:
     text = DOCS.read_text(encoding="utf-8")
     told = set(re.findall(r"`(?:[a-z]+\.)*([a-z_]+)[^`]*`", text)) | set(re.findall(r"`([a-z_]+): ", text))
     fields = {key for cls in (AlignConfig, SRDConfig, PromptConfig) for key in cls.model_fields} - {"counts"}
-    keys = fields | {key for kinds in (TILE_KINDS, PAIR_KINDS) for kind in kinds.values() for key in kind.keys}
+    keys = (
+        fields | {key for kind in DATASETS for key in entry_config(kind).model_fields} | set(FieldsEntry.model_fields)
+    )
     assert keys - told == set()

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import math
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
 from sattxt.errors import InputError
 from sattxt.text.tower import TextHead
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
-from sattxt.training.data import Sampler, TileSet, read_captions, read_zip
-from sattxt.training.fields import FIELDS, draw_fields
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objectives.align.model import make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
-from sattxt.training.spectral import index_captions, read_s2_tiles
 from sattxt.training.text_bank import TextBank
+from sattxt.training.tiles import Tiles
 from sattxt.training.validate import caption_recall
 
 
@@ -166,92 +161,6 @@ def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
     assert float(added[2]) > float(added[0]) > 0
 
 
-# -- data ----------------------------------------------------------------------------------------------------------
-
-
-def png(colour: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 20), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    path = tmp_path / "tiles.zip"
-    with zipfile.ZipFile(path, "w") as out:
-        out.writestr("train/lake/a.png", png((0, 0, 200)))
-        out.writestr("train/wood/b.png", png((0, 100, 0)))
-        out.writestr("train/wood/broken.png", png((0, 90, 0))[:40])
-        out.writestr("val/wood/c.png", png((0, 80, 0)))
-    return path
-
-
-def test_tiles_are_read_in_place_and_bad_ones_counted(archive: Path) -> None:
-    tiles = read_zip(archive, "train", 16, name="t", captions={"train/lake/a.png": ["blue"]})
-    assert tiles.images.shape == (2, 3, 16, 16)
-    assert tiles.classes == ("lake", "wood")
-    assert tiles.labels.tolist() == [0, 1]
-    assert tiles.captions == [["blue"], []]
-    assert [key for key, _ in tiles.skipped] == ["train/wood/broken.png"]
-    with pytest.raises(InputError, match="test/"):
-        read_zip(archive, "test", 16, name="t")
-
-
-def test_captions_name_the_bad_line(tmp_path: Path) -> None:
-    path = tmp_path / "captions.jsonl"
-    path.write_text('{"image": "a.png", "captions": ["x "]}\n{"image": null, "captions": ["y"]}\n')
-    assert read_captions(path) == {"a.png": ["x"]}
-    path.write_text('{"image": "a.png"}\n')
-    with pytest.raises(InputError, match=":1:"):
-        read_captions(path)
-
-
-def test_sampler_walks_each_set_in_whole_epochs() -> None:
-    sampler = Sampler([10, 3], [4, 2], seed=1)
-    first = torch.cat([sampler.batch(step)[0] for step in range(5)])
-    assert sorted(first[:10].tolist()) == list(range(10))
-    assert sorted(first[10:].tolist()) == list(range(10))
-    again = Sampler([10, 3], [4, 2], seed=1)
-    assert torch.equal(again.batch(3)[0], sampler.batch(3)[0])  # any step, without the ones before it
-
-
-def test_drawn_fields_look_like_their_captions() -> None:
-    tiles = draw_fields(len(FIELDS) * 2, seed=5)
-    means = {key.split("/")[0]: image.float().mean((1, 2)) for key, image in zip(tiles.keys, tiles.images, strict=True)}
-    assert float(means["ice"].min()) > 190
-    assert means["water"].argmax() == 2
-    assert means["lake"].argmin() == 0
-    assert means["forest"].argmax() == 1
-    assert all(tiles.captions)
-
-
-def reflectance(values: list[float], count: int) -> np.ndarray:
-    return np.broadcast_to(np.array(values, np.float32), (count, count, len(values)))
-
-
-def test_captions_written_from_bands() -> None:
-    water = index_captions(
-        reflectance([0.06, 0.05, 0.04, 0.02], 8), reflectance([0.03, 0.02, 0.02, 0.02, 0.01, 0.01], 4)
-    )
-    crop = index_captions(reflectance([0.04, 0.07, 0.04, 0.45], 8), reflectance([0.1, 0.3, 0.4, 0.45, 0.2, 0.1], 4))
-    bare = index_captions(reflectance([0.12, 0.16, 0.2, 0.25], 8), reflectance([0.22, 0.24, 0.25, 0.26, 0.33, 0.3], 4))
-    assert "water" in water[0]
-    assert "vegetation" in crop[0]
-    assert "bare soil" in bare[0]
-
-
-@pytest.mark.tiles
-def test_real_sentinel2_tiles(data_dir: Path) -> None:
-    tiles = read_s2_tiles(data_dir / "s2_tiles.zip", "val")
-    assert tiles.images.shape == (333, 3, 64, 64)
-    green = [i for i, c in enumerate(tiles.captions) if "dense green vegetation" in c[0] and "almost entirely" in c[0]]
-    water = [i for i, c in enumerate(tiles.captions) if "by water" in c[0] and "almost entirely" in c[0]]
-    assert len(green) > 20
-    assert len(water) > 20
-    excess = (2 * tiles.images[:, 1].float() - tiles.images[:, 0] - tiles.images[:, 2]).mean((1, 2))
-    assert float(excess[green].median()) > float(excess[water].median()) + 5  # seen in RGB, derived from other bands
-
-
 # -- calibration ---------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +214,7 @@ def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_p
     run.model.train()
     for module in run.aligner.in_eval_mode(run.model):
         module.eval()
-    pixels = to_pixels(run.sets[0].images[:40].float() / 255)
+    pixels = to_pixels(run.sets[0].pixels[:40].float() / 255)
     assert torch.allclose(run.model.image(pixels)[:2], run.model.image(pixels[:2]), atol=1e-5)
 
 
@@ -401,7 +310,7 @@ def test_data_sets_weigh_as_their_tiles(tmp_path: Path) -> None:
         [SetTexts(s.name, [[colour] for colour in COLOURS], s.captions, s.labels) for s in (tiles, other)],
     )
 
-    def class_term(sets: list[TileSet], counts: tuple[int, ...]) -> float:
+    def class_term(sets: list[Tiles], counts: tuple[int, ...]) -> float:
         config = toy.aligner.config.replace(counts=counts)
         part = PromptBook(book.config, [SetTexts(s.name, [[c] for c in COLOURS], s.captions, s.labels) for s in sets])
         aligner = AlignObjective(config, sets, part, toy.aligner.bank, to_pixels)

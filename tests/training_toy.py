@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-from sattxt.training.data import TileSet
 from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel
@@ -16,6 +15,7 @@ from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.run import Run
 from sattxt.training.text_bank import TextBank
+from sattxt.training.tiles import Tiles
 from sattxt.training.validate import Normalise, zero_shot_accuracy
 
 COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)}
@@ -34,7 +34,7 @@ class Toy(Run[AlignModel]):
             labels += [label] * 20
             captions += [[f"caption {label} {i}" for i in range(3)]] * 20
         keys = [str(i) for i in labels]
-        tiles = TileSet("toy", torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions, keys)
+        tiles = Tiles("toy", keys, torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions)
         book = PromptBook(
             PromptConfig(templates=("a photo of {}",)),
             [SetTexts("toy", [[colour] for colour in COLOURS], captions, tiles.labels)],

@@ -13,10 +13,10 @@ import torch
 from training_toy import Toy, losses, to_pixels
 
 from sattxt.errors import DiskFullError, InputError
-from sattxt.training.data import LazyTiles
 from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
+from sattxt.training.tiles import Tiles
 
 EVERY_STEP = LoopOptions(log_every=1)
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def still(out: Path, views: int = 1, **options: object) -> Toy:
         norm.momentum = 1.0
     run.model.train()
     with torch.no_grad():
-        run.model.image(to_pixels(run.sets[0].images.float() / 255))
+        run.model.image(to_pixels(run.sets[0].pixels.float() / 255))
     run.model.eval()
     return run
 
@@ -77,7 +77,7 @@ def test_further_views_are_augmented_and_drawn_at_random(tmp_path: Path) -> None
 def test_every_set_has_its_own_views(tmp_path: Path) -> None:
     run = still(tmp_path, views=2)
     first = run.sets[0]
-    second = dataclasses.replace(first, name="night", images=first.images // 4)
+    second = dataclasses.replace(first, name="night", pixels=first.pixels // 4)
     book = PromptBook(
         PromptConfig(templates=("a photo of {}",)),
         [SetTexts(s.name, [[name] for name in s.classes], s.captions, s.labels) for s in (first, second)],
@@ -123,7 +123,7 @@ def test_embeddings_of_something_else_are_not_taken(tmp_path: Path, changed: str
     first.aligner.prepare(first.model, tmp_path, CPU)
     run = still(tmp_path, views=2 if changed == "image_views" else 1, seed=1 if changed == "seed" else 0)
     if changed == "tiles":
-        run.sets[0].images = 255 - run.sets[0].images
+        run.sets[0].pixels = 255 - run.sets[0].pixels
     (path,) = files(tmp_path)
     content = bytearray(path.read_bytes())
     if changed == "byte":
@@ -140,7 +140,7 @@ def test_embeddings_of_something_else_are_not_taken(tmp_path: Path, changed: str
 
 def test_what_stands_in_for_an_unreadable_tile_keeps_its_own_label(tmp_path: Path) -> None:
     run = still(tmp_path)
-    images = run.sets[0].images.numpy()
+    images = run.sets[0].pixels.numpy()
 
     def decode(index: int) -> np.ndarray:
         if index == 19:  # the last of the first colour; the next is of the second
@@ -148,9 +148,7 @@ def test_what_stands_in_for_an_unreadable_tile_keeps_its_own_label(tmp_path: Pat
         return images[index]
 
     def aligner() -> AlignObjective:
-        tiles = LazyTiles(
-            "toy", run.sets[0].keys, decode, 32, labels=run.sets[0].labels.clone(), classes=run.sets[0].classes
-        )
+        tiles = Tiles("toy", run.sets[0].keys, decode, run.sets[0].labels.clone(), run.sets[0].classes)
         return AlignObjective(run.aligner.config, [tiles], run.aligner.book, run.aligner.bank, to_pixels)
 
     for _ in range(2):  # computed, then read

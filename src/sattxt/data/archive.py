@@ -1,4 +1,4 @@
-"""Files by name, whether they lie in a folder, a zip or a tar; read in place, from several threads."""
+"""Files by name, whether they lie in a folder, a zip or a tar: read in place, from several threads and processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sattxt.errors import InputError
 
@@ -22,19 +23,33 @@ IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".
 _PACKED: dict[str, Any] = {".gz": gzip, ".tgz": gzip, ".bz2": bz2, ".xz": lzma}
 
 
-class Store(Protocol):
-    """Files below ``path``. Names have forward slashes; hidden files are left out."""
+class Store(ABC):
+    """Files below ``path``. Names have forward slashes; hidden files are left out.
 
-    path: Path
+    A store can be pickled, and used after a fork: each process opens the archive for itself.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
     def names(self) -> list[str]:
         """All file names, sorted."""
 
+    @abstractmethod
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """A file's content.
+
+        Raises:
+            InputError: there is no such file, or it cannot be read.
+        """
 
     def checksum(self, name: str) -> int:
         """CRC-32 of a file's content, the same in a folder as in an archive."""
+        return zlib.crc32(self.read(name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
@@ -71,11 +86,11 @@ def _visible(name: str) -> bool:
     return not (name.startswith((".", "__MACOSX")) or "/." in name or "/__MACOSX" in name)
 
 
-class FolderStore:
+class FolderStore(Store):
     """Files below a folder, found once."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._names: list[str] | None = None
 
     def names(self) -> list[str]:
@@ -96,74 +111,82 @@ class FolderStore:
         except OSError as error:
             raise InputError(f"{self.path / name}: {error.strerror or error}") from error
 
-    def checksum(self, name: str) -> int:
-        """See :class:`Store`."""
-        return zlib.crc32(self.read(name))
 
-
-class ZipStore:
-    """The members of a zip."""
+class _Archive(Store):
+    """The members of an archive, opened anew in every process: a file position shared with a parent is of no use."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: cannot be read as a zip ({error})") from error
-        self._members = {i.filename: i for i in self._archive.infolist() if not i.is_dir() and _visible(i.filename)}
+        super().__init__(path)
+        self._open()
+
+    def _open(self) -> None:
+        self._lock = threading.Lock()  # a parent's may be held for ever
+        self._archive, found = self._members()
+        self._found = {name: member for name, member in found.items() if _visible(name)}
+        self._process = os.getpid()
+
+    @abstractmethod
+    def _members(self) -> tuple[Any, dict[str, Any]]:
+        """The open archive, and its files by name."""
 
     def names(self) -> list[str]:
         """See :class:`Store`."""
-        return sorted(self._members)
+        return sorted(self._found)
+
+    def _member(self, name: str) -> Any:
+        if self._process != os.getpid():
+            self._open()
+        if name not in self._found:
+            raise InputError(f"{self.path}: has no file {name!r}")
+        return self._found[name]
+
+
+class ZipStore(_Archive):
+    """The members of a zip."""
+
+    def _members(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+        try:
+            archive = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.path}: cannot be read as a zip ({error})") from error
+        return archive, {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
     def read(self, name: str) -> bytes:
         """See :class:`Store`."""
+        member = self._member(name)
         try:
-            return self._archive.read(self._members[name])
-        except KeyError:
-            raise InputError(f"{self.path}: has no file {name!r}") from None
+            content: bytes = self._archive.read(member)
         except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise InputError(f"{self.path}: {name}: cannot be unpacked ({error})") from error
+        return content
 
     def checksum(self, name: str) -> int:
         """See :class:`Store`; from the zip's directory, nothing is unpacked."""
-        return self._members[name].CRC
+        return int(self._member(name).CRC)
 
 
-class TarStore:
+class TarStore(_Archive):
     """The members of a tar. A compressed one is unpacked to a temporary file first, as it cannot be read in places."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
+    def _members(self) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
         try:
-            unpack = _PACKED.get(path.suffix.lower())
+            unpack = _PACKED.get(self.path.suffix.lower())
             if unpack is None:
-                self._archive = tarfile.open(path, "r:*")  # noqa: SIM115
+                archive = tarfile.open(self.path, "r:*")  # noqa: SIM115
             else:
                 plain = tempfile.TemporaryFile()  # noqa: SIM115
-                with unpack.open(path) as packed:
+                with unpack.open(self.path) as packed:
                     shutil.copyfileobj(packed, plain, 1 << 20)
                 plain.seek(0)
-                self._archive = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115
-            members = self._archive.getmembers()
+                archive = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115
+            members = archive.getmembers()
         except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read as a tar ({error})") from error
-        self._members = {m.name.removeprefix("./"): m for m in members if m.isfile()}
-        self._members = {name: m for name, m in self._members.items() if _visible(name)}
-
-    def names(self) -> list[str]:
-        """See :class:`Store`."""
-        return sorted(self._members)
+            raise InputError(f"{self.path}: cannot be read as a tar ({error})") from error
+        return archive, {member.name.removeprefix("./"): member for member in members if member.isfile()}
 
     def read(self, name: str) -> bytes:
         """See :class:`Store`."""
-        if name not in self._members:
-            raise InputError(f"{self.path}: has no file {name!r}")
+        member = self._member(name)
         with self._lock:
-            file = self._archive.extractfile(self._members[name])
-            return b"" if file is None else file.read()
-
-    def checksum(self, name: str) -> int:
-        """See :class:`Store`."""
-        return zlib.crc32(self.read(name))
+            file = self._archive.extractfile(member)
+            return b"" if file is None else bytes(file.read())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
 
-from sattxt.data.archive import Store
-from sattxt.data.dataset import Dataset, Sample, by_split
-from sattxt.data.tables import SPLITS
-from sattxt.errors import InputError, MissingExtraError
+from sattxt.data.archive import Store, open_store
+from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split
+from sattxt.data.tables import parquet_rows
+from sattxt.errors import InputError
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import label_set
 
@@ -39,7 +38,7 @@ MERGED = {
 }
 
 
-def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions | None = None) -> Dataset:
+def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | None = None) -> Dataset:
     """Patches with their land-cover labels, 19 or 43 classes; the version is told from the files.
 
     Version 1: ``PATCH/PATCH_B04.tif`` and ``PATCH/PATCH_labels_metadata.json``; the published splits where
@@ -51,6 +50,7 @@ def read_bigearthnet(store: Store, *, classes: int = 19, options: ImageOptions |
     Raises:
         InputError: neither layout is found, or 43 classes are asked of version 2, which has 19.
     """
+    store = open_store(path)
     reading = options or ImageOptions(stretch="sentinel2")
     if reading.offset == "auto":
         reading = replace(reading, offset=None)
@@ -104,11 +104,7 @@ def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, 
 def _version_2(store: Store, table: str, classes: int) -> list[tuple[str, str, list[str]]]:
     if classes != 19:
         raise InputError(f"{store.path}: BigEarthNet version 2 is published with 19 classes; pass bigearthnet-19")
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("geo", "pyarrow", f"{store.path}/{table}: reading parquet") from error
-    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(store.read(table))).to_pylist()
+    rows = parquet_rows(io.BytesIO(store.read(table)), f"{store.path}/{table}", ("patch_id", "labels", "split"))
     try:
         return [(r["patch_id"], SPLITS.get(str(r.get("split") or ""), ""), list(r["labels"])) for r in rows]
     except KeyError as error:

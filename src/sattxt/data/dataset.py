@@ -1,24 +1,41 @@
-"""What every reader gives: samples by split, and the images behind them."""
+"""What every reader gives, for evaluation and training alike: the samples of a data set by split, decoded on demand."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.data.archive import Store
-from sattxt.data.tables import SPLITS
 from sattxt.errors import ImageError, InputError
 from sattxt.images.load import default_workers
 from sattxt.images.read import ImageOptions, to_rgb
+
+#: How splits are called in folders, files and columns.
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_name(text: str) -> str:
+    """``train``, ``val`` or ``test`` for the usual spellings of these; other names come back as they are."""
+    return SPLITS.get(text.strip().lower(), text.strip())
+
+
+def split_of(file: str) -> str:
+    """The split that a folder of a path names, the innermost one; "" if none does."""
+    folders = PurePosixPath(file).parts[:-1]
+    return next((SPLITS[part.lower()] for part in reversed(folders) if part.lower() in SPLITS), "")
 
 
 @dataclass(frozen=True)
@@ -26,24 +43,27 @@ class Sample:
     """One image with what is known of it.
 
     files: its file, or three single-band files: red, green, blue. labels: positions in the data set's classes.
+    at: its place in a file that holds several. name: what it is called, if not by its file.
     """
 
     files: tuple[str, ...]
     labels: tuple[int, ...] = ()
     captions: tuple[str, ...] = ()
+    at: tuple[int, ...] = ()
+    name: str = ""
 
     @property
     def id(self) -> str:
-        """What results call it: its (first) file."""
-        return self.files[0]
+        """What results call it: its name, else its (first) file."""
+        return self.name or self.files[0]
 
 
 @dataclass(frozen=True)
 class Samples:
     """The samples of one split.
 
-    classes: the data set's own spellings; ``label_set`` the named set that they are, if one.
-    options: how its images are to be read. split: "" where the data have none.
+    name: the data set's. split: "" where the data have none. classes: the data set's own spellings;
+    ``label_set`` the named set that they are, if one. options: how its images are to be read.
     """
 
     name: str
@@ -109,10 +129,12 @@ class Samples:
     @cached_property
     def pixels_fingerprint(self) -> str:
         """sha256 over the files' content and how they are read; the same in a folder and in an archive."""
-        names = [file for sample in self.samples for file in sample.files]
+        names = list(dict.fromkeys(file for sample in self.samples for file in sample.files))
         with ThreadPoolExecutor(default_workers()) as pool:
-            sums = list(pool.map(self.checksum, names))
-        lines = [*(f"{s:08x}" for s in sums), json.dumps(asdict(self.options), default=str)]
+            sums = dict(zip(names, pool.map(self.checksum, names), strict=True))
+        lines = [f"{sums[file]:08x}" for sample in self.samples for file in sample.files]
+        lines += [str(sample.at) for sample in self.samples if sample.at]
+        lines.append(json.dumps(asdict(self.options), default=str))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
@@ -141,15 +163,21 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with all of its splits; ``splits`` has the one key "" where it has none."""
+    """A data set with all of its splits; ``splits`` has the one key "" where it has none.
+
+    skipped: name of what cannot be used, and why, as in ``a.png`` "lies in no class folder". view: the kind of samples
+    that a split is seen as. For the other fields see :class:`Samples`.
+    """
 
     name: str
     store: Store
-    splits: dict[str, tuple[Sample, ...]]
+    splits: Mapping[str, tuple[Sample, ...]]
     classes: tuple[str, ...] = ()
     multi_label: bool = False
     label_set: str | None = None
     options: ImageOptions = field(default_factory=ImageOptions)
+    skipped: tuple[tuple[str, str], ...] = ()
+    view: Callable[..., Samples] = Samples
 
     def split(self, wanted: str | None = None, limit: int | None = None) -> Samples:
         """The samples of a split.
@@ -167,31 +195,48 @@ class Dataset:
         if limit is not None and limit < len(samples):
             chosen = np.linspace(0, len(samples) - 1, limit).round().astype(int)
             samples = tuple(samples[i] for i in chosen)
-        return Samples(
+        return self.view(
             self.name, key, self.store, samples, self.classes, self.multi_label, self.label_set, self.options
         )
 
     def has(self, split: str) -> bool:
         """Whether there is a split of this name with something in it."""
-        return bool(self.splits.get(SPLITS.get(split, split)))
+        return bool(self.splits.get(split_name(split)))
+
+    def hold_out(self, share: float) -> Dataset:
+        """The data set with ``share`` of the samples without a split, or else of those of train, as its val split.
+
+        Which ones depends on their names alone (file and folder), so it is the same on every machine, in any order,
+        and in a folder as in an archive.
+        """
+        whole = "" if set(self.splits) == {""} else "train"
+        samples = self.splits.get(whole, ())
+        keys = [sample.name or "/".join(PurePosixPath(sample.id).parts[-2:]) for sample in samples]
+        if len(set(keys)) < len(keys):
+            keys = [sample.id for sample in samples]
+        groups: dict[str, list[Sample]] = {"train": [], "val": []}
+        for key, sample in zip(keys, samples, strict=True):
+            drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+            groups["val" if drawn < share * 2**64 else "train"].append(sample)
+        divided = {name: tuple(group) for name, group in groups.items()}
+        return replace(self, splits={**{k: v for k, v in self.splits.items() if k != whole}, **divided})
 
     def _samples(self, wanted: str | None) -> tuple[str, tuple[Sample, ...]]:
-        everything = tuple(sample for samples in self.splits.values() for sample in samples)
-        if wanted == "all":
-            return "all", everything
-        if wanted is None:
-            for name in ("val", "test"):
-                if self.has(name):
-                    return name, self.splits[name]
-            return ("" if set(self.splits) == {""} else "+".join(self.splits)), everything
-        name = SPLITS.get(wanted.lower(), wanted)
-        if name not in self.splits:
+        if wanted is not None and wanted != "all":
+            name = split_name(wanted)
+            if name in self.splits:
+                return name, self.splits[name]
             known = ", ".join(repr(s) for s in self.splits if s)
             raise InputError(
                 f"{self.store.path}: has no split {wanted!r}"
                 + (f"; it has {known}" if known else "; it has no splits, leave --split out")
             )
-        return name, self.splits[name]
+        if wanted is None:
+            for name in ("val", "test"):
+                if self.has(name):
+                    return name, self.splits[name]
+        everything = tuple(sample for samples in self.splits.values() for sample in samples)
+        return wanted or ("" if set(self.splits) == {""} else "+".join(self.splits)), everything
 
 
 def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, ...]]:

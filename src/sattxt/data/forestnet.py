@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import csv
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from sattxt.data.archive import Store
+from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.errors import InputError
 from sattxt.images.read import ImageOptions
 from sattxt.labels.sets import label_set
 
 
-def read_forestnet(store: Store, *, merged: bool = False, options: ImageOptions | None = None) -> Dataset:
+def read_forestnet(path: Path, *, merged: bool = False, options: ImageOptions | None = None) -> Dataset:
     """Places of forest loss with their driver: 12 classes (column ``label``), or the 4 of ``merged_label``.
 
     Raises:
         InputError: no split table, a column or a composite is missing.
     """
+    store = open_store(path)
     names = set(store.names())
     column = "merged_label" if merged else "label"
     rows: list[tuple[str, str, str]] = []

@@ -1,41 +1,54 @@
-"""Which data sets can be named, and opening one."""
+"""Which data sets can be named, opening one, and adding another."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sattxt.data.archive import is_image, open_store
 from sattxt.data.bigearthnet import read_bigearthnet
 from sattxt.data.captions import read_captions
 from sattxt.data.dataset import Dataset
 from sattxt.data.folders import read_folders
 from sattxt.data.forestnet import read_forestnet
-from sattxt.data.manifest import MANIFEST_SUFFIXES, read_manifest
+from sattxt.data.multispectral import read_geotiffs, read_npz
+from sattxt.data.ssl4eo import read_ssl4eo
+from sattxt.data.tables import TABLE_SUFFIXES, read_table
 from sattxt.errors import InputError
-from sattxt.images.bands import EUROSAT_MS
-from sattxt.images.read import ImageOptions
+from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import near
-
-_MS = ImageOptions(stretch="sentinel2", bands=("B04", "B03", "B02"), band_names=EUROSAT_MS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set that can be named. layout: what is expected on disk, as the publishers pack it."""
+    """A data set that can be named.
+
+    layout: what is expected on disk, as the publishers pack it. read: its reader, called with the path, ``options`` and
+    ``fixed``. named: whether the name is that of a data set, not of a layout that any may have.
+    """
 
     layout: str
     read: Callable[..., Dataset]
-    arguments: dict[str, Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    named: bool = True
+
+    @property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """What else the reader takes, by keyword."""
+        taken = inspect.signature(self.read).parameters.values()
+        keywords = {p.name: p for p in taken if p.kind == p.KEYWORD_ONLY}
+        return {name: p for name, p in keywords.items() if name != "options" and name not in self.fixed}
 
 
 DATASETS: dict[str, Entry] = {
-    "folder": Entry("CLASS/image, or {train,val,test}/CLASS/image", read_folders, {}),
-    "manifest": Entry("a .csv, .jsonl or .parquet with path and label(s) or caption(s)", read_manifest, {}),
-    "captions": Entry("images, and a dataset_*.json or --captions FILE.jsonl", read_captions, {}),
+    "folder": Entry("CLASS/image, or {train,val,test}/CLASS/image", read_folders, {"known": None}, named=False),
+    "table": Entry("a .csv, .jsonl or .parquet with path and label(s) or caption(s)", read_table, named=False),
+    "captions": Entry("images, and a dataset_*.json or --captions FILE.jsonl", read_captions, named=False),
+    "geotiff": Entry("multi-band .tif files", read_geotiffs, named=False),
+    "npz": Entry("multi-band .npz files", read_npz, named=False),
     "eurosat": Entry("CLASS/CLASS_1.jpg, or .tif (13 bands)", read_folders, {"known": "eurosat"}),
     "ucmerced": Entry("Images/CLASS/CLASS00.tif", read_folders, {"known": "ucmerced"}),
     "resisc45": Entry("CLASS/CLASS_001.jpg", read_folders, {"known": "resisc45"}),
@@ -44,13 +57,15 @@ DATASETS: dict[str, Entry] = {
     "whu-rs19": Entry("CLASS/class_01.jpg", read_folders, {"known": "whu-rs19"}),
     "bigearthnet-19": Entry("version 1 or 2, unpacked or in a tar", read_bigearthnet, {"classes": 19}),
     "bigearthnet-43": Entry("version 1, unpacked or in a tar", read_bigearthnet, {"classes": 43}),
-    "forestnet": Entry("{train,val,test}.csv and examples/, 12 classes", read_forestnet, {}),
+    "forestnet": Entry("{train,val,test}.csv and examples/, 12 classes", read_forestnet, {"merged": False}),
     "forestnet-4": Entry("as forestnet, its 4 merged classes", read_forestnet, {"merged": True}),
-    "rsicd": Entry("dataset_rsicd.json and RSICD_images/", read_captions, {"name": "rsicd"}),
-    "rsitmd": Entry("dataset_RSITMD.json and images/", read_captions, {"name": "rsitmd"}),
-    "ucm-captions": Entry("dataset.json and imgs/", read_captions, {"name": "ucm-captions"}),
+    "rsicd": Entry("dataset_rsicd.json and RSICD_images/", read_captions),
+    "rsitmd": Entry("dataset_RSITMD.json and images/", read_captions),
+    "ucm-captions": Entry("dataset.json and imgs/", read_captions),
+    "sydney-captions": Entry("dataset.json and imgs/", read_captions),
+    "nwpu-captions": Entry("dataset_nwpu.json and NWPU_images/CLASS/", read_captions),
+    "ssl4eo": Entry("{train,val}/S2RGB/*.tar or *.zarr.zip", read_ssl4eo),
 }
-
 
 _ALIASES = {
     **{re.sub(r"[\W_]+", "", name): name for name in DATASETS},
@@ -62,51 +77,75 @@ _ALIASES = {
     "ben": "bigearthnet-19",
     "forestnet12": "forestnet",
     "folders": "folder",
+    "zip": "folder",
+    "manifest": "table",
+    "s2": "geotiff",
 }
+
+
+def register(name: str, read: Callable[..., Dataset], *, layout: str = "", aliases: Sequence[str] = ()) -> None:
+    """Add a data set, for :func:`open_data`, ``sattxt eval --dataset`` and the kinds of a recipe.
+
+    Args:
+        name: replaces a data set that is called so.
+        read: from a :class:`~pathlib.Path` and ``options=`` (:class:`~sattxt.images.options.ImageOptions` or ``None``)
+            to a :class:`~sattxt.data.dataset.Dataset`. Further keyword-only arguments are keys of a recipe's entry,
+            checked by their annotations; those annotated as ``Path`` are relative to the data folder.
+        layout: what is expected on disk.
+        aliases: other names; case and punctuation do not matter.
+    """
+    DATASETS[name] = Entry(layout, read)
+    _ALIASES.update({re.sub(r"[\W_]+", "", alias).lower(): name for alias in (name, *aliases)})
+
+
+def find_entry(dataset: str) -> tuple[str, Entry]:
+    """A data set's name and entry by any of its names.
+
+    Raises:
+        InputError: there is none; the message has near matches.
+    """
+    name = _ALIASES.get(re.sub(r"[\W_]+", "", dataset).lower(), dataset)
+    if name in DATASETS:
+        return name, DATASETS[name]
+    hint = near(dataset, list(DATASETS)) or f"; the data sets are {', '.join(DATASETS)}"
+    raise InputError(f"no data set is called {dataset!r}{hint}")
 
 
 def open_data(
     path: str | Path,
     dataset: str = "auto",
     *,
-    captions: Path | None = None,
-    images: Path | None = None,
     options: ImageOptions | None = None,
+    strict: bool = True,
+    **arguments: Any,
 ) -> Dataset:
     """The data set at ``path``, with all of its splits. Nothing is downloaded or unpacked beside it.
 
     Args:
-        path: a folder, zip or tar; or a manifest.
-        dataset: a key of :data:`DATASETS`. "auto" reads a .csv, .jsonl or .parquet file as a manifest, images with
+        path: a folder, zip or tar; or a table.
+        dataset: a key of :data:`DATASETS`. "auto" reads a .csv, .jsonl or .parquet file as a table, images with
             ``captions`` as captions, and all else as class folders.
-        captions: file with the captions (see :func:`read_captions`).
-        images: folder or archive that a manifest's paths are relative to.
         options: how to read the images; default: as the data set needs it.
+        strict: whether files that cannot be used are an error; else they are the data set's ``skipped``.
+        arguments: what the data set's reader takes besides (``captions=``, ``images=``, ...); ``None`` is its default.
 
     Raises:
-        InputError: nothing is there, the name is not known, or the layout is another.
+        InputError: nothing is there, the name is not known, an argument is not the reader's, or the layout is another.
+        MissingExtraError: a package is needed that is not installed.
     """
     found = Path(path)
+    given = {key: value for key, value in arguments.items() if value is not None}
     if dataset == "auto":
-        table = found.is_file() and found.suffix in MANIFEST_SUFFIXES
-        dataset = "manifest" if table else "captions" if captions else "folder"
-    dataset = _ALIASES.get(re.sub(r"[\W_]+", "", dataset).lower(), dataset)
-    entry = DATASETS.get(dataset)
-    if entry is None:
-        hint = near(dataset, list(DATASETS)) or f"; the data sets are {', '.join(DATASETS)}"
-        raise InputError(f"no data set is called {dataset!r}{hint}")
-    if captions is not None and entry.read is not read_captions:
-        raise InputError(f"captions go with images, not with --dataset {dataset}; pass --dataset captions")
-    if entry.read is read_manifest:
-        if not found.is_file() or found.suffix not in MANIFEST_SUFFIXES:
-            raise InputError(f"{found}: a manifest is a file ending in {', '.join(MANIFEST_SUFFIXES)}")
-        return read_manifest(found, images=images, options=options)
-    store = open_store(found)
-    if entry.read is read_captions:
-        return read_captions(store, captions, options=options, **entry.arguments)
-    if entry.read is read_folders:
-        first = next((n for n in store.names() if is_image(n)), "")
-        if dataset == "eurosat" and options is None and first.endswith(".tif"):
-            options = _MS
-        return read_folders(store, name=None if dataset == "folder" else dataset, options=options, **entry.arguments)
-    return entry.read(store, options=options, **entry.arguments)
+        table = found.is_file() and found.suffix in TABLE_SUFFIXES
+        dataset = "table" if table else "captions" if "captions" in given else "folder"
+    name, entry = find_entry(dataset)
+    for key in given:
+        if key not in entry.arguments:
+            takes = ", ".join(entry.arguments) or "no such option"
+            raise InputError(f"{key} goes with other data than --dataset {dataset}, which takes {takes}")
+    opened = entry.read(found, options=options, **entry.fixed, **given)
+    if strict and opened.skipped:
+        key, reason = opened.skipped[0]
+        more = f", as {len(opened.skipped) - 1} more of its files cannot be used" if len(opened.skipped) > 1 else ""
+        raise InputError(f"{path}: {key} {reason}{more}")
+    return replace(opened, name=name) if entry.named else opened

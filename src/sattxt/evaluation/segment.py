@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name
-from sattxt.data.tables import SPLITS
+from sattxt.data.dataset import SPLITS, Dataset, Sample, Samples, by_split, data_name
 from sattxt.errors import ImageError, InputError
 from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import failure

@@ -14,7 +14,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,20 @@ class Raster:
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_] | None
+    offset: float | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """All bands of one page of a file.
+
+    values: (C, H, W), the file's dtype, masked where the file has no data. names: of the bands, ``None`` where the file
+    has none. description: the page's TIFF tag, "" where there is none. offset: as of :class:`Raster`.
+    """
+
+    values: np.ma.MaskedArray[Any, Any]
+    names: Sequence[str | None] | None
+    description: str
     offset: float | None
 
 
@@ -229,33 +244,23 @@ def _read_with_rasterio(
     path: str | None,
     where: str,
 ) -> Raster:
-    rasterio = _rasterio(where)
-    from rasterio.enums import ColorInterp, MaskFlags
+    with _opened(source, where) as file:
+        from rasterio.enums import ColorInterp, MaskFlags
 
-    try:
-        with rasterio.MemoryFile(source) if isinstance(source, bytes) else _Nothing() as memory:
-            opened = memory.open(driver="GTiff") if isinstance(source, bytes) else rasterio.open(source, driver="GTiff")
-            with opened as file:
-                check_size(file.width, file.height, max_pixels, where)
-                palette = file.colorinterp[0] == ColorInterp.palette and file.count == 1
-                declared = file.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-                names: Sequence[str | None] | None = band_names
-                if names is None:
-                    names = _names(list(file.descriptions), file.tags().get("TIFFTAG_IMAGEDESCRIPTION", ""))
-                if names is None and declared:
-                    names = ("red", "green", "blue", *[None] * (file.count - 3))
-                chosen = pick_bands(bands, file.count, names, where=where, declared_rgb=declared)
-                has_alpha = any(MaskFlags.alpha in flags for flags in file.mask_flag_enums)
-                read = file.read([i + 1 for i in dict.fromkeys(chosen)], masked=not has_alpha)
-                table = file.colormap(1) if palette else None
-                at = file.transform
-                offset = _added(file.scales[chosen[0]], file.offsets[chosen[0]], file.tags(), path)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # GDAL's own errors have no public base class
-        raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
-        ) from error
+        check_size(file.width, file.height, max_pixels, where)
+        palette = file.colorinterp[0] == ColorInterp.palette and file.count == 1
+        declared = file.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        names: Sequence[str | None] | None = band_names
+        if names is None:
+            names = _names(list(file.descriptions), file.tags().get("TIFFTAG_IMAGEDESCRIPTION", ""))
+        if names is None and declared:
+            names = ("red", "green", "blue", *[None] * (file.count - 3))
+        chosen = pick_bands(bands, file.count, names, where=where, declared_rgb=declared)
+        has_alpha = any(MaskFlags.alpha in flags for flags in file.mask_flag_enums)
+        read = file.read([i + 1 for i in dict.fromkeys(chosen)], masked=not has_alpha)
+        table = file.colormap(1) if palette else None
+        at = file.transform
+        offset = _added(file.scales[chosen[0]], file.offsets[chosen[0]], file.tags(), path)
     mask = np.ma.getmaskarray(read).any(axis=0)
     planes = dict(zip(dict.fromkeys(chosen), np.ma.getdata(read), strict=True))
     pixels = np.stack([planes[i] for i in chosen], axis=-1)
@@ -270,12 +275,47 @@ def _read_with_rasterio(
     return Raster(pixels, valid, offset)
 
 
-class _Nothing:
-    def __enter__(self) -> Any:
-        return None
+def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[Page]:
+    """All bands of every page of a TIFF file, or of its bytes, as stored. Read by rasterio.
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    Args: as :func:`read_tiff`.
+
+    Raises:
+        ImageError: unreadable, truncated or too large.
+        MissingExtraError: rasterio is not installed.
+    """
+    with _opened(source, where) as first, ExitStack() as stack:
+        rasterio = _rasterio(where)
+        pages = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets] or [first]
+        for page in pages:
+            check_size(page.width, page.height, max_pixels, where)
+        return [_page(page, where) for page in pages]
+
+
+def _page(file: Any, where: str) -> Page:
+    tags = file.tags()
+    text = tags.get("TIFFTAG_IMAGEDESCRIPTION", "")
+    offset = _added(file.scales[0], file.offsets[0], tags, where) if file.count else None
+    return Page(file.read(masked=True), _names(list(file.descriptions), text), text, offset)
+
+
+@contextmanager
+def _opened(source: Path | bytes, where: str) -> Iterator[Any]:
+    """A file open in rasterio, whose errors become ours."""
+    rasterio = _rasterio(where)
+    try:
+        with ExitStack() as stack:
+            if isinstance(source, bytes):
+                memory = stack.enter_context(rasterio.MemoryFile(source))
+                yield stack.enter_context(memory.open(driver="GTiff"))
+            else:
+                yield stack.enter_context(rasterio.open(source, driver="GTiff"))
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # GDAL's own errors have no public base class
+        raise ImageError(
+            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
+        ) from error
 
 
 @lru_cache(maxsize=1)

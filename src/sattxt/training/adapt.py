@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
-from sattxt.data.tables import split_name, split_of
+from sattxt.data.dataset import split_name, split_of
 from sattxt.errors import ImageError, InputError
 from sattxt.images.load import Stream, stream
 from sattxt.images.options import ImageOptions
@@ -178,13 +178,10 @@ def _image_files(source: Path, split: str | None, options: ImageOptions | None) 
 
 
 def _s2_tiles(source: Path, split: str) -> _Tiles:
-    from sattxt.training.data import LazyTiles
-    from sattxt.training.sources.registry import open_set
+    from sattxt.data.registry import open_data
 
-    tiles = open_set({"name": source.name, "kind": "s2", "path": source}, Path(), split)
-    kept = tiles.in_memory() if isinstance(tiles, LazyTiles) else tiles
-    pixels = kept.images.permute(0, 2, 3, 1).numpy()
-    return _Tiles(kept.keys, lambda index: pixels[index], kept.skipped)
+    samples = open_data(source, "s2").split(split)
+    return _Tiles([sample.id for sample in samples.samples], samples.image, [])
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from torch import Tensor
 from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
-from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.tiles import Tiles
 from sattxt.training.validate import embed_tiles
 from sattxt.weights.directory import write_model
 
@@ -26,7 +26,7 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def score_sets(
     model: AlignModel,
-    sets: Sequence[TileSet | LazyTiles],
+    sets: Sequence[Tiles],
     class_texts: Sequence[Tensor],
     backgrounds: Tensor,
     normalise: Callable[[Tensor], Tensor],

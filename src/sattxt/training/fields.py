@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.training.data import TileSet
+from sattxt.training.tiles import Tiles
 
 RGBRange = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -134,7 +134,7 @@ MIXTURES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "fields") -> TileSet:
+def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "fields") -> Tiles:
     """``count`` tiles, half of one cover and half of two; the same ones for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     images, captions, keys = [], [], []
@@ -155,7 +155,7 @@ def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "field
             captions.append(list(wanted))
         images.append((tile.clamp(0, 1) * 255).round().to(torch.uint8))
         keys.append(f"{key}/{index}")
-    return TileSet(name, torch.stack(images), torch.full((count,), -1), (), captions, keys)
+    return Tiles(name, keys, torch.stack(images), captions=captions)
 
 
 def draw_field(field: Field, size: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from filelock import FileLock
@@ -19,11 +18,9 @@ from torch import Tensor
 
 from sattxt.io import disk_errors
 from sattxt.training.checkpoint import checksum
-from sattxt.training.data import LazyTiles, TileSet
+from sattxt.training.tiles import Tiles
 
 log = logging.getLogger(__name__)
-
-Tiles: TypeAlias = TileSet | LazyTiles
 
 _BATCH = 128
 _SEEN = 16  # tiles whose pixels are compared before stored embeddings are taken for theirs

@@ -19,7 +19,7 @@ from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import PromptConfig, phrases_of
 from sattxt.training.recipe_yaml import override, read_yaml
 from sattxt.training.schema import Config, Count, Positive
-from sattxt.training.sources.registry import PAIR_KINDS, TILE_KINDS, Kind
+from sattxt.training.sets import entry_config
 from sattxt.training.teachers.registry import TeacherSource
 from sattxt.training.text_start import LLMSource, SentenceSource
 from sattxt.training.vision_start import VisionSource
@@ -76,7 +76,7 @@ class DataSet(Config):
     """A data set of a stage: these keys, and those of its kind's reader."""
 
     model_config = ConfigDict(extra="allow")
-    kinds: ClassVar[Mapping[str, Kind[Any]]]
+    pairs: ClassVar[bool]  # whether it is of stage 1
 
     name: Annotated[str, Field(pattern=r"^[^.]+$")]  # without a dot: it is part of keys such as align.sets.NAME.count
     kind: str
@@ -85,13 +85,7 @@ class DataSet(Config):
 
     @model_validator(mode="after")
     def _check_kind(self) -> DataSet:
-        if self.kind not in self.kinds:
-            hint = near(self.kind, list(self.kinds)) or f"; there are {', '.join(sorted(self.kinds))}"
-            raise ValueError(f"kind={self.kind!r}: no such kind{hint}")
-        known = {*self.kinds[self.kind].keys, *type(self).model_fields}
-        for key in self.model_extra or {}:
-            if key not in known:
-                raise ValueError(f"{key}: unknown key{near(key, sorted(known)) or f'; there are {sorted(known)}'}")
+        entry_config(self.kind, pairs=self.pairs).parse(self.model_dump(exclude_none=True))
         return self
 
     def entry(self) -> dict[str, Any]:
@@ -102,14 +96,14 @@ class DataSet(Config):
 class TileEntry(DataSet):
     """RGB tiles with classes, captions or both."""
 
-    kinds = TILE_KINDS
+    pairs = False
     vocabulary: str | None = None  # of align.vocabulary: phrases for its classes; None: their names
 
 
 class PairEntry(DataSet):
     """RGB beside multispectral tiles."""
 
-    kinds = PAIR_KINDS
+    pairs = True
 
 
 class SRDBlock(SRDConfig):

@@ -22,7 +22,6 @@ from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.text.cache import TextCache
 from sattxt.training.checkpoint import CHECKPOINT, restore
-from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.export import export_model, score_sets
 from sattxt.training.initialise import initialise, initialise_vision
 from sattxt.training.loop import LoopOptions, fit
@@ -32,13 +31,13 @@ from sattxt.training.objectives.base import Objective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.optim import shared_copy
-from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import DataSet, Recipe
-from sattxt.training.sources.registry import describe, open_pairs, open_set
+from sattxt.training.sets import describe, open_pairs, open_set
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import TextBank, bank_size, build_bank
 from sattxt.training.text_start import start_text
+from sattxt.training.tiles import Tiles
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 from sattxt.training.vision_start import load_vision
 from sattxt.vision.device import resolve_device
@@ -47,9 +46,7 @@ log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "a satellite image of {}"
 
-Tiles = TileSet | LazyTiles
 Model = TypeVar("Model", bound=nn.Module)
-Opened = TypeVar("Opened", bound="TileSet | LazyTiles | PairSet | LazyPairs")
 
 
 class Normaliser:
@@ -294,15 +291,15 @@ def _alone(out: Path) -> FileLock:
     return FileLock(out / ".lock")
 
 
-def _opened(sets: list[Opened]) -> list[Opened]:
+def _opened(sets: list[Tiles]) -> list[Tiles]:
     for line in describe(sets):
         log.info("train: %s", line)
     return sets
 
 
 def _validation(
-    entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Opened]
-) -> list[Opened]:
+    entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Tiles]
+) -> list[Tiles]:
     """The validation splits there are; a set without one is told of and left out."""
     found = []
     for entry in entries:

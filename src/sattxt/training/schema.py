@@ -113,6 +113,8 @@ def _follow(cls: type[Config], place: Sequence[int | str], values: Any) -> tuple
         if tagged is not None:  # pydantic names a union's choice, which is no key
             annotation = tagged
             continue
+        if len(members) > 1:  # of plain types, of which it names the one tried
+            break
         plain = _plain_type(annotation)
         arguments = get_args(plain)
         if isinstance(plain, type) and issubclass(plain, Config):
@@ -156,6 +158,9 @@ def _tags(member: Any) -> list[str]:
 
 def _expected(annotation: Any) -> str:
     """What a value has to be, in words: its type and range."""
+    members = _members(annotation)
+    if len(members) > 1:
+        return " or ".join(dict.fromkeys(map(_expected, members)))
     plain = _plain_type(annotation)
     arguments, origin = get_args(plain), get_origin(plain) or plain
     limits = _limits(annotation)

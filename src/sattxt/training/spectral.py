@@ -1,98 +1,36 @@
-"""What multispectral Sentinel-2 tiles say of themselves: RGB renderings, indices, and captions written from them."""
+"""Captions that multispectral Sentinel-2 tiles write of themselves, from spectral indices."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-import zipfile
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from sattxt.errors import InputError, MissingExtraError
-from sattxt.io import first_line
-from sattxt.training.data import TileSet
+from sattxt.data.multispectral import Bands
+from sattxt.errors import ImageError
 
-log = logging.getLogger(__name__)
-
-#: EuroSAT's own stretch: reflectance x 10,000 from 0 to 2750 becomes 0 to 255 (Helber et al. 2019).
-STRETCH = 0.2750
+_TEN_METRES = ("B02", "B03", "B04", "B08")
 
 
-def read_s2_tiles(path: Path, split: str, *, name: str = "s2") -> TileSet:
-    """Two-page Sentinel-2 TIFFs in a zip as RGB tiles with captions derived from their spectral indices.
-
-    Page 0 holds B02 B03 B04 B08 at 10 m, page 1 B05 B06 B07 B8A B11 B12 at 20 m, uint8, reflectance = (v / 255)^2.
-    Tiles that cannot be read are skipped and counted.
-
-    Raises:
-        InputError: the archive is missing, or no tile in it can be read.
-        MissingExtraError: rasterio is not installed.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such archive")
-    images: list[np.ndarray] = []
-    captions, keys = [], []
-    skipped: list[tuple[str, str]] = []
-    with zipfile.ZipFile(path) as archive:
-        for key in sorted(k for k in archive.namelist() if k.startswith(f"{split}/") and k.endswith(".tif")):
-            try:
-                ten, twenty = read_two_pages(archive.read(key))
-                rgb = np.clip(ten[..., [2, 1, 0]] / STRETCH, 0, 1) * 255
-                if images and rgb.shape[:2] != images[0].shape[1:]:
-                    raise ValueError(f"is {rgb.shape[:2]} pixels instead of {images[0].shape[1:]}")
-                written = index_captions(ten, twenty)
-            except MissingExtraError:
-                raise
-            except Exception as error:  # rasterio's errors have no common base below Exception
-                skipped.append((key, first_line(error)))
-                continue
-            images.append(rgb.round().astype(np.uint8).transpose(2, 0, 1))
-            captions.append(written)
-            keys.append(key)
-    if not images:
-        why = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise InputError(f"{path}: no tile can be read under {split}/{why}")
-    if skipped:
-        counts = len(skipped), len(skipped) + len(keys)
-        log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", path, *counts, *skipped[0])
-    return TileSet(name, torch.from_numpy(np.stack(images)), torch.full((len(keys),), -1), (), captions, keys, skipped)
-
-
-def read_two_pages(blob: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Reflectances (H, W, 4) at 10 m and (H/2, W/2, 6) at 20 m, float32 in [0, 1].
-
-    Read by rasterio: Pillow takes only the first band of a TIFF whose bands are stored one after another.
-    """
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-    except ImportError as error:
-        raise MissingExtraError("geo", "rasterio", "reading multispectral TIFFs") from error
-    pages: list[np.ndarray] = []
-    with warnings.catch_warnings(), rasterio.MemoryFile(blob) as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with memory.open() as dataset:
-            names = dataset.subdatasets
-        for name in names[:2]:
-            with rasterio.open(name) as page:
-                values: np.ndarray = page.read().transpose(1, 2, 0).astype(np.float32)
-                pages.append((values / 255) ** 2)
-    return pages[0], pages[1]
-
-
-def index_captions(ten: np.ndarray, twenty: np.ndarray) -> list[str]:
+def index_captions(bands: Bands) -> list[str]:
     """Captions of what NDVI, MNDWI, NDBI and NDSI show; several phrasings, most telling cover first.
 
     Args:
-        ten: (H, W, 4) B02 B03 B04 B08 and twenty: (H/2, W/2, 6) B05 B06 B07 B8A B11 B12, reflectance in [0, 1].
+        bands: B02, B03, B04 and B08 (2 H, 2 W) and B11 (H, W), reflectance x 10,000; H and W are multiples of 4.
+
+    Raises:
+        ImageError: a band is missing.
     """
+    missing = [band for band in (*_TEN_METRES, "B11") if band not in bands]
+    if missing:
+        raise ImageError(f"lacks the bands {', '.join(missing)}, which captions are written from")
+    ten = np.stack([bands[band] for band in _TEN_METRES], axis=-1) / 10_000
     ten = ten.reshape(ten.shape[0] // 2, 2, ten.shape[1] // 2, 2, 4).mean(axis=(1, 3))
-    green, red, nir, swir = ten[..., 1], ten[..., 2], ten[..., 3], twenty[..., 4]
+    green, red, nir, swir = ten[..., 1], ten[..., 2], ten[..., 3], bands["B11"] / 10_000
     brightness = ten[..., :3].mean(-1)
 
-    def index(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def index(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         return (a - b) / np.maximum(a + b, 1e-4)
 
     ndvi, water_index, snow_index = index(nir, red), index(green, swir), index(green, swir)

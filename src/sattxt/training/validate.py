@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sattxt.evaluation.metrics import recall_at_k
 from sattxt.training.augment import resized
-from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.tiles import Tiles
 
 Normalise = Callable[[Tensor], Tensor]
 
@@ -24,9 +24,7 @@ def spaced(count: int, limit: int) -> Tensor:
 
 
 @torch.no_grad()
-def embed_tiles(
-    model: AlignModel, tiles: TileSet | LazyTiles, index: Tensor, normalise: Normalise, size: int
-) -> Tensor:
+def embed_tiles(model: AlignModel, tiles: Tiles, index: Tensor, normalise: Normalise, size: int) -> Tensor:
     """(n, D) float32, L2-normalised, on the model's device: whole tiles at ``size`` pixels."""
     device = model.log_scale.device
     parts = []
@@ -38,7 +36,7 @@ def embed_tiles(
 
 @torch.no_grad()
 def zero_shot_accuracy(
-    model: AlignModel, tiles: TileSet | LazyTiles, pooled: Tensor, normalise: Normalise, size: int, limit: int
+    model: AlignModel, tiles: Tiles, pooled: Tensor, normalise: Normalise, size: int, limit: int
 ) -> float:
     """Top-1 accuracy in percent over at most ``limit`` evenly spaced labelled tiles; ``pooled``: one text a class."""
     classes = model.texts(pooled.to(model.log_scale.device))
@@ -52,7 +50,7 @@ def zero_shot_accuracy(
 @torch.no_grad()
 def caption_recall(
     model: AlignModel,
-    tiles: TileSet | LazyTiles,
+    tiles: Tiles,
     pooled: Callable[[list[str]], Tensor],
     normalise: Normalise,
     size: int,

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
-from sattxt.training.data import TileSet
 from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import move_centre, patch_regression, srd_loss
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
-from sattxt.training.pairs import PairSet, read_eurosat_ms, read_s2_pairs
 from sattxt.training.run import Run
+from sattxt.training.sets import open_pairs
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
+from sattxt.training.tiles import Tiles
 
 TAU = {"student_temperature": 0.1, "teacher_temperature": 0.04}
 PLAIN = AugmentConfig(radiometry_probability=0.0, coarse_probability=0.0)
@@ -138,13 +138,13 @@ def test_patch_grids_are_resampled_to_the_coarser(student, teacher):
 # Views and data
 
 
-def pair_set(count: int = 12, size: int = 32, name: str = "made") -> PairSet:
+def pair_set(count: int = 12, size: int = 32, name: str = "made") -> Tiles:
     """Tiles whose bands are simple functions of smooth RGB, and one (B08) that no single pixel tells."""
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     images = (F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) * 255).to(torch.uint8)
-    values = torch.cat([images.float() * 10, images.float().mean(1, keepdim=True) * 20], dim=1)
-    return PairSet(name, images, ("red", "green", "blue", "nir"), values, [f"{name}/{i}.tif" for i in range(count)])
+    values = torch.cat([images.float() * (2750 / 255), images.float().mean(1, keepdim=True) * 20], dim=1)
+    return Tiles(name, [f"{name}/{i}.tif" for i in range(count)], values, bands=("red", "green", "blue", "nir"))
 
 
 def test_geometry_moves_both_alike_and_radiometry_moves_rgb_only():
@@ -153,8 +153,8 @@ def test_geometry_moves_both_alike_and_radiometry_moves_rgb_only():
     tiles, values = [sets[0].take(parts[0])], [sets[0].spectral(parts[0])]
     (bands,) = ms_view(values, thetas)
     rgb = rgb_view(tiles, thetas, 32, PLAIN, torch.Generator())
-    torch.testing.assert_close(rgb * 2550, bands[:, :3], rtol=0, atol=0.05)
-    assert (bands[:, :3] - sets[0].reflectance[:, :3]).abs().max() > 100  # they did move
+    torch.testing.assert_close(rgb * 2750, bands[:, :3], rtol=0, atol=0.05)
+    assert (bands[:, :3] - sets[0].pixels[:, :3]).abs().max() > 100  # they did move
     wild = AugmentConfig(radiometry_probability=1.0)
     assert (rgb_view(tiles, thetas, 32, wild, torch.Generator()) - rgb).abs().mean() > 0.02
     assert torch.equal(ms_view(values, thetas)[0], bands)
@@ -170,38 +170,6 @@ def test_views_keep_to_their_share_of_the_tile():
     reached = torch.einsum("nij,cj->nci", theta, corners)
     assert float(reached.abs().max()) <= 1 + 1e-6  # inside the tile
     assert float(reached.abs().amax()) > 0.95  # up to its edge
-
-
-def test_rgb_alone_gives_back_reflectance_below_the_clip():
-    grey = torch.tensor([1, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8).contiguous()
-    tiles = TileSet("eurosat", grey, torch.zeros(1), ("a",), [[]], ["a/1.jpg"])
-    pairs = PairSet.from_rgb(tiles)
-    assert pairs.bands == ("B04", "B03", "B02")
-    assert pairs.spectral(torch.tensor([0]))[0, :, 0, 0].tolist() == pytest.approx([0, 1375, 2750])
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"images": torch.zeros(2, 3, 8, 8)}, "made: images is torch.float32 (2, 3, 8, 8)"),
-        ({"keys": ["only one"]}, "made: 2 images, 1 keys"),
-        ({"reflectance": torch.zeros(3, 1, 8, 8)}, "made: reflectance is (3, 1, 8, 8) for 2 images and 1 bands"),
-        ({"reflectance": torch.full((2, 1, 8, 8), math.nan)}, "made: 2 tiles hold NaN or infinity, first a"),
-        ({"reflectance": None}, "made: without reflectance, bands must be"),
-        ({"bands": ("B04", "red"), "reflectance": torch.zeros(2, 2, 8, 8)}, "made: bands names a band twice"),
-    ],
-)
-def test_pairs_that_do_not_fit_are_refused(change, said):
-    good = {
-        "name": "made",
-        "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
-        "bands": ("B04",),
-        "reflectance": torch.zeros(2, 1, 8, 8),
-        "keys": ["a", "b"],
-    }
-    PairSet(**good)
-    with pytest.raises(InputError, match=re.escape(said)):
-        PairSet(**{**good, **change})
 
 
 # The run
@@ -225,7 +193,7 @@ class Distilling(Run[SRDModel]):
         out: Path,
         *,
         seen: object = None,
-        sets: list[PairSet] | None = None,
+        sets: list[Tiles] | None = None,
         normalise=to_pixels,
         model: SRDModel | None = None,
         **options,
@@ -321,7 +289,7 @@ def test_sets_with_different_bands_share_a_batch(tmp_path):
     for parameter in galileo.parameters():
         nn.init.normal_(parameter, std=0.2)
     full = pair_set()
-    rgb_only = PairSet("rgb", full.images[:5], ("B04", "B03", "B02"), None, full.keys[:5])
+    rgb_only = Tiles("rgb", full.keys[:5], full.take(torch.arange(5)), bands=("B04", "B03", "B02"))
     model = SRDModel(VISION, 16, patches=True)
     run = Distilling(
         tmp_path, seen=galileo, sets=[full, rgb_only], counts=(3, 2), model=model, patch_weight=1.0, steps=1
@@ -377,7 +345,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_the_first_step(tmp_path):
-    red_only = PairSet("rgb", pair_set().images, ("B04", "B03", "B02"), None, pair_set().keys)
+    red_only = Tiles("rgb", pair_set().keys, pair_set().take(torch.arange(12)), bands=("B04", "B03", "B02"))
     with pytest.raises(InputError, match="rgb: callable needs the bands B08, which it lacks"):
         Distilling(tmp_path, sets=[red_only])
     with pytest.raises(InputError, match="counts has 1 values for 2 data sets"):
@@ -427,9 +395,10 @@ def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
 
 
 @pytest.fixture(scope="module")
-def eurosat(data_dir: Path) -> tuple[PairSet, PairSet]:
+def eurosat(data_dir: Path) -> tuple[Tiles, Tiles]:
     pytest.importorskip("rasterio")
-    return read_eurosat_ms(data_dir / "eurosat_ms.zip", "train"), read_eurosat_ms(data_dir / "eurosat_ms.zip", "val")
+    entry = {"name": "eurosat-ms", "kind": "eurosat_ms", "path": "eurosat_ms.zip"}
+    return open_pairs(entry, data_dir, "train"), open_pairs(entry, data_dir, "val")
 
 
 @pytest.mark.tiles
@@ -441,42 +410,18 @@ def test_eurosat_rgb_made_from_bands_is_eurosat_rgb(data_dir, eurosat):
         for i in range(0, 35, 7):
             with archive.open(val.keys[i].replace(".tif", ".jpg")) as handle, Image.open(handle) as image:
                 jpeg = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-            differences.append(np.abs(val.images[i].numpy().astype(int) - jpeg).ravel())
+            differences.append(np.abs(val.take(torch.tensor([i]))[0].numpy().astype(int) - jpeg).ravel())
     assert np.median(np.concatenate(differences)) <= 2
 
 
-@pytest.mark.tiles
-def test_s2_pairs_and_a_broken_tile(data_dir, tmp_path):
-    pytest.importorskip("rasterio")
-    with zipfile.ZipFile(data_dir / "s2_tiles.zip") as source, zipfile.ZipFile(tmp_path / "few.zip", "w") as few:
-        names = [n for n in source.namelist() if n.startswith("val/") and n.endswith(".tif")][:3]
-        for name in names:
-            few.writestr(name, source.read(name))
-        few.writestr("val/broken.tif", source.read(names[0])[:200])
-    pairs = read_s2_pairs(tmp_path / "few.zip", "val")
-    assert len(pairs) == 3
-    assert [key for key, _ in pairs.skipped] == ["val/broken.tif"]
-    assert pairs.reflectance is not None
-    assert pairs.reflectance.shape == (3, 10, 64, 64)
-    GalileoTeacher().check(pairs.bands, "s2")
-    from sattxt.training.spectral import read_s2_tiles
-
-    with zipfile.ZipFile(tmp_path / "few.zip") as few, zipfile.ZipFile(tmp_path / "whole.zip", "w") as whole:
-        for name in names:
-            whole.writestr(name, few.read(name))
-    as_rgb = read_s2_tiles(tmp_path / "whole.zip", "val")
-    assert (as_rgb.images.int() - pairs.images.int()).abs().max() <= 1
-
-
-def quarters(tiles: PairSet) -> PairSet:
+def quarters(tiles: Tiles) -> Tiles:
     """Four tiles out of each: the teacher's cost grows with the square of its tokens."""
 
     def cut(x: Tensor) -> Tensor:
         return torch.cat([x[:, :, i : i + 32, j : j + 32] for i in (0, 32) for j in (0, 32)])
 
-    assert tiles.reflectance is not None
     keys = [f"{key}#{quarter}" for quarter in range(4) for key in tiles.keys]
-    return PairSet(tiles.name, cut(tiles.images), tiles.bands, cut(tiles.reflectance), keys)
+    return Tiles(tiles.name, keys, cut(tiles.pixels), bands=tiles.bands)
 
 
 @pytest.mark.tiles

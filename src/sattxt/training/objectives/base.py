@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
-from sattxt.training.data import Sampler
 from sattxt.training.precision import Precision
 from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
+from sattxt.training.tiles import Sampler
 
 #: (n, ...) of this rank to (ranks * n, ...) of all of them, in rank order; with gradient where there is one.
 Gather: TypeAlias = Callable[[Tensor], Tensor]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import resized
-from sattxt.training.data import LazyTiles, TileSet
 from sattxt.training.image_bank import ImageBank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
@@ -30,6 +29,7 @@ from sattxt.training.optim import parameter_groups
 from sattxt.training.precision import autocast
 from sattxt.training.prompts import PromptBook
 from sattxt.training.text_bank import TextBank
+from sattxt.training.tiles import Tiles
 
 _MAX_SCALE = 100.0  # of 1 / temperature, as CLIP clips it
 _SMOOTHING = 0.05  # of class labels
@@ -79,7 +79,7 @@ class AlignObjective(Objective):
     def __init__(
         self,
         config: AlignConfig,
-        sets: Sequence[TileSet | LazyTiles],
+        sets: Sequence[Tiles],
         book: PromptBook,
         bank: TextBank,
         normalise: Callable[[Tensor], Tensor],

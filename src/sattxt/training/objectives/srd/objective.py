@@ -33,9 +33,9 @@ from sattxt.training.objectives.srd.losses import (
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
 from sattxt.training.optim import parameter_groups
-from sattxt.training.pairs import LazyPairs, PairSet
 from sattxt.training.precision import autocast
 from sattxt.training.teachers.base import Teacher
+from sattxt.training.tiles import Tiles
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class SRDObjective(Objective):
         config: SRDConfig,
         model: SRDModel,
         teacher: Teacher,
-        sets: Sequence[PairSet | LazyPairs],
+        sets: Sequence[Tiles],
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
@@ -186,7 +186,7 @@ class SRDObjective(Objective):
         return torch.cat([each.pooled for each in seen]), [each.patches for each in seen if each.patches is not None]
 
     @torch.no_grad()
-    def _whole_maps(self, tiles: PairSet | LazyPairs, batch: int = 64) -> Tensor:
+    def _whole_maps(self, tiles: Tiles, batch: int = 64) -> Tensor:
         """(N, width, rows, cols) float16: the teacher's patch map of every whole tile."""
         log.info("%s: the teacher %s sees %d tiles once", tiles.name, self.teacher.name, len(tiles))
         parts = []
@@ -213,7 +213,7 @@ class SRDObjective(Objective):
         return model.patch_centre if self.config.patch_centred else None
 
     @torch.no_grad()
-    def validate(self, model: SRDModel, tiles: PairSet | LazyPairs, *, limit: int = 256) -> dict[str, float]:
+    def validate(self, model: SRDModel, tiles: Tiles, *, limit: int = 256) -> dict[str, float]:
         """How well a student (the averaged one) predicts the teacher on whole, unaugmented tiles.
 
         Returns:

@@ -1,0 +1,306 @@
+"""SSL4EO-S12 v1.1 and its Llama-3 captions, read in place from the shards in which they are published.
+
+Where the facts come from; no real shard was at hand, the tests write small ones of this form:
+
+* Zarr chunk files (``{split}/{modality}/ssl4eos12_{split}_seasonal_data_000001.zarr.zip``, Hugging Face
+  ``embed2scale/SSL4EO-S12-v1.1-Zarr``): the README of DLR-MF-DAS/SSL4EO-S12-v1.1 shows their contents. Zarr version 2,
+  ``bands`` (sample, time, band, y, x), 64 x 4 x C x 264 x 264, and ``band``, ``sample`` ('0080717') and other
+  coordinates. S2L1C (13 bands) and S2L2A (12) are int16 reflectance x 10,000 **plus 1000**; ``zarr_dataset.py`` there
+  says so, and that the offset was removed in the later WebDataset version.
+* WebDataset shards (``{split}/{modality}/ssl4eos12_shard_000001.tar``, ``embed2scale/SSL4EO-S12-v1.1``): by
+  ``ssl4eos12_dataset.py`` of that repository a member ``{key}.zarr.zip`` holds one location, ``bands`` (time,
+  band, y, x), without the offset. By users' code the key is not the location's
+  number; ``sample`` holds that.
+* S2RGB: 3 bands, 8-bit, made from L2A (the statistics in that README; arXiv:2503.00168).
+* Captions (Hugging Face ``ibm-esa-geospatial/Llama3-SSL4EO-S12-v1.1-captions``): its README lists ``{split}.parquet``
+  or ``{split}/*.csv`` of 256 rows, columns ``caption``, ``question_1`` to ``question_3``, ``file``, ``sample_id``
+  (80717), ``time_id`` (0 to 3), ``classes``, ``tags``, ``names``. They are joined by location and time; ``time_id``
+  is taken as the position along a shard's time axis.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattxt.data.archive import FolderStore, Store, open_store
+from sattxt.data.dataset import Dataset, Sample, data_name
+from sattxt.data.multispectral import Bands, BandSamples, named, scaled
+from sattxt.data.tables import table_columns, table_rows
+from sattxt.errors import ImageError, InputError, MissingExtraError
+from sattxt.images.bands import SENTINEL2_L1C, SENTINEL2_L2A
+from sattxt.images.load import default_workers
+from sattxt.images.options import ImageOptions
+from sattxt.io import first_line
+
+log = logging.getLogger(__name__)
+
+Modality = Literal["S2L1C", "S2L2A", "S2RGB"]
+
+_BANDS = {"S2L1C": SENTINEL2_L1C, "S2L2A": SENTINEL2_L2A, "S2RGB": ("B04", "B03", "B02")}
+#: What chunk files add to reflectance x 10,000, and WebDataset shards do not.
+_CHUNK_OFFSET = 1000.0
+_TIMES = (0, 1, 2, 3)
+_CHUNK = re.compile(r"bands/(?:c/)?(\d+)[./]")
+
+
+def read_ssl4eo(
+    path: Path,
+    *,
+    modality: Modality = "S2RGB",
+    times: int | tuple[int, ...] = _TIMES,
+    shards: int | None = None,
+    offset: float | None = None,
+    captions: Path | None = None,
+    caption_columns: str | tuple[str, ...] = ("caption",),
+    options: ImageOptions | None = None,
+) -> Dataset:
+    """Patches of S2RGB, or of S2L2A or S2L1C with all bands, with captions where there are any; a split is opened when
+    it is asked for. Patches without a caption are kept without one.
+
+    Args:
+        times: which of the seasons of every location, 0 to 3.
+        shards: only the first so many of each split.
+        offset: what was added to reflectance x 10,000; by default 1000 in chunk files and 0 in WebDataset shards.
+        captions: a table, or a folder of the published form.
+        caption_columns: its columns to take captions from.
+
+    Raises:
+        InputError: no shard, or captions of which none is of any patch; the latter when a split is asked for.
+        MissingExtraError: zarr is not installed, or pyarrow for parquet.
+    """
+    _zarr()
+    wanted = (times,) if isinstance(times, int) else tuple(times)
+    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(_TIMES):
+        raise InputError(f"times: {list(wanted)}; pass some of 0, 1, 2, 3")
+    columns = (caption_columns,) if isinstance(caption_columns, str) else tuple(caption_columns)
+    store = _Shards(path)
+    splits = _Splits(store, modality, wanted, shards, captions, columns)
+    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset or "auto")
+    return Dataset(data_name(store), store, splits, options=options, view=PatchSamples)
+
+
+class _Shards(FolderStore):
+    """A folder of shards; a file in a tar is called ``shard.tar/file``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._tars: dict[str, Store] = {}
+
+    def names(self) -> list[str]:
+        """The shards."""
+        return [name for name in super().names() if name.endswith((".tar", ".zarr.zip"))]
+
+    def read(self, name: str) -> bytes:
+        """See :class:`Store`."""
+        shard, inside, member = name.partition(".tar/")
+        return self.tar(f"{shard}.tar").read(member) if inside else super().read(name)
+
+    def tar(self, shard: str) -> Store:
+        """An open shard."""
+        if shard not in self._tars:
+            self._tars[shard] = open_store(self.path / shard)
+        return self._tars[shard]
+
+
+@dataclass(frozen=True)
+class _Splits(Mapping[str, tuple[Sample, ...]]):
+    """The splits that there are shards of, each opened when it is asked for."""
+
+    store: _Shards
+    modality: str
+    times: tuple[int, ...]
+    limit: int | None
+    captions: Path | None
+    columns: tuple[str, ...]
+
+    def _found(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for shard in self.store.names():
+            *folders, modality, _ = "", self.modality, *shard.split("/")[-3:]
+            if modality == self.modality:
+                found.setdefault(folders[-1], []).append(shard)
+        if not found:
+            raise InputError(f"path: {self.store.path}: no shard (.tar or .zarr.zip) of {self.modality} in it")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+    def __getitem__(self, split: str) -> tuple[Sample, ...]:
+        samples = []
+        for shard in self._found()[split][: self.limit]:
+            if shard.endswith(".tar"):
+                files = [(f"{shard}/{name}", 0) for name in self.store.tar(shard).names() if name.endswith(".zarr.zip")]
+            else:
+                files = [(shard, row) for row in range(_chunk(self.store.path / shard)["bands"].shape[0])]
+            for file, row in files:
+                key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + ("" if ".tar/" in file else f"/{row:02d}")
+                samples += [Sample((file,), at=(row, time), name=f"{key}_{time}") for time in self.times]
+        if not samples:
+            raise InputError(f"{self.store.path}: its shards hold no samples")
+        if self.captions is None:
+            return tuple(samples)
+        return tuple(_joined(self.store, samples, self.captions, _captions(self.captions, split, self.columns)))
+
+
+class PatchSamples(BandSamples):
+    """Patches of SSL4EO-S12."""
+
+    def bands(self, index: int) -> Bands:
+        """See :class:`BandSamples`. A patch of nothing but 0 has no data."""
+        where, file = self._where(index), self.samples[index].files[0]
+        if tuple(self.options.band_names or ()) == _BANDS["S2RGB"]:
+            raise ImageError(f"{where}: is S2RGB, a picture; its bands are not known")
+        values, offset = self._stored(index), self.options.offset
+        if not isinstance(offset, int | float):
+            offset = 0.0 if ".tar/" in file else _CHUNK_OFFSET
+        reflectance = np.where(values == 0, 0, scaled(values, offset, 1.0, where))
+        return named(reflectance, self.options.band_names or (), where)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """(H, W, 3) uint8: S2RGB as it is, the others with EuroSAT's stretch."""
+        if tuple(self.options.band_names or ()) != _BANDS["S2RGB"]:
+            return super().image(index)
+        rgb = self._stored(index).transpose(1, 2, 0)
+        if rgb.min() < 0 or rgb.max() > 255:
+            raise ImageError(f"{self._where(index)}: values from {rgb.min()} to {rgb.max()}; S2RGB has 0 to 255")
+        return rgb.round().astype(np.uint8) if rgb.dtype != np.uint8 else rgb
+
+    def _stored(self, index: int) -> NDArray[Any]:
+        """(C, H, W) as stored."""
+        sample, where = self.samples[index], self._where(index)
+        row, time = sample.at
+        names = self.options.band_names or ()
+        try:
+            group, at = _open(self.store, sample.files[0], row, time)
+            array, written = group["bands"], group.get("band")
+            if time >= array.shape[len(at)]:
+                raise ValueError(f"has no time {time}")
+            picture = np.asarray(array[(*at, time)])
+            named = [] if written is None else [str(name).upper() for name in np.asarray(written[...]).reshape(-1)]
+        except (MissingExtraError, MemoryError):
+            raise
+        except Exception as error:  # zarr and its stores raise many kinds
+            raise ImageError(f"{where}: {first_line(error)}") from error
+        if picture.ndim != 3 or len(picture) != len(names):
+            raise ImageError(f"{where}: bands is {picture.shape} at one time, where {len(names)} bands are due")
+        if named and len(names) > len(_BANDS["S2RGB"]) and named != list(names):
+            raise ImageError(f"{where}: its bands are {', '.join(named)}, not {', '.join(names)}")
+        if not picture.any():
+            raise ImageError(f"{where}: holds no data, only 0")
+        return picture
+
+
+def _open(store: Store, file: str, row: int, time: int | None) -> tuple[Any, tuple[int, ...]]:
+    """A file's zarr group, with the pixels of one time only (``None``: of none), and the place of a row in it."""
+    if ".tar/" in file:
+        return _group(store.read(file), time), ()
+    return _chunk(store.path / file), (row,)
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise MissingExtraError("train", "zarr", "reading SSL4EO-S12 shards") from error
+    return zarr
+
+
+def _chunk(path: Path) -> Any:
+    """The zarr group of a chunk file; only the chunks that are asked for are read."""
+    import zarr.storage
+
+    return _zarr().open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", zarr_format=None)
+
+
+def _group(blob: bytes, time: int | None) -> Any:
+    """The zarr group in a zip's content, with the pixels of one time only (``None``: of none)."""
+    import zarr.storage
+    from zarr.core.buffer.cpu import Buffer
+
+    with zipfile.ZipFile(io.BytesIO(blob)) as packed:
+        names = [name for name in packed.namelist() if not name.endswith("/")]
+        depth = _times_a_chunk(packed, names)
+        wanted = [
+            name
+            for name in names
+            if (match := _CHUNK.match(name)) is None or (time is not None and int(match.group(1)) == time // depth)
+        ]
+        wanted = [name for name in wanted if not name.startswith("cloud_mask/")]
+        held: dict[str, Any] = {name: Buffer.from_bytes(packed.read(name)) for name in wanted}
+    return _zarr().open_group(zarr.storage.MemoryStore(held), mode="r", use_consolidated=False)
+
+
+def _times_a_chunk(packed: zipfile.ZipFile, names: Sequence[str]) -> int:
+    if "bands/.zarray" in names:
+        return int(json.loads(packed.read("bands/.zarray"))["chunks"][0])
+    facts = json.loads(packed.read("bands/zarr.json"))
+    return int(facts["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+
+def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int, int], list[str]]:
+    """Captions by location and time, from a table or a folder of the published form."""
+    whole = path / f"{split}.parquet"
+    tables = [p for p in (path, whole) if p.is_file()] or sorted((path / split).glob("*.csv"))
+    tables = tables or sorted(path.glob("*.csv"))
+    if not tables:
+        raise InputError(f"captions: {path}: neither {split}.parquet nor {split}/*.csv in it")
+    found: dict[tuple[int, int], list[str]] = {}
+    for table in tables:
+        rows = table_rows(table, ("sample_id", "time_id", *columns))
+        there = table_columns(rows)
+        missing = [column for column in ("sample_id", "time_id", *columns) if rows and column not in there]
+        if missing:
+            raise InputError(f"captions: {table}: no column {missing[0]!r}; it has {', '.join(there)}")
+        for number, row in enumerate(rows, 1):
+            try:
+                at = int(row["sample_id"]), int(row["time_id"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"captions: {table}: row {number}: sample_id, time_id are no numbers") from error
+            texts = [row.get(column) for column in columns]
+            found.setdefault(at, []).extend(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    return found
+
+
+def _joined(
+    store: Store, samples: Sequence[Sample], path: Path, captions: dict[tuple[int, int], list[str]]
+) -> list[Sample]:
+    places = list(dict.fromkeys((sample.files[0], sample.at[0]) for sample in samples))
+    with ThreadPoolExecutor(default_workers()) as pool:
+        location = dict(zip(places, pool.map(lambda place: _location(store, *place), places), strict=True))
+    joined = []
+    for sample in samples:
+        number = location[sample.files[0], sample.at[0]]
+        texts = [] if number is None else captions.get((number, sample.at[1]), [])
+        joined.append(replace(sample, captions=tuple(texts)))
+    without = sum(not sample.captions for sample in joined)
+    if without == len(joined):
+        raise InputError(f"captions: {path}: none of {len(captions)} captions is of any of the {without} patches")
+    if without:
+        log.warning("%s: %d of %d patches have no caption", store.path, without, len(joined))
+    return joined
+
+
+def _location(store: Store, file: str, row: int) -> int | None:
+    """The number of a location, which captions go by; ``None`` where the shard does not say."""
+    try:
+        group, at = _open(store, file, row, None)
+        return int(str(np.asarray(group["sample"][...]).reshape(-1)[at[0] if at else 0]))
+    except Exception as error:  # an unreadable sample is counted when it is decoded
+        log.debug("%s: no location (%s)", file, error)
+        return None

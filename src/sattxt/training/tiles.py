@@ -1,0 +1,235 @@
+"""Training data: tiles of a fixed size with labels, captions and perhaps all their bands, and which ones a step sees.
+
+Tiles that cannot be read are counted, reported and left out, never silently dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sattxt.data.multispectral import RGB_BANDS, render
+from sattxt.errors import InputError, MissingExtraError
+from sattxt.images.bands import canonical
+from sattxt.images.stretch import SENTINEL2_RANGE
+from sattxt.images.tiff import SYSTEM_ERRNOS
+from sattxt.io import first_line
+
+log = logging.getLogger(__name__)
+
+#: Threads that decode tiles.
+WORKERS = 4
+
+
+@dataclass
+class Tiles:
+    """Tiles of one data set and one split, in memory or decoded at every :meth:`take`.
+
+    A tile that turns out to be unreadable is logged and added to ``skipped`` once; the next readable one stands in for
+    it, and ``labels`` and ``captions`` at its index become those of the stand-in. Which one that is depends on the data
+    alone, not on what was asked before, so a run stays a pure function of its seed and step. What was computed from
+    labels and captions before is to be looked up at :meth:`actual`.
+
+    Raises:
+        InputError: shapes, names and counts do not fit together, or a reflectance is NaN or infinite.
+    """
+
+    name: str
+    keys: list[str]  # the tiles' names
+    pixels: Tensor | Callable[[int], NDArray[Any]]  # (N, C, S, S), or an index to its tile (C, S, S), from any thread
+    labels: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) int64 into ``classes``; -1: none (default)
+    classes: tuple[str, ...] = ()
+    captions: list[list[str]] = field(default_factory=list)  # the texts of each tile, possibly none
+    bands: tuple[str, ...] = ()  # names of the C bands, reflectance x 10,000; () or of uint8: RGB in 0-255
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # names of what could not be used, and why
+
+    def __post_init__(self) -> None:
+        self.labels = self.labels if len(self.labels) else torch.full((len(self.keys),), -1)
+        self.captions = [list(texts) for texts in self.captions] or [[] for _ in self.keys]
+        self.bands = tuple(canonical(band) for band in self.bands)
+        self._failed: dict[int, str] = {}
+        self._last: tuple[list[int], Tensor] | None = None
+        self._lock = threading.Lock()
+        counts = len(self.keys), len(self.labels), len(self.captions)
+        if not self.keys or len(set(counts)) > 1:
+            raise InputError(
+                "{}: {} tiles, {} labels, {} lists of captions; pass one of each a tile, at least one".format(
+                    self.name, *counts
+                )
+            )
+        if self.bands:
+            check_rgb(self.bands, self.name)
+            if len(set(self.bands)) != len(self.bands):
+                raise InputError(f"{self.name}: bands names a band twice ({', '.join(self.bands)})")
+        if isinstance(self.pixels, Tensor):
+            self._check(self.pixels)
+
+    def _check(self, pixels: Tensor) -> None:
+        due = (len(self.keys), len(self.bands) or 3)
+        right = pixels.ndim == 4 and pixels.shape[:2] == due and pixels.shape[2] == pixels.shape[3]
+        if not right or (not self.bands and pixels.dtype != torch.uint8):
+            kind = "reflectance" if self.bands else "uint8"
+            raise InputError(
+                f"{self.name}: pixels is {pixels.dtype} {tuple(pixels.shape)}; pass {(*due, 'S', 'S')} {kind}"
+            )
+        if pixels.is_floating_point():
+            bad = [key for key, tile in zip(self.keys, pixels, strict=True) if not bool(torch.isfinite(tile).all())]
+            if bad:
+                raise InputError(f"{self.name}: {len(bad)} tiles hold NaN or infinity, first {bad[0]}; leave them out")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def take(self, index: Tensor) -> Tensor:
+        """(n, 3, S, S) uint8: the RGB tiles at ``index``, int64 (n,), or what stands in for them.
+
+        Raises:
+            InputError: no tile at all can be read.
+        """
+        stored = self._stored(index)
+        if stored.dtype == torch.uint8:
+            return stored
+        return torch.from_numpy(render(stored[:, [self.bands.index(band) for band in RGB_BANDS]].numpy()))
+
+    def spectral(self, index: Tensor) -> Tensor:
+        """(n, len(bands), S, S) float32 of the same tiles, reflectance x 10,000.
+
+        RGB alone must have EuroSAT's stretch (0 to 2750 becomes 1 to 255), from which reflectance below the clip is
+        recovered.
+
+        Raises: as :meth:`take`.
+        """
+        stored = self._stored(index)
+        if stored.dtype != torch.uint8:
+            return stored.to(torch.float32)
+        return (stored.to(torch.float32) - 1).clamp_(min=0) * (SENTINEL2_RANGE[1] / 254)
+
+    def actual(self, index: Tensor) -> Tensor:
+        """Which tiles :meth:`take` gave for ``index``, int64 (n,): itself but where one was unreadable."""
+        return torch.tensor([self._readable(i)[0] if i in self._failed else i for i in index.tolist()]).long()
+
+    def in_memory(self) -> Tiles:
+        """All tiles decoded, without those that cannot be read.
+
+        Raises:
+            InputError: none can be read.
+        """
+        if isinstance(self.pixels, Tensor):
+            return self
+        kept: list[int] = []
+        pixels = torch.empty(0)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for index, tile in enumerate(pool.map(self._attempt, range(len(self)))):
+                if tile is not None:
+                    if not kept:
+                        pixels = torch.from_numpy(np.empty((len(self), *tile.shape), tile.dtype))
+                    pixels[len(kept)] = torch.from_numpy(tile)
+                    kept.append(index)
+        if not kept:
+            raise self._nothing()
+        return replace(
+            self, keys=[self.keys[i] for i in kept], pixels=pixels[: len(kept)], labels=self.labels[kept],
+            captions=[self.captions[i] for i in kept], skipped=sorted(self.skipped),
+        )  # fmt: skip
+
+    def _stored(self, index: Tensor) -> Tensor:
+        if isinstance(self.pixels, Tensor):
+            return self.pixels[index]
+        wanted, last = index.tolist(), self._last
+        if last is None or last[0] != wanted or not wanted:  # RGB and bands of the same tiles are decoded once
+            with ThreadPoolExecutor(WORKERS) as pool:
+                found = list(pool.map(self._readable, wanted or [0]))
+            for i, (used, _) in zip(wanted, found, strict=False):
+                if used != i:
+                    self.labels[i], self.captions[i] = self.labels[used], self.captions[used]
+            last = wanted, torch.from_numpy(np.stack([tile for _, tile in found]))[: len(wanted)]
+            self._last = last if self.bands else None
+        return last[1]
+
+    def _attempt(self, index: int) -> NDArray[Any] | None:
+        """The tile, or ``None`` where it cannot be read, which is logged and counted once."""
+        assert not isinstance(self.pixels, Tensor)
+        if index in self._failed:
+            return None
+        try:
+            return self.pixels(index)
+        except (MissingExtraError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise many kinds
+            if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+                raise
+            reason = first_line(error).split(f"{self.keys[index]}: ", 1)[-1]
+        with self._lock:
+            if index not in self._failed:
+                self._failed[index] = reason
+                self.skipped.append((self.keys[index], reason))
+                log.warning("%s: %s is left out: %s", self.name, self.keys[index], reason)
+        return None
+
+    def _readable(self, index: int) -> tuple[int, NDArray[Any]]:
+        """The tile, or the next that can be read, with its index."""
+        for candidate in (*range(index, len(self)), *range(index)):
+            tile = self._attempt(candidate)
+            if tile is not None:
+                return candidate, tile
+        raise self._nothing()
+
+    def _nothing(self) -> InputError:
+        key = self.keys[0]
+        return InputError(f"{self.name}: none of {len(self)} tiles can be read, first {key}: {self._failed[0]}")
+
+
+def check_rgb(bands: Sequence[str], where: str) -> None:
+    """Raise InputError unless red, green and blue, which the student sees, are among the bands."""
+    missing = [band for band in reversed(RGB_BANDS) if band not in bands]
+    if missing:
+        raise InputError(
+            f"{where}: needs the bands B02, B03 and B04 to render RGB from, and lacks {', '.join(missing)}; it has "
+            f"{', '.join(bands)}"
+        )
+
+
+class Sampler:
+    """Which tiles step ``t`` of a run sees: fixed counts a data set, each set walked in shuffled epochs.
+
+    A pure function of the seed and the step, so that a resumed run sees what it would have seen.
+    """
+
+    def __init__(self, sizes: Sequence[int], counts: Sequence[int], seed: int) -> None:
+        if len(sizes) != len(counts) or any(c <= 0 for c in counts) or any(s <= 0 for s in sizes):
+            raise InputError("every data set needs tiles and a positive count a batch")
+        self._sizes, self._counts, self._seed = tuple(sizes), tuple(counts), seed
+        self._order: dict[tuple[int, int], Tensor] = {}
+
+    def batch(self, step: int) -> list[Tensor]:
+        """One int64 index tensor a data set."""
+        return [self._indices(which, step) for which in range(len(self._sizes))]
+
+    def _indices(self, which: int, step: int) -> Tensor:
+        size, count = self._sizes[which], self._counts[which]
+        positions = range(step * count, (step + 1) * count)
+        return torch.stack([self._permutation(which, p // size)[p % size] for p in positions])
+
+    def _permutation(self, which: int, epoch: int) -> Tensor:
+        key = (which, epoch)
+        if key not in self._order:
+            for old in [k for k in self._order if k[0] == which and k[1] < epoch - 1]:
+                del self._order[old]
+            generator = torch.Generator().manual_seed((self._seed * 1000 + which) * 1_000_003 + epoch)
+            self._order[key] = torch.randperm(self._sizes[which], generator=generator)
+        return self._order[key]
