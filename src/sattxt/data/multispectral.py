@@ -105,22 +105,23 @@ def read_bands(
         if np.ma.getmaskarray(page.values).any():
             raise ImageError(f"{where}: holds pixels that it calls nodata")
         values = np.ma.getdata(page.values)
-        own = names if names is not None else page.names
+        own: Sequence[str | None] | None = names if names is not None else page.names
         if own is None or not all(own):
             raise ImageError(
                 f"{where}: the names of its {len(values)} bands are not known; pass them all in order (--band-names, "
                 "or bands: in a recipe), or --dataset eurosat"
             )
-        here, names = (own, None) if names is None else (own[: len(values)], own[len(values) :])
+        if names is not None:  # of the pages one after another
+            own, names = names[: len(values)], names[len(values) :]
         coding = _coding(page.description)
         if coding == _SQUARE_ROOT:
-            reflectance = (values.astype(np.float32) / 255) ** 2 * 10_000
+            reflectance = np.square(values.astype(np.float32) / np.float32(255)) * np.float32(10_000)
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
         else:
             added = (page.offset or 0.0) if offset is None else offset
             reflectance = scaled(values, added, scale, where)
-        found |= named(reflectance, here, where)
+        found |= named(reflectance, own, where)
     return found
 
 

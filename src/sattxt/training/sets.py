@@ -81,15 +81,16 @@ def entry_config(kind: str, *, pairs: bool = False) -> type[FilesEntry | FieldsE
         known = [*DATASETS, "s2", "eurosat_ms", "zip", "rgb" if pairs else "fields"]
         hint = near(kind, known) or f"; there are {', '.join(known)}"
         raise InputError(f"kind={kind!r}: no such kind{hint}") from error
-    hints, keys = get_type_hints(reader.read), {}
+    hints = get_type_hints(reader.read)
+    keys: dict[str, Any] = {}
     for key, parameter in reader.arguments.items():
-        hint = str | None if Path in (hints[key], *get_args(hints[key])) else hints[key]
-        keys[key] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+        annotation: Any = str | None if Path in (hints[key], *get_args(hints[key])) else hints[key]
+        keys[key] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
     if not pairs:
         keys["vocabulary"] = (str | None, None)  # of align.vocabulary: phrases for its classes; None: their names
     elif "modality" in keys:
         keys["modality"] = (hints["modality"], "S2L2A")  # pictures have no bands
-    return cast("type[FilesEntry]", create_model("FilesEntry", __base__=FilesEntry, **keys))  # type: ignore[call-overload]
+    return cast("type[FilesEntry]", create_model("FilesEntry", __base__=FilesEntry, **keys))
 
 
 def open_set(entry: Mapping[str, Any], root: Path, split: str) -> Tiles:

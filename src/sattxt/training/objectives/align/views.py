@@ -13,10 +13,11 @@ from torch import Tensor
 
 from sattxt.training.augment import atmosphere, augment, resized
 from sattxt.training.checkpoint import checksum
-from sattxt.training.image_bank import ImageBank, Tiles, build_image_bank
+from sattxt.training.image_bank import ImageBank, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.base import Stream, generator
+from sattxt.training.tiles import Tiles
 from sattxt.vision.device import resolve_dtype
 from sattxt.vision.tower import VisionTower
 
