@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from sattxt import SatTxt
@@ -62,3 +64,19 @@ def mini() -> SatTxt:
     from sattxt import SatTxt
 
     return SatTxt.from_pretrained(dtype="float32", text_cache=False)
+
+
+@pytest.fixture(scope="session")
+def model(golden_model_dir: Path) -> SatTxt:
+    """The miniature release in float32, without a text cache on disk."""
+    from sattxt import SatTxt
+
+    return SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False)
+
+
+@pytest.fixture(scope="session")
+def tiles() -> list[np.ndarray]:
+    """Five smooth random (64, 64, 3) uint8 tiles."""
+    random = np.random.default_rng(0)
+    smooth = [Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(5)]
+    return [np.asarray(s.resize((64, 64), Image.Resampling.BICUBIC)) for s in smooth]

@@ -13,21 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real_tiles import read_tiles
 
 from sattxt import SatTxt, label_set
-from sattxt.demo import LABELS, PLACES, best_places, blue_marble, classify_places, crop, run
+from sattxt.demo import PLACES, blue_marble, crop
 
 BUNDLED = Path(__file__).parents[1] / "src" / "sattxt" / "weights" / "bundled" / "sattxt-mini"
-
-
-def read_tiles(archive: Path, split: str, every: int) -> tuple[list[Image.Image], list[str]]:
-    tiles, classes = [], []
-    with zipfile.ZipFile(archive) as content:
-        names = sorted(n for n in content.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-        for name in names[::every]:
-            tiles.append(Image.open(io.BytesIO(content.read(name))).convert("RGB"))
-            classes.append(name.split("/")[1])
-    return tiles, classes
 
 
 def accuracy(model: SatTxt, tiles: list[Image.Image], classes: list[str], name: str) -> float:
@@ -54,52 +45,6 @@ def test_it_answers_with_the_network_switched_off(tmp_path: Path) -> None:
     environment = {**os.environ, "SATTXT_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", code, str(tile)], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == ["desert", "False"], done.stderr  # nor is transformers imported: it costs two seconds
-
-
-# -- the demo's imagery: the whole Earth at 7 km a pixel -----------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def mosaic() -> np.ndarray:
-    return blue_marble()
-
-
-def test_places_of_the_earth(mini: SatTxt, mosaic: np.ndarray) -> None:
-    found = {place.name: result.label for place, result in zip(PLACES, classify_places(mini, mosaic), strict=True)}
-    wanted = {
-        "Sahara, Algeria": "desert",
-        "Rub' al Khali, Arabia": "desert",
-        "Amazon basin, Brazil": "forest",
-        "Congo basin": "forest",
-        "Borneo": "forest",
-        "Siberian taiga": "forest",
-        "Greenland ice sheet": "ice and snow",
-        "Antarctica": "ice and snow",
-        "Central Pacific": "open ocean",
-        "South Atlantic": "open ocean",
-    }
-    assert {name: found[name] for name in wanted} == wanted
-
-
-def test_the_demo_finds_ice_where_ice_is(tmp_path: Path) -> None:
-    lines: list[str] = []
-    picture = run("sea ice", [], tmp_path, say=lines.append)
-    with Image.open(picture) as image:
-        assert image.width > 1000
-    table = "\n".join(lines)
-    assert all(place.name in table for place in PLACES)
-    best = [line.split() for line in lines if "standard deviations" in line]
-    latitudes = [abs(float(line[0].rstrip(","))) for line in best]
-    assert len(latitudes) == 5
-    assert min(latitudes) > 50
-
-
-def test_best_places_keep_apart() -> None:
-    scores = np.zeros((83, 167), np.float32)
-    scores[40, 80], scores[41, 81], scores[10, 20] = 3, 2.9, 2
-    (first, second) = best_places(scores, 2)
-    assert first[2] == 3
-    assert second[2] == 2
 
 
 # -- real tiles ----------------------------------------------------------------------------------------------------
@@ -197,8 +142,3 @@ def test_segmentation_tells_water_from_buildings(mini: SatTxt, data_dir: Path) -
     result = mini.segment(scene, ["sea or lake", "residential buildings"])
     assert (result.label_map[:, :150] == 0).mean() > 0.8
     assert (result.label_map[:, -150:] == 1).mean() > 0.8
-
-
-def test_the_demo_has_a_label_for_every_kind_of_place() -> None:
-    assert len(PLACES) == 12
-    assert all(prompts for prompts in LABELS.values())

@@ -10,7 +10,7 @@ import pytest
 from evaluation_fakes import ColourEncoder, write_folders
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_mini import read_tiles
+from real_tiles import read_tiles
 
 from sattxt import SatTxt, label_set
 from sattxt.classify.transduction import transduce
@@ -97,7 +97,7 @@ def test_a_classifier_takes_tiles_together(mini: SatTxt) -> None:
 def test_words_that_do_not_quite_fit_are_made_up_for_by_the_tiles(data_dir: Path, mini: SatTxt) -> None:
     """EuroSAT val by the first of the held-out phrases: copse, the sea, arable land, ..."""
     phrases = json.loads(
-        (Path(__file__).parents[1] / "src/sattxt/training/recipes/eurosat_paraphrases.json").read_text()
+        (Path(__file__).parents[2] / "src/sattxt/training/recipes/eurosat_paraphrases.json").read_text()
     )
     tiles, classes = read_tiles(data_dir / "eurosat_rgb.zip", "val", 6)
     classifier = mini.classifier({key: several[0] for key, several in phrases.items()})

@@ -1,0 +1,73 @@
+"""Classifiers and their results, on the miniature release."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sattxt import SatTxt
+from sattxt.errors import ImageError, InputError, LabelError
+
+LABELS = ["forest", "river", "city"]
+
+
+def test_zero_shot_results(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    result = model.zero_shot(tiles[0], LABELS)
+    assert result.label in LABELS
+    assert result.probs.sum() == pytest.approx(1, abs=1e-5)
+    assert [label for label, _ in result.top(2)] == [LABELS[i] for i in np.argsort(-result.probs)[:2]]
+    batch = model.zero_shot(tiles, LABELS)
+    assert len(batch) == 5
+    assert batch[0].label == result.label
+    assert json.loads(batch.to_json())["results"][0]["label"] == result.label
+    rows = batch.to_rows()
+    assert {"source", "label", "prob", *LABELS} == set(rows[0])
+
+
+def test_a_classifier_takes_images_or_their_embeddings(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    classifier = model.classifier({"water": ["river", "lake"], "built": ["houses", "factory"]})
+    from_images = classifier(tiles)
+    from_embeddings = classifier(model.encode_image(tiles))
+    assert np.allclose(from_images.scores, from_embeddings.scores, atol=1e-5)
+    assert classifier(model.encode_image(tiles[0])).label == from_images[0].label
+    with pytest.raises(InputError, match="wide"):
+        classifier(np.ones(3, dtype=np.float32))
+
+
+def test_synonyms_are_averaged_and_renormalised(model: SatTxt) -> None:
+    classifier = model.classifier({"water": ["river", "lake"], "wood": "forest"})
+    vectors = model.encode_text(["a satellite image of river", "a satellite image of lake"])
+    mean = vectors.mean(0)
+    assert np.allclose(classifier.weights[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_multi_label_probabilities_are_independent_of_the_other_labels(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    few = model.zero_shot(tiles[0], ["forest", "river"], multi_label=True)
+    more = model.zero_shot(tiles[0], ["forest", "river", "city", "desert"], multi_label=True)
+    assert few.probs[:2] == pytest.approx(more.probs[:2], abs=1e-5)
+    assert few.above(0.0) == [label for label, _ in few.top(2)]
+
+
+def test_a_named_label_set(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    assert len(model.zero_shot(tiles[0], label_set="eurosat").labels) == 10
+
+
+@pytest.mark.parametrize("labels", [[], ["river", "River"], ["river", ""]])
+def test_bad_labels(model: SatTxt, tiles: list[np.ndarray], labels: list[str]) -> None:
+    with pytest.raises(LabelError):
+        model.zero_shot(tiles[0], labels)
+
+
+def test_a_bad_template(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    with pytest.raises(InputError, match=r"\{\}"):
+        model.zero_shot(tiles[0], LABELS, templates="a satellite image")
+
+
+def test_skipping_the_only_tile_leaves_nothing_to_answer_with(model: SatTxt, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        model.zero_shot(tmp_path / "bad.png", LABELS, on_error="skip")
+    assert [f.index for f in model.zero_shot([tmp_path / "bad.png"], LABELS, on_error="skip").failures] == [0]

@@ -1,0 +1,165 @@
+"""Images in, vectors out: forms, batches, and images that cannot be read. On the miniature release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sattxt import SatTxt
+from sattxt.errors import ImageError, InputError
+
+LABELS = ["forest", "river", "city"]
+
+
+def test_one_tile_gives_a_vector_and_a_list_gives_a_matrix(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    one = model.encode_image(tiles[0])
+    assert one.shape == (model.embed_dim,)
+    assert one.dtype == np.float32
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    many = model.encode_image(tiles)
+    assert many.shape == (5, model.embed_dim)
+    assert np.allclose(many[0], one, atol=1e-5)
+
+
+def test_every_form_of_the_same_tile_gives_the_same_embedding(
+    model: SatTxt, tiles: list[np.ndarray], tmp_path: Path
+) -> None:
+    tile = tiles[0]
+    path = tmp_path / "tile.png"
+    Image.fromarray(tile).save(path)
+    wanted = model.encode_image(tile)
+    forms = [path, str(path), Image.open(path), tile.transpose(2, 0, 1), torch.from_numpy(tile.copy())]
+    for form in forms:
+        assert np.allclose(model.encode_image(form), wanted, atol=1e-5)
+    with path.open("rb") as handle:
+        assert np.allclose(model.encode_image(handle), wanted, atol=1e-5)
+    assert np.allclose(model.encode_image(np.stack(tiles)), model.encode_image(tiles), atol=1e-5)
+    assert np.allclose(model.encode_image(t for t in tiles), model.encode_image(tiles), atol=1e-5)
+
+
+def test_an_empty_list_gives_an_empty_matrix(model: SatTxt) -> None:
+    assert model.encode_image([]).shape == (0, model.embed_dim)
+    assert len(model.zero_shot([], LABELS)) == 0
+
+
+def test_batch_composition_changes_no_embedding(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    alone = np.stack([model.encode_image(t) for t in tiles])
+    for batch_size in (1, 2, 5):
+        assert np.abs(model.encode_image(tiles, batch_size=batch_size) - alone).max() < 1e-4
+    assert np.abs(model.encode_image(tiles[::-1])[::-1] - alone).max() < 1e-4
+
+
+def test_the_tower_gets_no_more_than_fits_the_cache(golden_model_dir: Path, tiles: list[np.ndarray]) -> None:
+    """At 640 pixels a side that is 8 images at a time, whatever the batch."""
+    large = SatTxt.from_pretrained(golden_model_dir, preprocess={"size": 640}, dtype="float32", text_cache=False)
+    assert large.vision.step == 8
+    taken: list[int] = []
+    hook = large.vision.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
+    many = [np.roll(tile, shift, axis=0) for shift in (0, 5) for tile in tiles] + tiles[:1]
+    found = large.encode_image(many, batch_size=10)
+    assert taken == [8, 2, 1]
+    assert np.abs(found - large.encode_image(many, batch_size=2)).max() < 1e-5
+    taken.clear()
+    whole = large.segment(many[0], LABELS, window=32).scores
+    assert taken == [8, 1]
+    assert np.abs(large.segment(many[0], LABELS, window=32, batch_size=2).scores - whole).max() < 1e-5
+    hook.remove()
+
+
+def test_activation_bytes_are_those_of_the_widest_layer(model: SatTxt) -> None:
+    from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+    from sattxt.vision.mobilenet import ConvLayer
+    from sattxt.vision.tower import VisionTower
+
+    config = VisionConfig(BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 32, 1, 4, 64))
+    mobile, vit = VisionTower(config).eval(), model.vision.tower
+    for tower, kind in ((mobile, ConvLayer), (vit, torch.nn.Linear)):
+        seen: list[int] = []
+        hooks = [
+            module.register_forward_hook(
+                lambda _, given, out, seen=seen: seen.append(4 * (given[0].numel() + out.numel()))
+            )
+            for module in tower.backbone.modules()
+            if isinstance(module, kind)
+        ]
+        with torch.no_grad():
+            tower(torch.zeros(1, 3, 64, 64))
+        for hook in hooks:
+            hook.remove()
+        assert tower.activation_bytes(64) == max(seen)
+
+
+def test_the_same_input_gives_the_same_bits(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    assert np.array_equal(model.encode_image(tiles), model.encode_image(tiles))
+
+
+def test_one_bad_file_does_not_end_the_job(model: SatTxt, tiles: list[np.ndarray], tmp_path: Path) -> None:
+    paths = []
+    for i, tile in enumerate(tiles):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(tile).save(paths[-1])
+    paths[2].write_bytes(paths[2].read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"2\.png"):
+        model.encode_image(paths)
+    kept = model.encode_image(paths, on_error="skip")
+    assert kept.indices == [0, 1, 3, 4]
+    assert kept.shape == (4, model.embed_dim)
+    assert kept.sources == [str(path) for path in paths if path != paths[2]]
+    assert [f.index for f in kept.failures] == [2]
+    batch = model.zero_shot(paths, LABELS, on_error="skip")
+    assert "2.png" in batch.failures[0].source
+    assert batch[2].source == str(paths[3])
+
+
+def test_a_strip_is_a_failure_of_its_own_not_of_its_batch(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    strip = np.zeros((2, 200, 3), np.uint8)
+    found = model.encode_image([*tiles[:2], strip, tiles[2]], on_error="skip", channels="last")
+    assert found.indices == [0, 1, 3]
+    assert [f.error for f in found.failures] == [
+        "image 2: is 200 x 2 pixels, over 50 times longer than wide; cut it into tiles"
+    ]
+    with pytest.raises(ImageError, match="image 2: is 200 x 2 pixels"):
+        model.encode_image([*tiles[:2], strip], channels="last")
+
+
+def test_tiles_without_data_are_told_of_by_name(
+    model: SatTxt, tiles: list[np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = np.zeros_like(tiles[0])
+    assert len(model.encode_image([tiles[0], empty, tiles[1], empty + 255])) == 4
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("image 1, image 3: all black or all white")
+    caplog.clear()
+    empty[3, 5, 1] = 1
+    model.encode_image([tiles[0], empty])
+    assert not caplog.records
+
+
+def test_unknown_options_are_named(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    with pytest.raises(InputError, match="strech"):
+        model.encode_image(tiles[0], strech="sentinel2")
+    with pytest.raises(InputError, match="on_error"):
+        model.encode_image(tiles[0], on_error="ignore")
+
+
+def test_what_is_no_image(model: SatTxt) -> None:
+    with pytest.raises(InputError, match="no image"):
+        model.encode_image(3)
+    with pytest.raises(InputError, match="axes"):
+        model.encode_image(np.zeros((1, 2, 3, 4, 5)))
+
+
+def test_an_error_in_a_list_keeps_what_was_embedded_before_it(
+    model: SatTxt, tiles: list[np.ndarray], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"bad\.png") as caught:
+        model.encode_image([*tiles, bad], batch_size=2)
+    done = caught.value.completed
+    assert done.indices == [0, 1, 2, 3, 4]
+    assert np.allclose(done, model.encode_image(tiles), atol=1e-5)
