@@ -30,6 +30,7 @@ from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, phrases_of
 from sattxt.training.recipe import Recipe, leave_out, read_recipe
 from sattxt.training.recipe_yaml import parse_override
+from sattxt.training.run import AlignRun, SRDRun
 from sattxt.training.sets import FieldsEntry, entry_config
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import bank_size, build_bank
@@ -147,8 +148,8 @@ def test_an_unknown_key_is_an_error_wherever_it_is(place: str, word: str, value:
         ("align.vocabulary", "nowhere.json", "no such file"),
         ("align.sets.s2.labels", {"water": ["train/a.tif"]}, "unknown key"),
         ("align.sets.aid.labels", {"water": ["a"]}, "unknown key"),
-        ("align.name_share", 1.5, r"align\.name_share=1\.5: pass a finite number, 0 to 1"),
-        ("srd.global_area", [0.5], "pass a list of 2"),
+        ("align.name_share", 1.5, r"align\.name_share=1\.5: pass at most 1"),
+        ("srd.global_area", [0.5], r"srd\.global_area\[1\]: missing"),
         ("srd.teacher.kind", "gallileo", "'galileo'"),
         ("srd.teacher.path", None, "srd.teacher.path: missing"),
         ("srd.pairs.s2.vocabulary", "eurosat", "unknown key"),
@@ -595,7 +596,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"vision.path": str(BACKBONE)}, InputError, "leave model_type out"),
         ({"vision.path": str(BACKBONE), "vision.model_type": None}, InputError, "output_stride"),
         ({"vision.random": True, "vision.model_type": "dinov3"}, InputError, "'dinov3_vit'"),
-        ({"vision.random": True, "vision.output_stride": 5}, InputError, "one of 8, 16, 32"),
+        ({"vision.random": True, "vision.output_stride": 5}, InputError, "8, 16 or 32"),
         ({**TINY, "vision.output_stride": None, "vision.options.hiden_size": 4}, InputError, "'hidden_size'"),
         ({**TINY, "vision.output_stride": None, "image.size": 40}, InputError, "multiple, such as 32"),
         (
@@ -632,11 +633,17 @@ def test_teachers_open_by_the_recipe(tmp_path: Path, golden_dir: Path) -> None:
     checkpoint = golden_dir / "spectralgpt" / "spectralgpt_tiny.pth"
     meta = json.loads((golden_dir / "spectralgpt" / "meta.json").read_text())
     block = {"kind": "spectralgpt", "path": str(checkpoint), "heads": meta["num_heads"], "missing": "mean"}
-    assert start_teacher(read_recipe("sattxt-vitl16", {"srd.teacher": block}), tmp_path).name == "spectralgpt"
-    for overrides, named in (({}, "no such file"), ({"srd": None}, "no stage 1")):
-        with pytest.raises(InputError, match=named):
-            start_teacher(read_recipe("sattxt-vitl16", overrides), tmp_path)
-    random = start_teacher(read_recipe("sattxt-vitl16", TINY), tmp_path)
+    sources = []
+    for overrides in ({"srd.teacher": block}, {}, TINY):
+        srd = read_recipe("sattxt-vitl16", overrides).srd
+        assert srd is not None
+        sources.append(srd.teacher)
+    assert start_teacher(sources[0], tmp_path).name == "spectralgpt"
+    with pytest.raises(InputError, match="no such file"):
+        start_teacher(sources[1], tmp_path)
+    with pytest.raises(InputError, match="no stage 1"):
+        SRDRun(read_recipe("sattxt-vitl16", {"srd": None}), tmp_path, tmp_path / "run")
+    random = start_teacher(sources[2], tmp_path)
     assert random.encode(torch.rand(2, 12, 16, 16) * 3000, random.bands).pooled.shape == (2, 16)
 
 
@@ -680,7 +687,6 @@ def test_the_full_size_recipe_runs_dry_scaled_down_by_overrides_alone(scenes: Pa
     """Shards to a model that opens: both stages, every part random and small."""
     from sattxt import SatTxt
     from sattxt.training.loop import LoopOptions
-    from sattxt.training.run import AlignRun, SRDRun
 
     small = {"steps": 2, "warmup": 1, "precision": "float32"}
     recipe = read_recipe("sattxt-vitl16", {

@@ -54,7 +54,7 @@ class Toy(Run[AlignModel]):
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.aligner, model, out)
 
-    def _figures(self, model: AlignModel) -> dict[str, float]:
+    def measure(self, model: AlignModel) -> dict[str, float]:
         model = self.aligner.calibrate_norms(model, (32,), batches=10)
         return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.bank.pooled[:3], to_pixels, 32, 60)}
 

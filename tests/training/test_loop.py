@@ -245,7 +245,7 @@ def test_a_run_killed_while_it_validates_loses_neither_its_step_nor_the_figures(
     def die(model: object) -> dict[str, float]:
         raise Killed
 
-    monkeypatch.setattr(killed, "_figures", die)
+    monkeypatch.setattr(killed, "measure", die)
     with pytest.raises(Killed):
         killed.train(engine)
     resumed = Toy(tmp_path / "killed", steps=steps)
@@ -256,7 +256,7 @@ def test_a_run_killed_while_it_validates_loses_neither_its_step_nor_the_figures(
     assert_same_weights(resumed, whole)
     again = Toy(tmp_path / "killed", steps=steps)
     again.resume()
-    monkeypatch.setattr(again, "_figures", die)  # it has them all
+    monkeypatch.setattr(again, "measure", die)  # it has them all
     assert again.train(engine) == steps
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sattxt.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from sattxt.training.loop import LoopOptions
     from sattxt.training.objectives.align.config import AlignConfig
@@ -36,4 +38,9 @@ __all__ = ["AlignConfig", "AlignRun", "LoopOptions", "Recipe", "SRDConfig", "SRD
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name == "pydantic":
+            raise MissingExtraError("train", "pydantic", "training") from error
+        raise

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sattxt.config import ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
+from sattxt.config import ImageConfig, ModelConfig
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.text_start import TextStart
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import embed_tiles
 from sattxt.weights.directory import write_model
@@ -49,10 +49,8 @@ def export_model(
     out: Path,
     *,
     name: str,
-    vision: VisionConfig,
     image: ImageConfig,
-    text: TextEncoderConfig,
-    text_encoder_dir: Path | None,
+    text: TextStart,
     scored: list[Scored],
     licence: str,
     overwrite: bool = False,
@@ -66,12 +64,13 @@ def export_model(
         scale, bias = fit_multi_label(scored, logit_scale)
     else:
         logit_scale, source, scale, bias = round(float(model.log_scale.detach().exp()), 2), "trained", None, None
+    vision = model.vision.config
     config = ModelConfig(
         name=name,
         embed_dim=2 * vision.head.dim,
         image=image,
         vision=vision,
-        text=text,
+        text=text.config,
         logit_scale=logit_scale,
         logit_scale_source=source,
         backgrounds=BACKGROUNDS,
@@ -80,6 +79,5 @@ def export_model(
         licence=licence,
     )
     # What is stored is what is loaded: weights rounded to float16 once, here.
-    vision_state = half_precision(model.vision.state_dict())
-    text_state = half_precision(model.text.state_dict())
-    return write_model(out, replace(config), vision_state, text_state, text_encoder_dir, overwrite=overwrite)
+    tower, head = (half_precision(part.state_dict()) for part in (model.vision, model.text))
+    return write_model(out, config, tower, head, text.folder, overwrite=overwrite)

@@ -8,7 +8,8 @@ import math
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -36,10 +37,10 @@ from sattxt.training.recipe import DataSet, Recipe
 from sattxt.training.sets import describe, open_pairs, open_set
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import TextBank, bank_size, build_bank
-from sattxt.training.text_start import start_text
+from sattxt.training.text_start import TextStart, start_text
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
-from sattxt.training.vision_start import load_vision
+from sattxt.training.vision_start import fixed_seed, load_vision
 from sattxt.vision.device import resolve_device
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,17 @@ class Run(ABC, Generic[Model]):
             self.out,
             options or LoopOptions(),
             resume=self._resume,
-            validate=self._figures,
+            validate=self.measure,
             progress=progress,
         )
         return self.resume() if self.checkpoint.is_file() else done  # sharded weights are in the checkpoint alone
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged model on the validation splits."""
-        return self._figures(self.average)
+        return self.measure(self.average)
 
     @abstractmethod
-    def _figures(self, model: Any) -> dict[str, float]:
+    def measure(self, model: Any) -> dict[str, float]:
         """Figures of a model on the validation splits."""
 
 
@@ -137,62 +138,34 @@ class AlignRun(Run[AlignModel]):
             step.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: str | Path,
-        out: str | Path,
-        *,
-        init: str | Path | None = None,
-    ) -> None:
-        data, out = Path(data), Path(out)
-        self.recipe = recipe
-        with _alone(out):
-            self.sets = _opened([open_set(entry.entry(), data, "train") for entry in recipe.align.sets])
-            validation = _validation(recipe.align.sets, data, open_set)
+    def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
+        data, out, config = Path(data), Path(out), recipe.align.settings
+        self.recipe, self.normalise = recipe, Normaliser(recipe.image.config())
+        with _locked(out):
+            self.sets, validation = _open_splits(recipe.align.sets, data, open_set)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
-            self._plain = {
-                tiles.name: [
-                    PLAIN_TEMPLATE.replace("{}", names[0]) for names in recipe.align.phrases(tiles.name, tiles.classes)
-                ]
-                for tiles in self.validation
-            }
-            read = [text for texts in self._plain.values() for text in texts]
-            heard = [text for tiles in self.validation for texts in tiles.captions for text in texts]
+            self._plain = {tiles.name: self._plain_texts(tiles) for tiles in self.validation}
+            captions = [text for tiles in self.validation for texts in tiles.captions for text in texts]
             book = PromptBook(
                 recipe.align.prompting,
                 [SetTexts(s.name, recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
-                extras=[*read, *heard, *BACKGROUNDS],
+                extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
             )
             self.text = start_text(recipe, data, out)
-            encoder = self.text.open(resolve_device(None))
-            mapped = bank_size(len(book.prompts), self.text.config.hidden_size).mapped
-            cache = TextCache(out / "texts.sqlite3", precision="float16" if mapped else "float32")
-            self.bank: TextBank = build_bank(book.prompts, encoder, cache, folder=out, progress=sys.stderr.isatty())
-            del encoder
-        tower = load_vision(recipe, data)
-        config = recipe.align.settings
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale)
-        found = init is not None and initialise(model, init)
-        if config.text_start == "isometric" and not found:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+            self.bank = _embed(book, self.text, out)
+        with fixed_seed(config.seed):
+            model = AlignModel(load_vision(recipe, data), self.bank.hidden_size, config.initial_scale)
+        has_text_head = init is not None and initialise(model, init)
+        if config.text_start == "isometric" and not has_text_head:
+            with fixed_seed(config.seed):
                 make_isometric(model.text, self._sample())
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.normalise = Normaliser(recipe.image.config())
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
         context = _context(recipe, recipe.align.sets, texts)
         self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise, context)
         super().__init__(self.aligner, model, out)
 
-    def _sample(self, limit: int = 50_000) -> Tensor:
-        """Frozen vectors of up to ``limit`` of the texts, evenly spaced."""
-        count = len(self.bank)
-        return self.bank.vectors(torch.arange(0, count, max(1, math.ceil(count / limit))))
-
-    def _figures(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
+    def measure(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
         """On up to ``limit`` tiles a set: zero-shot top-1, one template, under the set's name; and caption recall."""
         size, figures = self.recipe.image.size, {}
         model = self.aligner.calibrate_norms(model, (size,), batches=20)
@@ -216,28 +189,34 @@ class AlignRun(Run[AlignModel]):
         Raises:
             InputError: something is at ``out`` already.
         """
-        image = self.recipe.image.config()
+        size = self.recipe.image.size
         labelled = [tiles for tiles in self.validation if tiles.classes]
         if not labelled:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
-        model = self.aligner.calibrate_norms(self.average, (image.size,), batches=norm_batches)
+        model = self.aligner.calibrate_norms(self.average, (size,), batches=norm_batches)
         texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
-        scored = score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, image.size)
         return export_model(
             model,
             out,
             name=self.recipe.name,
-            vision=model.vision.config,
-            image=image,
-            text=self.text.config,
-            text_encoder_dir=self.text.folder,
-            scored=scored,
+            image=self.recipe.image.config(),
+            text=self.text,
+            scored=score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, size),
             licence=licence,
             overwrite=overwrite,
         )
 
+    def _plain_texts(self, tiles: Tiles) -> list[str]:
+        """One text a class, of its first phrase."""
+        return [PLAIN_TEMPLATE.format(phrases[0]) for phrases in self.recipe.align.phrases(tiles.name, tiles.classes)]
+
     def _pooled(self, texts: list[str]) -> Tensor:
         return self.bank.vectors(self.bank.rows(texts))
+
+    def _sample(self, limit: int = 50_000) -> Tensor:
+        """Frozen vectors of up to ``limit`` of the texts, evenly spaced."""
+        count = len(self.bank)
+        return self.bank.vectors(torch.arange(0, count, max(1, math.ceil(count / limit))))
 
 
 class SRDRun(Run[SRDModel]):
@@ -257,59 +236,57 @@ class SRDRun(Run[SRDModel]):
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
         self.recipe, config = recipe, recipe.srd.settings
-        with _alone(out):
-            teacher = start_teacher(recipe, data)
-            self.sets = _opened([open_pairs(entry.entry(), data, "train") for entry in recipe.srd.pairs])
-            self.validation = _validation(recipe.srd.pairs, data, open_pairs)
+        with _locked(out):
+            teacher = start_teacher(recipe.srd.teacher, data, seed=recipe.align.seed)
+            self.sets, self.validation = _open_splits(recipe.srd.pairs, data, open_pairs)
         tower = load_vision(recipe, data, seed=config.seed)
         if init is not None:
             initialise_vision(tower, init)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with fixed_seed(config.seed):
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        context = _context(recipe, recipe.srd.pairs, {})
-        self.distiller = SRDObjective(config, model, teacher, self.sets, Normaliser(recipe.image.config()), context)
+        normalise, context = Normaliser(recipe.image.config()), _context(recipe, recipe.srd.pairs, {})
+        self.distiller = SRDObjective(config, model, teacher, self.sets, normalise, context)
         super().__init__(self.distiller, model, out)
 
-    def _figures(self, model: SRDModel) -> dict[str, float]:
-        figures = {}
-        for tiles in self.validation:
-            values = self.distiller.validate(model, tiles)
-            figures.update({f"{tiles.name}_{key}": round(value, 4) for key, value in values.items()})
-        return figures
+    def measure(self, model: SRDModel) -> dict[str, float]:
+        """The distiller's figures on each validation split, under the set's name."""
+        figures = {tiles.name: self.distiller.validate(model, tiles) for tiles in self.validation}
+        return {f"{name}_{key}": round(value, 4) for name, found in figures.items() for key, value in found.items()}
 
 
-def _plain(name: str) -> str:
-    return PLAIN_TEMPLATE.replace("{}", name)
-
-
-def _alone(out: Path) -> FileLock:
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
     """Ranks that start together prepare the folder one after the other; the first one does the work."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    return FileLock(out / ".lock")
+    with FileLock(out / ".lock"):
+        yield
 
 
-def _opened(sets: list[Tiles]) -> list[Tiles]:
-    for line in describe(sets):
-        log.info("train: %s", line)
-    return sets
-
-
-def _validation(
+def _open_splits(
     entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Tiles]
-) -> list[Tiles]:
-    """The validation splits there are; a set without one is told of and left out."""
-    found = []
+) -> tuple[list[Tiles], list[Tiles]]:
+    """The train splits, and the validation splits there are; a set without one is told of and left out."""
+    train = [opener(entry.entry(), data, "train") for entry in entries]
+    for line in describe(train):
+        log.info("train: %s", line)
+    validation = []
     for entry in entries:
         try:
-            found.append(opener(entry.entry(), data, "val"))
+            validation.append(opener(entry.entry(), data, "val"))
         except InputError as error:
             log.warning("%s has no validation split (%s)", entry.name, error)
-    for line in describe([tiles for tiles in found if tiles.skipped]):
+    for line in describe([tiles for tiles in validation if tiles.skipped]):
         log.info("val: %s", line)
-    return found
+    return train, validation
+
+
+def _embed(book: PromptBook, text: TextStart, out: Path) -> TextBank:
+    """The frozen vectors of all prompts, from the run's cache where it has them."""
+    mapped = bank_size(len(book.prompts), text.config.hidden_size).mapped
+    cache = TextCache(out / "texts.sqlite3", precision="float16" if mapped else "float32")
+    return build_bank(book.prompts, text.open(resolve_device(None)), cache, folder=out, progress=sys.stderr.isatty())
 
 
 def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, Any]) -> dict[str, str]:
@@ -318,8 +295,7 @@ def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, A
     ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
     exported model, ``image.window`` that of its segmentation. Every value is text, which any checkpoint can hold.
     """
-    image = {key: value for key, value in recipe.image if key not in ("size", "window")}
-    parts = {"image": image, **further}
+    parts = {"image": recipe.image.model_dump(exclude={"size", "window"}), **further}
     found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:
         kept = {key: value for key, value in entry.entry().items() if key not in ("count", "memory")}

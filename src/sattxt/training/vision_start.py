@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +44,14 @@ class VisionSource(Config):
     num_heads: Count | None = None  # attention heads of a checkpoint file that does not have them
 
 
+@contextmanager
+def fixed_seed(seed: int) -> Iterator[None]:
+    """What is drawn inside depends on ``seed`` alone; the generator of the process is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> VisionTower:
     """The recipe's vision tower, float32, on the CPU, in training mode.
 
@@ -49,7 +59,7 @@ def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> Visio
 
     Args:
         data: the folder that paths start from.
-        seed: of what starts random; default: ``align.seed``. The generator of the process is left as it was.
+        seed: of what starts random; default: ``align.seed``.
 
     Raises:
         InputError: the block contradicts itself or the checkpoint, or the image size does not divide into patches.
@@ -61,8 +71,7 @@ def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> Visio
     if source.output_stride is not None and backbone.model_type != "mobilenet_v1":
         raise InputError(f"vision.output_stride: a {backbone.model_type} has none; leave it out")
     config = _vision_config(recipe, BackboneConfig(backbone.model_type, backbone.options, source.output_stride))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.align.seed if seed is None else seed)
+    with fixed_seed(recipe.align.seed if seed is None else seed):
         tower = VisionTower(config)
     _switch_off_jitter(tower.backbone)
     if state is not None:

@@ -208,7 +208,7 @@ class Distilling(Run[SRDModel]):
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.distiller, model, out)
 
-    def _figures(self, model: SRDModel) -> dict[str, float]:
+    def measure(self, model: SRDModel) -> dict[str, float]:
         return self.distiller.validate(model, self.sets[0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -15,9 +15,6 @@ from sattxt.training.schema import Config, Count, Positive
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
-
-if TYPE_CHECKING:
-    from sattxt.training.recipe import Recipe
 
 
 class GalileoSource(Config):
@@ -51,18 +48,19 @@ class RandomSource(Config):
 TeacherSource: TypeAlias = Annotated[GalileoSource | SpectralGPTSource | RandomSource, Field(discriminator="kind")]
 
 
-def start_teacher(recipe: Recipe, data: Path) -> Teacher:
-    """The recipe's ``srd.teacher``, its ``path`` under ``data`` or anywhere.
+def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teacher:
+    """The teacher of a recipe's ``srd.teacher``.
+
+    Args:
+        data: the folder that ``path`` starts from.
+        seed: of a random teacher.
 
     Raises:
-        InputError: the recipe has no stage 1, or the path does not exist.
+        InputError: the path does not exist.
         WeightsError: the weights are not those of such a teacher.
     """
-    if recipe.srd is None:
-        raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
-    source = recipe.srd.teacher
     if isinstance(source, RandomSource):
-        return _start_random(source, recipe.align.seed)
+        return _start_random(source, seed)
     path = next((p for p in (data / source.path, Path(source.path).expanduser()) if p.exists()), None)
     if path is None:
         raise InputError(f"srd.teacher.path: {data / source.path}: no such file or folder")
