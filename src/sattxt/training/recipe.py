@@ -19,7 +19,7 @@ from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import PromptConfig, phrases_of
 from sattxt.training.recipe_yaml import override, read_yaml
 from sattxt.training.schema import Config, Count, Positive
-from sattxt.training.sets import entry_config
+from sattxt.training.sets import SetEntry, entry_config
 from sattxt.training.teachers.registry import TeacherSource
 from sattxt.training.text_start import LLMSource, SentenceSource
 from sattxt.training.vision_start import VisionSource
@@ -72,20 +72,18 @@ class HeadBlock(Config):
         return self
 
 
-class DataSet(Config):
+class DataSet(SetEntry):
     """A data set of a stage: these keys, and those of its kind's reader."""
 
     model_config = ConfigDict(extra="allow")
     pairs: ClassVar[bool]  # whether it is of stage 1
 
     name: Annotated[str, Field(pattern=r"^[^.]+$")]  # without a dot: it is part of keys such as align.sets.NAME.count
-    kind: str
     count: Count  # its tiles in a batch, for each device
-    dataset: str | None = None  # what leave_out knows it by beside its name
 
     @model_validator(mode="after")
     def _check_kind(self) -> DataSet:
-        entry_config(self.kind, pairs=self.pairs).parse(self.model_dump(exclude_none=True))
+        entry_config(self.kind, pairs=self.pairs).parse(self.model_dump(exclude_unset=True))
         return self
 
     def entry(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ _EXPECTED = {
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of {max_length} or fewer",
     "literal_error": "{expected}",
+    "union_tag_invalid": "one of {expected_tags}",
 }
 
 
@@ -86,7 +87,8 @@ class Config(BaseModel):
             if key not in cls.model_fields and cls.model_config["extra"] == "forbid":
                 hint = near(str(key), sorted(cls.model_fields)) or f"; there are {', '.join(sorted(cls.model_fields))}"
                 raise PydanticCustomError("unknown_key", "{key}: unknown key{hint}", {"key": str(key), "hint": hint})
-        return {key: _as_tuple(value) for key, value in values.items() if value is not None}
+        given = {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
+        return {key: _as_tuple(value) for key, value in given.items()}
 
 
 def _as_tuple(value: Any) -> Any:
@@ -98,26 +100,28 @@ def _explain(values: Any, error: ValidationError, where: str = "") -> NoReturn:
     errors = error.errors(include_url=False)
     found = min(errors, key=lambda item: (item["type"] != "unknown_key", -len(item["loc"])))
     kind, context = found["type"], found.get("ctx", {})
-    path, value = _follow(found["loc"], values, kind)
-    path = (where + path).removeprefix(".")
+    place, value = _follow(found["loc"], values, kind)
+    path = (where + place).removeprefix(".")
+    if kind.startswith("union_tag"):  # the key that tells which of several configs it is
+        path, value = f"{path}.{context['discriminator'][1:-1]}".removeprefix("."), context.get("tag")
     if kind == "unknown_key":
         message = f"{path}.{found['msg']}".removeprefix(".")
-    elif kind == "missing":
+    elif kind in ("missing", "union_tag_not_found"):
         message = f"{path}: missing; it has no default"
     elif kind == "value_error":
         message = f"{path}: {context['error']}".removeprefix(": ")
-    elif kind == "union_tag_not_found":
-        message = f"{path}.{context['discriminator'].strip(chr(39))}: missing; it has no default"
-    elif kind == "union_tag_invalid":
-        tags = context["expected_tags"]
-        hint = near(context["tag"], re.findall("'([^']*)'", tags))
-        message = f"{path}.{context['discriminator'].strip(chr(39))}={context['tag']!r}: pass one of {tags}{hint}"
     else:
-        tried = [item for item in errors if (where + _follow(item["loc"], values, "")[0]).removeprefix(".") == path]
-        expected = " or ".join(dict.fromkeys(_EXPECTED.get(e["type"], e["msg"]).format(**e.get("ctx", {})) for e in tried))
-        hint = near(str(value), re.findall("'([^']*)'", expected)) if kind == "literal_error" else ""
-        message = f"{path}={value!r}: pass {expected}{hint}".removeprefix("=")
+        tried = [item for item in errors if _follow(item["loc"], values, item["type"])[0] == place]
+        expected = " or ".join(dict.fromkeys(_expected(item) for item in tried))
+        choices = re.findall("'([^']*)'", expected) if kind in ("literal_error", "union_tag_invalid") else []
+        message = f"{path}={value!r}: pass {expected}{near(str(value), choices)}".removeprefix("=")
     raise InputError(message) from None
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """What to pass instead, for one of pydantic's errors."""
+    text: str = _EXPECTED.get(error["type"], error["msg"])
+    return text.format(**error.get("ctx", {}))
 
 
 def _follow(place: Sequence[int | str], values: Any, kind: str) -> tuple[str, Any]:
