@@ -12,6 +12,7 @@ from typing import Any
 from sattxt.errors import InputError, LabelError
 from sattxt.labels import sets
 
+#: Named sets of prompt templates; ``"reference"`` is the published model's.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "reference": ("a satellite image of {}",),
     "ensemble": (
@@ -25,9 +26,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{} seen from above",
     ),
 }
-"""Named sets of prompt templates; ``"reference"`` is the published model's."""
 
-
+#: Prompts that mean "none of these", against which multi-label scores are contrasted.
 BACKGROUNDS: tuple[str, ...] = (
     "a satellite image",
     "an aerial photo of something else",
@@ -42,7 +42,6 @@ BACKGROUNDS: tuple[str, ...] = (
     "a satellite image of snow or clouds",
     "a satellite image of shadows",
 )
-"""Prompts that mean "none of these", against which multi-label scores are contrasted."""
 
 
 def parse_templates(

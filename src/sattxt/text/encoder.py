@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,11 @@ class TextEncoder(ABC):
     Attributes:
         config: of the encoder.
         dtype: precision of weights and computation.
+        pad_id, padding_side: the token that batches are padded with, on ``"left"`` or ``"right"``.
     """
+
+    pad_id: int
+    padding_side: Literal["left", "right"] = "right"
 
     #: Texts a batch, unless the caller says otherwise.
     batch_size = 64
@@ -48,10 +52,6 @@ class TextEncoder(ABC):
     @abstractmethod
     def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
         """Each text's tokens."""
-
-    @abstractmethod
-    def _pad(self, rows: list[Row]) -> dict[str, Tensor]:
-        """Rows as one batch (see :func:`pad_rows`)."""
 
     @abstractmethod
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -68,7 +68,7 @@ class TextEncoder(ABC):
 
     def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``embed_mask`` (the pooled tokens): (N, L) int64."""
-        return self._pad(self._rows(check_texts(texts), instruction))
+        return pad_rows(self._rows(check_texts(texts), instruction), self.pad_id, self.padding_side)
 
     def encode(
         self,
@@ -105,7 +105,7 @@ class TextEncoder(ABC):
         with tqdm(total=len(rows), unit=" prompts", desc="encoding text", delay=1.0, disable=not progress) as bar:
             for start in range(0, len(order), size):
                 chosen = order[start : start + size]
-                batch = self._pad([rows[i] for i in chosen])
+                batch = pad_rows([rows[i] for i in chosen], self.pad_id, self.padding_side)
                 with torch.inference_mode():
                     vectors = mean_pool(self._forward(batch), batch["embed_mask"]).cpu().numpy()
                 result[chosen] = vectors
@@ -160,7 +160,7 @@ def check_texts(texts: Iterable[str], *, blank: bool = False) -> list[str]:
     return listed
 
 
-def pad_rows(rows: Sequence[Row], pad_id: int, side: str) -> dict[str, Tensor]:
+def pad_rows(rows: Sequence[Row], pad_id: int, side: Literal["left", "right"]) -> dict[str, Tensor]:
     """``input_ids``, ``attention_mask`` and ``embed_mask``, each (N, L) int64, padded on ``side`` to the longest."""
     import torch
 

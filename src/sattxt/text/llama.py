@@ -80,13 +80,21 @@ def load_merged(
     return model.eval().requires_grad_(False)
 
 
-def save_merged(base: Path, adapters: Sequence[Path], folder: Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Merge adapters into a language model and write it as one folder, in the base's own precision unless told.
+def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> Path:
+    """Merge adapters into a language model and write it as one folder, in the base's own precision.
 
     Args:
         base, adapters: local folders. folder: is made if it does not exist.
+
+    Raises:
+        WeightsError, NotEnoughMemoryError, MissingExtraError: as of :class:`sattxt.text.llm2vec.LLM2VecEncoder`.
     """
-    model = load_merged(base, adapters, dtype=dtype or _stored_dtype(base), device=torch.device("cpu"))
+    from safetensors import safe_open
+
+    _check_base(base)
+    with safe_open(min(base.glob("*.safetensors")), "pt") as stored:
+        dtype: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
+    model = load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     write_model(model, folder)
     source = tokenizer_folder(base, adapters)
@@ -124,7 +132,8 @@ def _merge(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed property
             wrapped = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({first_line(error)})") from error
+        joined = " ".join(str(error).split())[:300]  # the first line names no tensor
+        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({joined})") from error
     with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
         different = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
     if different:
@@ -168,16 +177,6 @@ def _refuse_pickles(folder: Path) -> None:
             f"{folder}: {found[0]} is a pickle, which can hold code, and was not opened; save the weights as "
             "safetensors (save_pretrained of current transformers or peft does)"
         )
-
-
-def _stored_dtype(folder: Path) -> torch.dtype:
-    from safetensors import safe_open
-
-    _check_base(folder)
-    path = min(folder.glob("*.safetensors"))
-    with safe_open(path, "pt") as stored:
-        found: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
-    return found
 
 
 def _require(package: str, purpose: str) -> None:

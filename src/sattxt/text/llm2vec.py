@@ -76,6 +76,7 @@ class LLM2VecEncoder(TextEncoder):
         if recorded:
             check_encoder(config, folder, extras)
         self._prompts = PromptTokenizer(config, tokenizer_folder(folder, extras))
+        self.pad_id, self.padding_side = self._prompts.pad_id, config.padding_side
         self._model = load_merged(
             folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map, attention=attention
         )
@@ -87,9 +88,6 @@ class LLM2VecEncoder(TextEncoder):
 
     def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
         return self._prompts.rows(texts, instruction)
-
-    def _pad(self, rows: list[Row]) -> dict[str, Tensor]:
-        return self._prompts.pad(rows)
 
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         device = self._model.embed_tokens.weight.device

@@ -13,7 +13,7 @@ from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 from sattxt.text.bert import Bert, build_bert
-from sattxt.text.encoder import Row, TextEncoder, pad_rows
+from sattxt.text.encoder import Row, TextEncoder
 from sattxt.text.quantize import pack_int8, unpack_int8
 from sattxt.text.tokenizer import read_tokenizer
 from sattxt.weights.checksums import digest_files, sha256_file
@@ -59,6 +59,7 @@ class SentenceEncoder(TextEncoder):
             )
         self._device = torch.device(device)
         self._model = model.to(device=self._device, dtype=self.dtype)
+        self.pad_id = model.sizes.pad_token_id
         self._tokenizer = read_tokenizer(folder)
         self._tokenizer.enable_truncation(max_length=config.max_length)
 
@@ -85,9 +86,6 @@ class SentenceEncoder(TextEncoder):
                 )
             rows.append((encoding.ids, mask))
         return rows
-
-    def _pad(self, rows: list[Row]) -> dict[str, Tensor]:
-        return pad_rows(rows, self._model.sizes.pad_token_id, "right")
 
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         mask = batch["attention_mask"]

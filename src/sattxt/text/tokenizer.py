@@ -56,7 +56,7 @@ class PromptTokenizer:
             raise WeightsError(f"text template {template!r}: it must hold {{text}} exactly once")
         self._before, self._after = template.split("{text}")
         self._config = config
-        self._pad_id = _eos_id(self._tokenizer, folder)
+        self.pad_id = _eos_id(self._tokenizer, folder)
 
     def rows(self, texts: Sequence[str], instruction: str | None = None) -> list[Row]:
         """Token ids of each text, and which of them are pooled: those from the text's first to the end.
@@ -84,13 +84,9 @@ class PromptTokenizer:
             rows.append((ids, [0] * start + [1] * (len(ids) - start)))
         return rows
 
-    def pad(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64, padded with EOS to the longest."""
-        return pad_rows(rows, self._pad_id, self._config.padding_side)
-
     def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
-        """:meth:`rows` of texts, padded."""
-        return self.pad(self.rows(check_texts(texts), instruction))
+        """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64, padded with EOS to the longest."""
+        return pad_rows(self.rows(check_texts(texts), instruction), self.pad_id, self._config.padding_side)
 
     def _shorten(self, text: str) -> str:
         """While the text has n > limit tokens, keep its first int(words * limit / n) words.

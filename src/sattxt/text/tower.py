@@ -106,11 +106,6 @@ class TextTower:
         self._kept: dict[str, dict[str, FloatArray]] = {}  # exact fingerprint -> text -> vector, without a cache
 
     @property
-    def loaded(self) -> bool:
-        """Whether the frozen encoder has been opened."""
-        return self._encoder is not None
-
-    @property
     def encoder(self) -> TextEncoder:
         """The frozen encoder, opened if it has not been; errors as in :meth:`pooled`."""
         return self._open()
