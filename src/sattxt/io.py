@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,29 +62,30 @@ def disk_errors(target: Path) -> Iterator[None]:
 def write_directory(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
 
-    What was at ``target`` is replaced; on an error it stays, and the temporary folder goes.
+    What was at ``target`` is replaced. Missing parent folders are made.
+
+    Raises:
+        DiskFullError: no space is left. WeightsError: the folder cannot be written. ``target`` is as it was, and
+            nothing is left beside it.
     """
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
-    try:
-        os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        for item in temporary.rglob("*"):  # some writers make files that only their owner can read
-            os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
-        if target.exists():
-            os.rename(target, old)
+    with disk_errors(target):
+        temporary.mkdir(parents=True)
         try:
+            yield temporary
+            readable = temporary.stat().st_mode & 0o777
+            for item in temporary.rglob("*"):  # some writers make files that only their owner can read
+                item.chmod(readable if item.is_dir() else readable & 0o666)
+            if target.exists():
+                os.rename(target, old)
             os.rename(temporary, target)
-        except OSError:
-            if old.exists():
+        finally:
+            if old.exists() and not target.exists():
                 os.rename(old, target)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            for folder in (temporary, old):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -112,9 +112,3 @@ def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, or its type's name where it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:500]
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,7 @@ def models(
 def _describe(entry: ModelEntry, verify: bool) -> dict[str, Any]:
     """What is known of a model of the manifest, JSON-ready."""
     licences = dict.fromkeys(part.licence for part in entry.components)
-    facts = {**entry.to_dict(), "licence": "; ".join(licences), "bundled": entry.bundled, "gated": list(entry.gated)}
+    facts = {**asdict(entry), "licence": "; ".join(licences), "bundled": entry.bundled, "gated": list(entry.gated)}
     path = _directory(entry)
     if path is None:
         facts |= {"path": None, "bytes": sum(_stated_bytes(part) for part in entry.components), "verified": None}

@@ -1,8 +1,8 @@
 """Hashes of files, and checking files against recorded ones.
 
-``SHA256SUMS`` lies in every model directory, in the format of the tool of that name. The ledger, in the user's cache
-directory, holds the hashes of files for which nobody published one (recorded on first use, checked ever after), and
-remembers which large files were hashed already.
+``SHA256SUMS`` lies in every model directory, in the format of the tool of that name. The ledger, a JSON file in the
+user's cache directory, remembers what was seen before: the hashes of large files, the hashes of downloads for which
+nobody published one, and the listings of hub repositories.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,72 +115,69 @@ def verify_file(path: Path, expected: str) -> None:
 
 
 def hash_of(path: Path) -> str:
-    """A file's sha256; for a large file from the ledger, where it was hashed before and has not changed since."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    if stat.st_size < LARGE:
+    """A file's sha256; for a large file from the ledger, where it was hashed before and has not changed since.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    if not path.is_file() or path.stat().st_size < LARGE:
         return sha256_file(path)
-    key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-    known = _read_ledger().get("files", {}).get(key)
+    key, state = str(path.resolve()), [path.stat().st_size, path.stat().st_mtime_ns]
+    known = recall("files", key)
     if isinstance(known, list) and known[:2] == state:
         return str(known[2])
     sha256 = sha256_file(path)
-    _record("files", key, [*state, sha256])
+    remember("files", key, [*state, sha256])
     return sha256
 
 
-def check_or_record(source: str, path: Path, published: str | None = None) -> str:
-    """Check a fetched file, and return its sha256.
+def check_download(source: str, path: Path, published: str | None = None) -> None:
+    """Check a fetched file against its published hash, and against that of its first use.
 
     Args:
         source: where it came from: ``repository@revision/file``.
         path: where it is now.
-        published: its known sha256 (or the start of it). None: the one recorded on first use counts; on first use it
-            is recorded.
+        published: its known sha256, or the start of it.
 
     Raises:
         ChecksumError: the file is not the known one.
     """
-    actual = hash_of(path)
-    if published is not None and not actual.startswith(published.lower()):
-        raise ChecksumError(f"{source}: its sha256 is {actual}, published is {published}; delete {path} and try again")
-    known = _read_ledger().get("sources", {}).get(source)
+    if published is not None:
+        verify_file(path, published)
+    actual, known = hash_of(path), recall("sources", source)
     if known is None:
-        _record("sources", source, actual)
+        remember("sources", source, actual)
     elif known != actual:
         raise ChecksumError(
             f"{source}: its sha256 is {actual}, on first use it was {known}: the file changed at its source. If you "
-            f"trust the new one, remove its entry from {ledger_path()}"
+            f"trust the new one, remove its entry from {_ledger()}"
         )
-    return actual
 
 
-def ledger_path() -> Path:
-    """Where the hashes recorded on first use are kept."""
-    return user_cache_dir() / "checksums.json"
+def recall(section: str, key: str) -> Any:
+    """What the ledger holds under ``key``, or None.
 
-
-def _read_ledger() -> dict[str, Any]:
-    path = ledger_path()
+    Raises:
+        WeightsError: the ledger is damaged.
+    """
     try:
-        return read_json(path) if path.is_file() else {}
+        return read_json(_ledger()).get(section, {}).get(key) if _ledger().is_file() else None
     except WeightsError as error:
         raise WeightsError(f"{error}; remove it to record all hashes anew") from error
 
 
-def _record(section: str, key: str, value: Any) -> None:
-    """Add to the ledger. A cache directory that cannot be written costs a second hashing, not the model."""
-    path = ledger_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock  # pulls in asyncio, a tenth of a second
+def remember(section: str, key: str, value: Any) -> None:
+    """Add to the ledger. A cache directory that cannot be written only costs work done again, or working offline."""
+    from filelock import FileLock  # pulls in asyncio, a tenth of a second
 
-        with FileLock(str(path) + ".lock"):
-            ledger = _read_ledger()
+    with suppress(OSError, WeightsError):
+        _ledger().parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{_ledger()}.lock"):
+            ledger = read_json(_ledger()) if _ledger().is_file() else {}
             ledger.setdefault(section, {})[key] = value
-            with atomic_write(path) as file:
+            with atomic_write(_ledger()) as file:
                 file.write(json.dumps(ledger, indent=1, sort_keys=True).encode())
-    except (OSError, WeightsError):
-        return
+
+
+def _ledger() -> Path:
+    return user_cache_dir() / "checksums.json"

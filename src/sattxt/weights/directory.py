@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError, WeightsError
-from sattxt.io import disk_errors, write_directory
+from sattxt.io import write_directory
 from sattxt.weights.checksums import verify_sums, write_sums
 
 if TYPE_CHECKING:
@@ -128,52 +129,49 @@ def write_model(
 
         card = model_card(config)
 
-    with disk_errors(target), write_directory(target) as temporary:
-        _write_config(temporary, config)
-        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+    with _new_directory(target, config) as folder:
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         for name, state in ((VISION_FILE, vision), (TEXT_HEAD_FILE, text_head)):
-            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(temporary / name))
+            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(folder / name))
         if isinstance(text_encoder_dir, (str, Path)):
-            shutil.copytree(text_encoder_dir, temporary / TEXT_ENCODER_DIR)
+            shutil.copytree(text_encoder_dir, folder / TEXT_ENCODER_DIR)
         elif text_encoder_dir is not None:
-            text_encoder_dir(temporary / TEXT_ENCODER_DIR)
-        write_sums(temporary)
+            text_encoder_dir(folder / TEXT_ENCODER_DIR)
     return target
 
 
-def copy_model(stored: StoredModel, path: str | Path, *, overwrite: bool = False) -> Path:
+def copy_model(stored: StoredModel, path: str | Path) -> Path:
     """Write a model that was read to another directory: its files as they are, with ``stored.config``.
 
     Raises:
         InputError: something is at ``path`` already. DiskFullError: as in :func:`write_model`.
     """
     target = Path(path)
-    check_target(target, overwrite=overwrite)
-    if target.exists() and target.resolve() == stored.path.resolve():
-        raise InputError(f"{target}: is the directory this model was read from; pass another")
-    with disk_errors(target), write_directory(target) as temporary:
+    check_target(target)
+    with _new_directory(target, stored.config) as folder:
         for name in (VISION_FILE, TEXT_HEAD_FILE, CARD_FILE):
             if (stored.path / name).is_file():
-                shutil.copyfile(stored.path / name, temporary / name)
+                shutil.copyfile(stored.path / name, folder / name)
         if stored.text_encoder_dir is not None:
-            shutil.copytree(stored.text_encoder_dir, temporary / TEXT_ENCODER_DIR)
-        _write_config(temporary, stored.config)
-        write_sums(temporary)
+            shutil.copytree(stored.text_encoder_dir, folder / TEXT_ENCODER_DIR)
     return target
 
 
-def _write_config(folder: Path, config: ModelConfig) -> None:
-    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+@contextmanager
+def _new_directory(target: Path, config: ModelConfig) -> Iterator[Path]:
+    """A folder that becomes the model directory ``target`` once the block has filled it: config and sums are added."""
+    with write_directory(target) as folder:
+        yield folder
+        text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_sums(folder)
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool = False) -> None:
     """Raise InputError unless a model directory may be written to ``target``."""
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise InputError(f"{target}: is a file; pass the path of a new folder")
-    if not any(target.iterdir()):
+    if not target.exists() or not any(target.iterdir()):
         return
     if not overwrite:
         raise InputError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,10 +20,9 @@ from sattxt.errors import (
     OfflineError,
     SatTxtError,
     UnknownModelError,
-    WeightsError,
 )
-from sattxt.io import atomic_write, disk_errors, first_line, read_json, user_cache_dir
-from sattxt.weights.checksums import check_or_record, hash_of
+from sattxt.io import disk_errors, first_line
+from sattxt.weights.checksums import check_download, hash_of, recall, remember
 
 if TYPE_CHECKING:
     from sattxt.weights.directory import StoredModel
@@ -41,7 +39,7 @@ def is_repo_id(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit. It is kept in the user's cache directory, so that what was used once works offline.
+    """A repository at one commit. It is remembered, so that what was used once works offline.
 
     files: file name to the sha256 that the hub states (None for small files).
     """
@@ -85,7 +83,8 @@ class HubAccess:
         if not is_repo_id(repo):
             raise InputError(f"{repo!r}: neither an existing folder nor a hub id of the form org/name")
         requested = revision or "main"
-        known = _read_listing(_listing_path(repo, requested))
+        remembered = recall("listings", f"{repo}@{requested}")
+        known = None if remembered is None else build(Listing, remembered, f"what is remembered of {repo}")
         if known is not None and (self.offline or _COMMIT.match(requested)):
             return known
         try:
@@ -95,9 +94,7 @@ class HubAccess:
                 raise
             return known
         for name in {requested, found.commit}:
-            # a cache that cannot be written only costs working offline
-            with suppress(OSError, WeightsError), atomic_write(_listing_path(repo, name)) as file:
-                file.write(json.dumps({**asdict(found), "requested": name}, indent=1).encode())
+            remember("listings", f"{repo}@{name}", {**asdict(found), "requested": name})
         return found
 
     def folder(
@@ -127,7 +124,7 @@ class HubAccess:
             if published and not self.offline and not hash_of(folder / name).startswith(published):
                 self._download(listing, [name], again=True)  # damaged in the cache
             for version in dict.fromkeys((listing.commit, listing.requested)):
-                check_or_record(f"{repo}@{version}/{name}", folder / name, published)
+                check_download(f"{repo}@{version}/{name}", folder / name, published)
         return folder
 
     def _download(self, listing: Listing, names: Sequence[str], *, again: bool = False) -> Path:
@@ -236,17 +233,6 @@ def push_model(
         message = f"Upload {stored.config.name}"
         commit = api.upload_folder(repo_id=repo_id, folder_path=copied, commit_message=message, revision=revision)
     return str(commit.commit_url)
-
-
-def _listing_path(repo: str, revision: str) -> Path:
-    return user_cache_dir() / "listings" / f"{repo.replace('/', '--')}@{revision.replace('/', '--')}.json"
-
-
-def _read_listing(path: Path) -> Listing | None:
-    try:
-        return build(Listing, read_json(path), str(path))
-    except WeightsError:  # never listed, or damaged
-        return None
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -7,10 +7,10 @@ is byte for byte the same.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 from sattxt.config import build
 from sattxt.errors import WeightsError
@@ -140,10 +140,6 @@ class ModelEntry:
     def gated(self) -> tuple[str, ...]:
         """Locations whose licence must be accepted before download."""
         return tuple(part.location for part in self.components if part.gated)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
 
 
 def list_models() -> list[ModelEntry]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from sattxt.config import FORMAT_VERSION
@@ -93,7 +94,7 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
     revisions = {part.location: part.revision for part in entry.components}
     if revision is not None:
         revisions[own] = revision
-    key = hashlib.sha256(json.dumps([FORMAT_VERSION, entry.to_dict()["components"], revisions]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(entry)["components"], revisions]).encode()).hexdigest()
     root = Path(hub.cache_dir).expanduser() if hub.cache_dir else user_cache_dir()
     target = root / "converted" / f"{entry.name}-{key[:12]}"
     if is_model_dir(target):
