@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sattxt.config import ModelConfig
     from sattxt.images.read import Tile, Tiles
     from sattxt.text.tower import TextTower
-
 
 NewLabels: TypeAlias = "Sequence[str] | Mapping[str, str | Sequence[str]]"
 LabelInput: TypeAlias = "NewLabels | LabelBank"
@@ -220,9 +220,12 @@ class Classifiers:
         progress: bool,
     ) -> Classifier:
         """A classifier; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
-        asked = _freeze((labels, label_set, templates, instruction, multi_label))
-        if asked is not None and asked in self._latest:
-            return self._latest[asked]
+        asked: Hashable = None
+        with suppress(TypeError):
+            asked = _freeze((labels, label_set, templates, instruction, multi_label))
+        known = self._latest.get(asked)
+        if known is not None:
+            return known
         if isinstance(labels, LabelBank):
             self._text.add_bank(labels)
             prompts, instruction = labels.prompts, labels.instruction
@@ -268,13 +271,16 @@ class Classifiers:
 
 
 def _freeze(value: Any) -> Hashable:
-    """Lists, dicts and plain values as a hashable value of equal content; ``None`` where something else is in them."""
+    """Lists, dicts and plain values as a hashable value that is equal for equal content only.
+
+    Raises:
+        TypeError: something else is in them.
+    """
     if isinstance(value, (list, tuple)):
-        if set(map(type, value)) <= {str}:  # a thousand labels, at every call
-            return ("list", *value)
-        items = [_freeze(item) for item in value]
-    elif isinstance(value, Mapping):
-        items = ["dict", *(_freeze(pair) for pair in value.items())]
-    else:
-        return (value,) if value is None or isinstance(value, (str, bool)) else None
-    return None if None in items else tuple(items)
+        plain = set(map(type, value)) <= {str}  # a thousand labels, at every call
+        return tuple(value if plain else map(_freeze, value))
+    if isinstance(value, Mapping):
+        return dict, *map(_freeze, value.items())
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be frozen")

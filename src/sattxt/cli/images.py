@@ -14,8 +14,6 @@ import typer
 from sattxt.cli import exits, options, output
 from sattxt.errors import ImageError, InputError
 
-#: Files with these suffixes are taken from a folder; a file named outright may have any suffix.
-IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 CHUNK = 512  # images handed to the model at a time: results appear as the job runs, and memory stays bounded
 
 
@@ -98,11 +96,7 @@ def _expand(argument: str, null: bool) -> list[str]:
         data = sys.stdin.buffer.read()
         return [os.fsdecode(name) for name in (data.split(b"\0") if null else data.splitlines()) if name.strip()]
     if os.path.isdir(argument):
-        found = _in_folder(argument)
-        if not found:
-            suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-            raise ImageError(f"{argument}: this folder holds no image (files ending in {suffixes})")
-        return found
+        return _in_folder(argument)
     if os.path.lexists(argument) or not glob.has_magic(argument):
         return [argument]
     matches = sorted(path for path in glob.iglob(argument, recursive=True) if not os.path.isdir(path))
@@ -113,10 +107,13 @@ def _expand(argument: str, null: bool) -> list[str]:
 
 def _in_folder(folder: str) -> list[str]:
     """Image files below ``folder``, sorted; hidden files and folders are left out."""
+    from sattxt.data.archive import IMAGE_SUFFIXES, is_image
+
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                found.append(os.path.join(parent, name))
+        found += [os.path.join(parent, name) for name in sorted(files) if is_image(name) and not name.startswith(".")]
+    if not found:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ImageError(f"{folder}: this folder holds no image (files ending in {suffixes})")
     return found

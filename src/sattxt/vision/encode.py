@@ -176,9 +176,8 @@ def _warn_of(blank: list[tuple[int, str]]) -> None:
     if blank:
         names = [name for _, name in sorted(blank)]
         log.warning(
-            "%s: all black or all white, as where there is no data; %d blank image%s embedded anyway: ignore what they "
-            "are labelled",
+            "%s: all black or all white, as where there is no data; %s embedded anyway; ignore %s",
             ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
-            len(names),
-            " was" if len(names) == 1 else "s were",
+            "1 blank image was" if len(names) == 1 else f"{len(names)} blank images were",
+            "its label" if len(names) == 1 else "their labels",
         )
