@@ -33,7 +33,7 @@ from sattxt.evaluation.segment import open_masked, segment
 from sattxt.evaluation.spectral import spectral
 from sattxt.evaluation.zero_shot import zero_shot
 from sattxt.images.bands import EUROSAT_MS
-from sattxt.images.read import ImageOptions
+from sattxt.images.options import ImageOptions
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation.json"
 CENTRES = np.random.default_rng(5).uniform(75, 180, (12, 3))

@@ -278,7 +278,7 @@ def test_bands_that_colour_tells_are_told_and_others_not(tmp_path):
     with pytest.raises(ImageError, match="names of its 13 bands are not known"):
         spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val"))
     from sattxt.images.bands import EUROSAT_MS
-    from sattxt.images.read import ImageOptions
+    from sattxt.images.options import ImageOptions
 
     data = open_data(tmp_path / "x", "folder", options=ImageOptions(band_names=EUROSAT_MS))
     result = spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val")).to_dict()
@@ -295,7 +295,7 @@ def test_training_tiles_that_are_measured_too_are_left_out(tmp_path):
     root = spectral_tiles(tmp_path / "x")
     shutil.copy(root / "val" / "Field" / "0.tif", root / "train" / "Field" / "copy.tif")
     from sattxt.images.bands import EUROSAT_MS
-    from sattxt.images.read import ImageOptions
+    from sattxt.images.options import ImageOptions
 
     data = open_data(root, "folder", options=ImageOptions(band_names=EUROSAT_MS))
     result = spectral(Embedder(RawColour(), cache=False), data.split("train"), data.split("val"))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from sattxt.errors import ImageError, InputError, SatTxtError
 from sattxt.images.bands import EUROSAT_MS, SENTINEL2_L1C, canonical, pick_bands, reflectance_offset
-from sattxt.images.read import ImageOptions, to_rgb
+from sattxt.images.options import ImageOptions
+from sattxt.images.read import to_rgb
 
 
 def rgb_tile(height: int = 20, width: int = 24, seed: int = 0) -> np.ndarray:

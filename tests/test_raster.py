@@ -14,7 +14,8 @@ from PIL import Image
 
 from sattxt.errors import ImageError, MissingExtraError
 from sattxt.images import tiff as raster
-from sattxt.images.read import ImageOptions, to_rgb
+from sattxt.images.options import ImageOptions
+from sattxt.images.read import to_rgb
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import Affine, from_origin  # noqa: E402

@@ -11,7 +11,7 @@ from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split
 from sattxt.data.tables import parquet_rows
 from sattxt.errors import InputError
-from sattxt.images.read import ImageOptions
+from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
 
 _RGB = ("B04", "B03", "B02")

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from sattxt.data.archive import Store
 from sattxt.errors import ImageError, InputError
 from sattxt.images.load import default_workers
-from sattxt.images.read import ImageOptions, to_rgb
+from sattxt.images.options import ImageOptions
+from sattxt.images.read import to_rgb
 
 #: How splits are called in folders, files and columns.
 SPLITS = {

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.errors import InputError
-from sattxt.images.read import ImageOptions
+from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
 
 

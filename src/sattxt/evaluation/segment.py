@@ -23,7 +23,7 @@ from sattxt.evaluation.metrics import sklearn
 from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 from sattxt.images.load import Failure
-from sattxt.images.read import ImageOptions
+from sattxt.images.options import ImageOptions
 
 #: Classes whose pixels count for nothing.
 IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")

@@ -24,15 +24,13 @@ from PIL import Image
 
 from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import pick_bands, reflectance_offset
-from sattxt.images.options import MAX_PIXELS, ImageOptions
+from sattxt.images.options import ImageOptions
 from sattxt.images.stretch import to_255
 from sattxt.images.tiff import DECODE_ERRORS, SYSTEM_ERRNOS, check_size, is_tiff, read_tiff
 from sattxt.io import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["MAX_PIXELS", "UNNAMED", "ImageOptions", "to_rgb"]
 
 #: What type checkers take for one image. An array whose number of axes they do not know counts as one.
 Tile: TypeAlias = (
