@@ -7,12 +7,11 @@ training it can do harm: the weights were fitted to the statistics of all traini
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -21,13 +20,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
-from sattxt.data.dataset import split_name, split_of
-from sattxt.errors import ImageError, InputError
+from sattxt.data.dataset import Sample, Samples, split_name, split_of
+from sattxt.errors import InputError
 from sattxt.images.load import Stream, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_size
-from sattxt.images.read import to_rgb
 from sattxt.training.objectives.base import generator
+from sattxt.training.optim import measure_norms
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.card import model_card
@@ -53,14 +52,6 @@ class Adapted:
 
     path: Path
     tiles: int
-    skipped: list[tuple[str, str]]
-
-
-class _Tiles(NamedTuple):
-    """Tiles by position: ``load`` gives (H, W, 3) in 0..255. skipped: known to be unreadable already."""
-
-    names: Sequence[str]
-    load: Callable[[int], NDArray[Any]]
     skipped: list[tuple[str, str]]
 
 
@@ -115,19 +106,25 @@ def adapt_norms(
     if size is not None:
         config = replace(config, image=replace(config.image, size=size))
     tower = load_tower(config.vision, stored.vision, stored.path / VISION_FILE)
-    if not _norms(tower):
+    if not any(isinstance(module, _BatchNorm) for module in tower.modules()):
         raise InputError(
             f"{config.name}: its {config.vision.backbone.model_type} backbone has no BatchNorm, so there are no "
             "statistics to adapt; only models with a convolutional backbone such as mobilenet_v1 have them"
         )
     source = Path(images)
-    tiles = _s2_tiles(source, split or "train") if kind == "s2" else _image_files(source, split, options)
-    count = len(tiles.names)
+    samples = _read_s2(source, split or "train") if kind == "s2" else _read_images(source, split, options)
+    count = len(samples)
     chosen = [count * i // limit for i in range(limit)] if count > limit else list(range(count))
     order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator(0)).tolist()]
-    loader = stream(order, tiles.load, batch_size=_BATCH, on_error="skip", name_of=lambda i, _: tiles.names[i])
+
+    def load(index: int) -> NDArray[Any]:
+        image = samples.image(index)
+        check_size(image, samples.samples[index].id)
+        return image
+
+    loader = stream(order, load, batch_size=_BATCH, on_error="skip", name_of=lambda i, _: samples.samples[i].id)
     measured = _measure(tower, Preprocessor(config.image), loader, resolve_device(device), str(source))
-    skipped = [*tiles.skipped, *((f.source, f.error.removeprefix(f"{f.source}: ")) for f in loader.failures)]
+    skipped = [(each.source, each.error.removeprefix(f"{each.source}: ")) for each in loader.failures]
     if skipped:
         total = measured + len(skipped)
         log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", source, len(skipped), total, *skipped[0])
@@ -150,11 +147,8 @@ def adapt_norms(
     return Adapted(path, measured, skipped)
 
 
-def _norms(tower: VisionTower) -> list[_BatchNorm]:
-    return [module for module in tower.modules() if isinstance(module, _BatchNorm)]
-
-
-def _image_files(source: Path, split: str | None, options: ImageOptions | None) -> _Tiles:
+def _read_images(source: Path, split: str | None, options: ImageOptions | None) -> Samples:
+    """All image files, whatever folders they lie in."""
     store = open_store(source)
     every = [name for name in store.names() if is_image(name)]
     if not every:
@@ -163,45 +157,31 @@ def _image_files(source: Path, split: str | None, options: ImageOptions | None) 
     if not names:
         there = sorted({split_of(name) for name in every} - {""})
         raise InputError(f"{source}: no image lies below a folder {split!r}; it has {', '.join(there) or 'no splits'}")
-
-    def load(index: int) -> NDArray[Any]:
-        name = names[index]
-        try:
-            blob = store.read(name)
-        except InputError as error:  # of this one file
-            raise ImageError(f"{name}: {error}") from error
-        rgb = to_rgb(io.BytesIO(blob), options or ImageOptions(), name=name)
-        check_size(rgb, name)
-        return rgb
-
-    return _Tiles(names, load, [])
+    return Samples(
+        source.name, split or "", store, tuple(Sample((name,)) for name in names), options=options or ImageOptions()
+    )
 
 
-def _s2_tiles(source: Path, split: str) -> _Tiles:
+def _read_s2(source: Path, split: str) -> Samples:
     from sattxt.data.registry import open_data
 
-    samples = open_data(source, "s2").split(split)
-    return _Tiles([sample.id for sample in samples.samples], samples.image, [])
+    return open_data(source, "s2").split(split)
 
 
-@torch.no_grad()
 def _measure(tower: VisionTower, preprocess: Preprocessor, loader: Stream, device: torch.device, source: str) -> int:
     """Run the tiles through the tower, whose BatchNorms take their statistics; returns how many there were."""
-    tower.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    norms = _norms(tower)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    seen, low, high = 0, float("inf"), -float("inf")
-    with loader:
-        for images in _without_small_rest(loader):
-            pixels = preprocess.batch(images)
-            seen += len(pixels)
-            low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
-            for norm in norms:
-                norm.momentum = len(pixels) / seen  # a mean over tiles, not over batches
-            tower(pixels.to(device).contiguous(memory_format=torch.channels_last))
-    tower.eval()
+    tower.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    low, high = float("inf"), -float("inf")
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal low, high
+        with loader:
+            for images in _without_small_rest(loader):
+                pixels = preprocess.batch(images)
+                low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
+                yield pixels.to(device).contiguous(memory_format=torch.channels_last)
+
+    seen = measure_norms(tower, batches(), tower)
     if seen >= FEWEST_TILES and low == high:
         raise InputError(f"{source}: all {seen} tiles are of one colour; there is no variance to measure")
     return seen

@@ -6,12 +6,14 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sattxt.cli import exits, options
+from sattxt.errors import InputError
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
@@ -19,92 +21,87 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="Train a model.")
 
-Config = Annotated[str, typer.Option("--config", help="A recipe: a .yaml file, or the name of a shipped one.")]
 Data = Annotated[Path, typer.Option("--data", envvar="SATTXT_DATA", help="Folder that the recipe's paths start from.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Folder of the run: checkpoints, logs, text vectors.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="A recipe's value, typed as YAML: --set image.size=96. Repeatable."
-    ),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps instead of the recipe's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed instead of the recipe's.")]
-CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
-ValidateEvery = Annotated[int, typer.Option("--validate-every", min=1, help="Steps between validation passes.")]
-LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps that a row of losses.csv is the mean of.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that draw batches ahead, for each device.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs beside the CSV files.")]
-Shard = Annotated[
-    bool,
-    typer.Option("--shard", help="Under torchrun: keep a part of a large model in each process (FSDP)."),
-]
-Init = Annotated[
-    str | None,
-    typer.Option(
-        "--init",
-        help="Start from this model (a directory, a name, a hub id) or run folder instead of the recipe's weights.",
-    ),
-]
+Out = Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFlags:
+    """Which recipe, with which values replaced, and what to start from."""
+
+    config: Annotated[str, typer.Option("--config", help="A recipe: a .yaml file, or the name of a shipped one.")] = (
+        "mini"
+    )
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A recipe's value, typed as YAML: --set image.size=96. Repeatable."
+        ),
+    ] = None
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps instead of the recipe's.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed instead of the recipe's.")] = None
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            help="Start from this model (a directory, a name, a hub id) or run folder instead of the recipe's weights.",
+        ),
+    ] = None
+
+    def read(self, stage: str) -> Recipe:
+        """The recipe; ``steps`` and ``seed`` are those of ``stage``."""
+        from sattxt.training import read_recipe
+        from sattxt.training.recipe_yaml import parse_override
+
+        _show_log()
+        overrides = dict(parse_override(text) for text in self.values or [])
+        named = {f"{stage}.steps": self.steps, f"{stage}.seed": self.seed}
+        return read_recipe(self.config, overrides | {key: value for key, value in named.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopFlags:
+    """How to carry out the run; the fields but ``resume`` are those of ``LoopOptions``."""
+
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")] = 200
+    validate_every: Annotated[int, typer.Option("--validate-every", min=1, help="Steps between validation passes.")] = (
+        500
+    )
+    log_every: Annotated[
+        int, typer.Option("--log-every", min=1, help="Steps that a row of losses.csv is the mean of.")
+    ] = 20
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that draw batches ahead, for each device.")
+    ] = 0
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs beside the CSV files.")] = (
+        False
+    )
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: keep a part of a large model in each process (FSDP).")
+    ] = False
 
 
 @app.command()
-def srd(
-    data: Data,
-    config: Config = "mini",
-    run: RunDir = Path("runs/mini-srd"),
-    init: Init = None,
-    resume: Resume = False,
-    values: Set = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    checkpoint_every: CheckpointEvery = 200,
-    validate_every: ValidateEvery = 500,
-    log_every: LogEvery = 20,
-    workers: Workers = 0,
-    tensorboard: TensorBoard = False,
-    shard: Shard = False,
-) -> None:
+@options.with_options
+def srd(data: Data, recipe: RecipeFlags, loop: LoopFlags, run: RunDir = Path("runs/mini-srd")) -> None:
     """Stage 1: distil what a multispectral teacher sees into the RGB vision tower.
 
     \b
     sattxt train srd --config my.yaml --data DATA --run runs/stage1
     sattxt train align --config my.yaml --data DATA --run runs/stage2 --init runs/stage1
     """
+    read = recipe.read("srd")
     from sattxt.training.run import SRDRun
 
-    recipe = _recipe(config, values, {"srd.steps": steps, "srd.seed": seed})
-    _train(
-        lambda: SRDRun(recipe, data, run, init=init),
-        run,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        log_every=log_every,
-        workers=workers,
-        tensorboard=tensorboard,
-        shard=shard,
-    )
+    _train(lambda: SRDRun(read, data, run, init=recipe.init), run, loop)
 
 
 @app.command()
-def align(
-    data: Data,
-    config: Config = "mini",
-    run: RunDir = Path("runs/mini"),
-    init: Init = None,
-    resume: Resume = False,
-    values: Set = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    checkpoint_every: CheckpointEvery = 200,
-    validate_every: ValidateEvery = 500,
-    log_every: LogEvery = 20,
-    workers: Workers = 0,
-    tensorboard: TensorBoard = False,
-    shard: Shard = False,
-) -> None:
+@options.with_options
+def align(data: Data, recipe: RecipeFlags, loop: LoopFlags, run: RunDir = Path("runs/mini")) -> None:
     """Stage 2: align image embeddings with frozen text embeddings.
 
     \b
@@ -112,37 +109,24 @@ def align(
     sattxt train align --data DATA --run runs/mini --resume
     sattxt train align --data DATA --run runs/mine --set align.steps=100 --set image.size=96
     """
+    read = recipe.read("align")
     from sattxt.training.run import AlignRun
 
-    recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
-    _train(
-        lambda: AlignRun(recipe, data, run, init=init),
-        run,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        log_every=log_every,
-        workers=workers,
-        tensorboard=tensorboard,
-        shard=shard,
-    )
+    _train(lambda: AlignRun(read, data, run, init=recipe.init), run, loop)
 
 
 @app.command()
+@options.with_options
 def export(
-    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")],
+    out: Out,
     data: Data,
-    config: Config = "mini",
+    recipe: RecipeFlags,
     run: RunDir = Path("runs/mini"),
-    init: Init = None,
-    values: Set = None,
-    steps: Steps = None,
-    seed: Seed = None,
     norm_batches: Annotated[
         int, typer.Option("--norm-batches", min=0, help="Batches that BatchNorm statistics are measured over; 0: none.")
     ] = 100,
     licence: Annotated[str, typer.Option("--licence", help="Of the weights, for config and card.")] = "Apache-2.0",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a run's averaged weights as a model directory that ``from_pretrained`` opens, calibrated on the val splits.
 
@@ -151,16 +135,15 @@ def export(
     \b
     sattxt train export --data DATA --run runs/mini --out my-model
     """
-    from sattxt.errors import InputError
+    read = recipe.read("align")
     from sattxt.training.checkpoint import CHECKPOINT
     from sattxt.training.run import AlignRun
     from sattxt.weights.directory import check_target
 
-    recipe = _recipe(config, values, {"align.steps": steps, "align.seed": seed})
     check_target(out, overwrite=overwrite)
     if not (run / CHECKPOINT).is_file():
         raise InputError(f"{run / CHECKPOINT}: no checkpoint to export; pass the folder of a run of stage 2")
-    trained = AlignRun(recipe, data, run, init=init)
+    trained = AlignRun(read, data, run, init=recipe.init)
     step = trained.resume()
     path = trained.export(out, norm_batches=norm_batches, licence=licence, overwrite=overwrite)
     typer.echo(f"{path} (step {step})")
@@ -170,7 +153,7 @@ def export(
 @options.with_options
 def adapt(
     images: Annotated[Path, typer.Option("--images", help="Folder, zip or tar of tiles; no labels are needed.")],
-    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")],
+    out: Out,
     reading: options.ReadFlags,
     model: options.Model = "sattxt-mini",
     limit: Annotated[int, typer.Option("--limit", min=32, help="At most N tiles, evenly spaced.")] = 2000,
@@ -185,7 +168,7 @@ def adapt(
         typer.Option("--size", min=32, help="Input side to measure at, and of the new model. Default: the model's."),
     ] = None,
     device: options.Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to a sensor: measure its BatchNorm statistics anew over unlabelled tiles (adaptive batch
     normalisation). No weight changes, nothing is learnt from labels.
@@ -216,24 +199,16 @@ def adapt(
     typer.echo(f"{done.path} (statistics of {done.tiles:,} tiles, {len(done.skipped):,} unreadable)")
 
 
-def _recipe(config: str, values: list[str] | None, named: dict[str, Any]) -> Recipe:
-    from sattxt.training.recipe import read_recipe
-    from sattxt.training.recipe_yaml import parse_override
-
-    _show_log()
-    overrides = dict(parse_override(text) for text in values or [])
-    overrides.update({key: value for key, value in named.items() if value is not None})
-    return read_recipe(config, overrides)
-
-
-def _train(prepare: Callable[[], Run[Any]], folder: Path, *, resume: bool, **options: Any) -> None:
+def _train(prepare: Callable[[], Run[Any]], folder: Path, flags: LoopFlags) -> None:
     """Train what ``prepare`` makes, which reads data and encodes texts: what is cheap to check is checked before."""
     from tqdm import tqdm
 
     from sattxt.training.loop import LoopOptions, check_start
     from sattxt.training.ranks import rank
 
-    loop = LoopOptions(**options)
+    given = vars(flags).copy()
+    resume = given.pop("resume")
+    loop = LoopOptions(**given)
     check_start(folder, loop, resume=resume)
     trained = prepare()
     start = trained.resume() if resume else 0

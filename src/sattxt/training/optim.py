@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.training.objectives.base import Objective
 from sattxt.training.ranks import whole
@@ -55,3 +56,28 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     for kept, current in zip(average.buffers(), model.buffers(), strict=True):
         if kept is not current:
             kept.copy_(current)
+
+
+@torch.no_grad()
+def measure_norms(module: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], Any]) -> int:
+    """Replace a module's BatchNorm statistics by means over batches, each counted by its size; leaves it in eval mode.
+
+    Args:
+        batches: what ``run`` takes, images first.
+        run: a forward pass of the module.
+
+    Returns:
+        how many images there were.
+    """
+    norms = [part for part in module.eval().modules() if isinstance(part, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen = 0
+    for pixels in batches:
+        seen += len(pixels)
+        for norm in norms:
+            norm.momentum = len(pixels) / seen
+        run(pixels)
+    module.eval()
+    return seen

@@ -25,7 +25,7 @@ from sattxt.training.objectives.align.losses import class_contrast, info_nce, po
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.views import TileViews
 from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, Stream, alone, generator
-from sattxt.training.optim import parameter_groups
+from sattxt.training.optim import measure_norms, parameter_groups
 from sattxt.training.precision import autocast
 from sattxt.training.prompts import PromptBook
 from sattxt.training.text_bank import TextBank
@@ -287,7 +287,6 @@ class AlignObjective(Objective):
         rates = {"backbone_lr": self.config.freeze_backbone, "text_lr": self.config.freeze_text_head}
         return {key: value for key, value in super().identity().items() if not rates.get(key)}
 
-    @torch.no_grad()
     def calibrate_norms(self, model: AlignModel, sizes: tuple[int, ...], batches: int = 60) -> AlignModel:
         """A copy of ``model`` in eval mode whose BatchNorm statistics are means over plain training batches.
 
@@ -297,23 +296,24 @@ class AlignObjective(Objective):
         """
         if self.config.freeze_backbone or self.config.freeze_norms or not batches:
             return model.eval()
-        model = copy.deepcopy(model).eval()
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
+        model = copy.deepcopy(model)
         random, device = generator(self.config.seed, Stream.NORMS), model.log_scale.device
-        for batch in range(batches):
-            size = sizes[batch % len(sizes)]
+
+        def draw(batch: int) -> Tensor:
             drawn = [
                 s.take(torch.randint(len(s), (count,), generator=random))
                 for s, count in zip(self.sets, self.config.counts, strict=True)
             ]
+            size = sizes[batch % len(sizes)]
             pixels = self.normalise(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
+            return pixels.contiguous(memory_format=torch.channels_last)
+
+        def run(pixels: Tensor) -> None:
             with autocast(self.config.precision, device):
-                model.image(pixels.contiguous(memory_format=torch.channels_last))
-        return model.eval()
+                model.image(pixels)
+
+        measure_norms(model, map(draw, range(batches)), run)
+        return model
 
 
 def _nothing(model: AlignModel, image: Tensor, batch: AlignBatch) -> Tensor:
