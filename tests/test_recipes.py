@@ -7,7 +7,6 @@ import logging
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from release_files import ADAPTERS, BACKBONE, LLM, write_transformers_checkpoint
 from safetensors.torch import load_file, save_file
 
 from sattxt.data.registry import DATASETS
-from sattxt.errors import CacheError, DiskFullError, InputError, OfflineError, WeightsError
-from sattxt.text.cache import TextCache
+from sattxt.errors import InputError, OfflineError, WeightsError
 from sattxt.text.llm2vec import LLM2VecEncoder
 from sattxt.training import prompts
 from sattxt.training.objectives.align.config import AlignConfig
@@ -33,7 +31,7 @@ from sattxt.training.recipe_yaml import parse_override
 from sattxt.training.run import AlignRun, SRDRun
 from sattxt.training.sets import FieldsEntry, entry_config
 from sattxt.training.teachers.registry import start_teacher
-from sattxt.training.text_bank import bank_size, build_bank
+from sattxt.training.text_bank import build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.vision_start import load_vision
 from sattxt.vision.mobilenet import MobileNetV1
@@ -342,120 +340,6 @@ def test_a_class_without_phrases_is_named_with_the_near_match() -> None:
         phrases_of(["Rivr"], {"River": ["river"], "Lake": ["lake"]}, "align.sets.mine")
 
 
-# -- the text bank -------------------------------------------------------------------------------------------------
-
-
-class Counting:
-    """An encoder that remembers what it was asked, and may break off."""
-
-    def __init__(self, width: int = 6, break_after: int | None = None) -> None:
-        self.hidden_size, self.asked, self.break_after = width, [], break_after  # type: ignore[var-annotated]
-
-    def fingerprint(self, instruction: str | None = None) -> str:
-        return f"counting:{instruction}"
-
-    def encode(
-        self, texts: Sequence[str], *, instruction: str | None = None, batch_size: int | None = None,
-        progress: bool = False, on_batch: Any = None,
-    ) -> np.ndarray:  # fmt: skip
-        vectors = np.stack([self.vector(text, instruction) for text in texts])
-        for start in range(0, len(texts), 4):
-            if self.break_after is not None and len(self.asked) >= self.break_after:
-                raise KeyboardInterrupt
-            batch = list(texts[start : start + 4])
-            self.asked += [(instruction, text) for text in batch]
-            on_batch(batch, vectors[start : start + 4])
-        return vectors
-
-    def tokenize(self, texts: Sequence[str], instruction: str | None = None) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
-
-    def vector(self, text: str, instruction: str | None) -> np.ndarray:
-        seed = sum((i + 1) * ord(c) for i, c in enumerate(f"{instruction}/{text}"))
-        return np.random.default_rng(seed).standard_normal(self.hidden_size).astype(np.float32)
-
-
-PROMPTS = [*(f"text {i}" for i in range(10)), *(Prompt("Say:", f"text {i}") for i in range(10)), "text 3"]
-
-
-def test_each_prompt_is_encoded_once_and_found_afterwards(tmp_path: Path) -> None:
-    encoder, cache = Counting(), TextCache(tmp_path / "texts.sqlite3")
-    bank = build_bank(PROMPTS, encoder, cache)
-    assert len(bank) == 20
-    assert sorted(encoder.asked, key=str) == sorted(
-        [(i, f"text {n}") for i in (None, "Say:") for n in range(10)], key=str
-    )
-    wanted = np.stack([encoder.vector("text 4", None), encoder.vector("text 4", "Say:")])
-    assert np.array_equal(bank.vectors(bank.rows(["text 4", Prompt("Say:", "text 4")])).numpy(), wanted)
-    again = Counting()
-    assert torch.equal(build_bank(PROMPTS, again, cache).pooled, bank.pooled)
-    assert again.asked == []
-
-
-def test_a_build_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    cache, killed, second = TextCache(tmp_path / "texts.sqlite3"), Counting(break_after=8), Counting()
-    with pytest.raises(KeyboardInterrupt):
-        build_bank(PROMPTS, killed, cache)
-    bank = build_bank(PROMPTS, second, cache)
-    assert len(killed.asked) == 8
-    assert sorted(map(str, [*killed.asked, *second.asked])) == sorted(map(str, {*killed.asked, *second.asked}))
-    assert torch.equal(bank.pooled, build_bank(PROMPTS, Counting(), None).pooled)
-
-
-def test_a_large_bank_lies_in_a_file(tmp_path: Path) -> None:
-    exact = build_bank(PROMPTS, Counting(), None)
-    with pytest.raises(InputError, match="folder="):
-        build_bank(PROMPTS, Counting(), None, memory_limit=100)
-    mapped = build_bank(PROMPTS, Counting(), None, memory_limit=100, folder=tmp_path / "run")
-    assert mapped.pooled.dtype == torch.float16
-    assert torch.equal(mapped.vectors(torch.arange(20)), exact.pooled.half().float())
-    assert mapped.unit(torch.tensor([3])).norm() == pytest.approx(1, abs=1e-6)
-    reopened = Counting()
-    build_bank(PROMPTS, reopened, None, memory_limit=100, folder=tmp_path / "run")
-    assert reopened.asked == []
-    others = Counting()
-    build_bank(PROMPTS[:-2], others, None, memory_limit=100, folder=tmp_path / "run")
-    assert len(others.asked) == 19  # another run's file is not taken for this one's
-
-
-def test_a_build_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        build_bank(PROMPTS, Counting(break_after=4), None, memory_limit=100, folder=tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-
-
-def test_a_bank_that_does_not_fit_on_the_disk_is_known_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    encoder = Counting()
-    with pytest.raises(DiskFullError, match="20 texts x 6"):
-        build_bank(PROMPTS, encoder, None, memory_limit=100, folder=tmp_path)
-    assert encoder.asked == []
-
-
-def test_the_size_of_a_million_captions() -> None:
-    size = bank_size(1_000_000, 4096)
-    assert size.mapped
-    assert size.bytes == 8_192_000_000
-    assert "8.19 GB of float16" in str(size)
-    assert not bank_size(100_000, 384).mapped
-
-
-def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
-    encoder = Counting()
-    encoder.vector = lambda text, _: np.full(6, np.nan if text == "text 3" else 1.0, np.float32)  # type: ignore[method-assign]
-    with pytest.raises(WeightsError, match="text 3"):
-        build_bank(PROMPTS, encoder, TextCache(tmp_path / "texts.sqlite3"))
-    with pytest.raises(InputError, match="no prompt"):
-        build_bank([], Counting(), None)
-    cache = TextCache(tmp_path / "other.sqlite3")
-    build_bank(["x"], Counting(width=4), cache)
-    with pytest.raises(CacheError, match="width 6"):
-        build_bank(["x"], Counting(), cache)
-
-
 # -- text encoders -------------------------------------------------------------------------------------------------
 
 
@@ -475,7 +359,7 @@ def test_the_llm_reads_instructions_as_the_published_code_does(tmp_path: Path, g
         published.base, published.adapters, published.template, published.max_text_tokens,
     )  # fmt: skip
     prompts = ["a river", Prompt("Name the scene:", "a river")]
-    bank = build_bank(prompts, start.open("cpu"), TextCache(tmp_path / "texts.sqlite3"))
+    bank = build_bank(prompts, start.open("cpu"), tmp_path)
     reference = LLM2VecEncoder(start.config)
     for prompt, instruction in zip(prompts, (None, "Name the scene:"), strict=True):
         wanted = torch.from_numpy(reference.encode(["a river"], instruction=instruction))
@@ -487,7 +371,7 @@ def test_a_sentence_encoder_reads_instructions_as_plain_text(tmp_path: Path) -> 
     recipe = read_recipe("mini", {"text_encoder": {"kind": "sentence", "random": True}})
     start = start_text(recipe, tmp_path, tmp_path)
     encoder = start.open("cpu")
-    bank = build_bank([Prompt("Name the scene:", "a river"), "a river"], encoder, None)
+    bank = build_bank([Prompt("Name the scene:", "a river"), "a river"], encoder, tmp_path)
     wanted = torch.from_numpy(encoder.encode(["Name the scene: a river", "a river"]))
     assert torch.allclose(bank.pooled, wanted, atol=1e-5)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
-from sattxt.io import disk_errors
+from sattxt.io import atomic_write
 from sattxt.training.checkpoint import checksum
 from sattxt.training.tiles import Tiles
 
@@ -65,38 +65,37 @@ def build_image_bank(
     Raises:
         InputError: no tile of a set can be read. DiskFullError: no space is left.
     """
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    views, tiles = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    bank = ImageBank([], [])
     for which, found in enumerate(sets):
         path = folder / f"images-{which}.safetensors"
         with FileLock(f"{path}.lock"):
             known = json.dumps([count, facts[which], _checksum(found)])
             stored = _read(path, known)
             if stored is None:
-                stored = _embedded(found, which, view, embed, count)
-                _write(path, stored, known)
-        views.append(stored[0])
-        tiles.append(stored[1])
-    return ImageBank(views, tiles)
+                embedded = _embed_tiles(found, which, view, embed, count)
+                stored = {"views": embedded, "tiles": found.actual(torch.arange(len(found)))}
+                with atomic_write(path) as file:
+                    save_file(stored, file.name, {"of": known, "checksum": str(checksum(stored))})
+        bank.views.append(stored["views"])
+        bank.tiles.append(stored["tiles"])
+    return bank
 
 
-def _embedded(
+def _embed_tiles(
     found: Tiles,
     which: int,
     view: Callable[[int, Tensor, int], Tensor],
     embed: Callable[[Tensor], Tensor],
     count: int,
-) -> tuple[Tensor, Tensor]:
-    from tqdm import tqdm
-
+) -> Tensor:
+    """(N, count, D): the embeddings of ``count`` views of every tile."""
     log.info("%s: %d tiles are embedded once, in %d views", found.name, len(found), count)
-    places, rows = torch.arange(len(found)), []
-    with tqdm(total=len(found), unit=" tiles", desc=found.name, delay=1.0, disable=None) as bar:
-        for part in torch.split(places, _BATCH):
-            rows.append(torch.stack([embed(view(which, part, number)) for number in range(count)], dim=1))
-            bar.update(len(part))
-    return torch.cat(rows), found.actual(places)
+    rows = []
+    parts = torch.split(torch.arange(len(found)), _BATCH)
+    for part in tqdm(parts, unit=f"x{_BATCH} tiles", desc=found.name, delay=1.0, disable=None):
+        rows.append(torch.stack([embed(view(which, part, number)) for number in range(count)], dim=1))
+    return torch.cat(rows)
 
 
 def _checksum(found: Tiles) -> list[int]:
@@ -105,7 +104,7 @@ def _checksum(found: Tiles) -> list[int]:
     return [len(found), zlib.crc32("\n".join(found.keys).encode()), checksum({"": found.take(some)})]
 
 
-def _read(path: Path, known: str) -> tuple[Tensor, Tensor] | None:
+def _read(path: Path, known: str) -> dict[str, Tensor] | None:
     """What is stored for ``known``; ``None`` where there is nothing, nothing whole, or something else."""
     if not path.is_file():
         return None
@@ -114,25 +113,10 @@ def _read(path: Path, known: str) -> tuple[Tensor, Tensor] | None:
             metadata = file.metadata() or {}
             if metadata.get("of") != known:
                 return None
-            views, tiles = file.get_tensor("views"), file.get_tensor("tiles")
-        if metadata.get("checksum") == _sum(views, tiles):
-            return views, tiles
-    except (SafetensorError, KeyError):
-        pass
+            stored = {name: file.get_tensor(name) for name in ("views", "tiles")}
+        if metadata.get("checksum") == str(checksum(stored)):
+            return stored
+    except SafetensorError as error:
+        log.debug("%s: %s", path, error)
     log.warning("%s is damaged; its embeddings are computed again", path)
     return None
-
-
-def _write(path: Path, stored: tuple[Tensor, Tensor], known: str) -> None:
-    metadata = {"of": known, "checksum": _sum(*stored)}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with disk_errors(path):
-            save_file({"views": stored[0], "tiles": stored[1]}, temporary, metadata=metadata)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sum(views: Tensor, tiles: Tensor) -> str:
-    return f"{checksum({'views': views, 'tiles': tiles}):08x}"

@@ -21,7 +21,6 @@ from sattxt.config import ImageConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
-from sattxt.text.cache import TextCache
 from sattxt.training.checkpoint import CHECKPOINT, restore
 from sattxt.training.export import export_model, score_sets
 from sattxt.training.initialise import initialise, initialise_vision
@@ -36,8 +35,8 @@ from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import DataSet, Recipe
 from sattxt.training.sets import describe, open_pairs, open_set
 from sattxt.training.teachers.registry import start_teacher
-from sattxt.training.text_bank import TextBank, bank_size, build_bank
-from sattxt.training.text_start import TextStart, start_text
+from sattxt.training.text_bank import build_bank
+from sattxt.training.text_start import start_text
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import caption_recall, zero_shot_accuracy
 from sattxt.training.vision_start import fixed_seed, load_vision
@@ -152,7 +151,9 @@ class AlignRun(Run[AlignModel]):
                 extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
             )
             self.text = start_text(recipe, data, out)
-            self.bank = _embed(book, self.text, out)
+            encoder = self.text.open(resolve_device(None))
+            self.bank = build_bank(book.prompts, encoder, out, progress=sys.stderr.isatty())
+            del encoder
         with fixed_seed(config.seed):
             model = AlignModel(load_vision(recipe, data), self.bank.hidden_size, config.initial_scale)
         has_text_head = init is not None and initialise(model, init)
@@ -280,13 +281,6 @@ def _open_splits(
     for line in describe([tiles for tiles in validation if tiles.skipped]):
         log.info("val: %s", line)
     return train, validation
-
-
-def _embed(book: PromptBook, text: TextStart, out: Path) -> TextBank:
-    """The frozen vectors of all prompts, from the run's cache where it has them."""
-    mapped = bank_size(len(book.prompts), text.config.hidden_size).mapped
-    cache = TextCache(out / "texts.sqlite3", precision="float16" if mapped else "float32")
-    return build_bank(book.prompts, text.open(resolve_device(None)), cache, folder=out, progress=sys.stderr.isatty())
 
 
 def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, Any]) -> dict[str, str]:
