@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -47,9 +46,7 @@ _SCHEMA = (
     f"PRAGMA application_id={_APPLICATION_ID}",
     f"PRAGMA user_version={_VERSION}",
 )
-_DAMAGED = (
-    "damaged, or no text cache at all: move it away, with the -wal and -shm files beside it, and a new one is made"
-)
+_DAMAGED = "damaged, or no text cache at all: move it away, with the -wal and -shm files, and a new one is made"
 #: What SQLite says, and what it means to a user.
 _MEANINGS = {
     "locked": f"another process has been writing for {BUSY_SECONDS:.0f} s; try again later",
@@ -105,9 +102,8 @@ class TextCache:
         Args:
             accept_float16: also take rows stored in float16 (widened). Default: only in a ``"float16"`` cache.
         """
-        return {
-            text: row.astype(np.float32) for text, row in self.iter_many(space, texts, accept_float16=accept_float16)
-        }
+        stored = self.iter_many(space, texts, accept_float16=accept_float16)
+        return {text: vector.astype(np.float32) for text, vector in stored}
 
     def iter_many(
         self, space: str, texts: Iterable[str], *, accept_float16: bool | None = None
@@ -174,9 +170,7 @@ class TextCache:
     def __enter__(self) -> TextCache:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -187,8 +181,6 @@ class TextCache:
 
     def __repr__(self) -> str:
         return f"TextCache({str(self.path)!r}, precision={self.precision!r})"
-
-    # -- rows --------------------------------------------------------------------------------------------------
 
     def _sound_rows(
         self, connection: sqlite3.Connection, space: str, keys: list[bytes], float16: bool
@@ -208,7 +200,7 @@ class TextCache:
                 stored is None
                 or not isinstance(blob, bytes)
                 or len(blob) != width * stored.itemsize
-                or _crc32(seeds[dtype], key, blob) != crc32
+                or zlib.crc32(key + blob, seeds[dtype]) != crc32
             ):
                 damaged.append(key)
             elif float16 or dtype == "float32":
@@ -233,18 +225,13 @@ class TextCache:
                 if known != width:
                     raise CacheError(f"{self.path}: space {space!r} holds vectors of width {known}, not {width}")
                 there = {key for key, _ in self._sound_rows(connection, space, list(rows), dtype == "float16")}
+                new = [(key, blob) for key, blob in rows.items() if key not in there]
                 seed = _seed(space, dtype)
-                new = [
-                    (number, key, dtype, _crc32(seed, key, blob), blob)
-                    for key, blob in rows.items()
-                    if key not in there
-                ]
                 connection.executemany(
-                    "INSERT OR REPLACE INTO vectors (space, text, dtype, crc32, vector) VALUES (?, ?, ?, ?, ?)", new
+                    "INSERT OR REPLACE INTO vectors (space, text, dtype, crc32, vector) VALUES (?, ?, ?, ?, ?)",
+                    [(number, key, dtype, zlib.crc32(key + blob, seed), blob) for key, blob in new],
                 )
         return len(new)
-
-    # -- the file ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection | None]:
@@ -326,13 +313,12 @@ class TextCache:
                     connection.execute(statement)
 
     def _identity(self) -> tuple[int, int] | None:
-        try:
+        with suppress(FileNotFoundError):
             status = self.path.stat()
-        except FileNotFoundError:
-            return None
-        if stat.S_ISDIR(status.st_mode):
-            raise CacheError(f"{self.path}: a folder; pass the path of a file")
-        return status.st_dev, status.st_ino
+            if stat.S_ISDIR(status.st_mode):
+                raise CacheError(f"{self.path}: a folder; pass the path of a file")
+            return status.st_dev, status.st_ino
+        return None
 
     def _drop(self) -> None:
         connection, self._connection, self._opened = self._connection, None, None
@@ -391,17 +377,11 @@ def _seed(space: str, dtype: str) -> int:
     return zlib.crc32(f"{space}\0{dtype}\0".encode())
 
 
-def _crc32(seed: int, key: bytes, blob: bytes) -> int:
-    return zlib.crc32(blob, zlib.crc32(key, seed))
-
-
 def _writable(path: Path) -> bool:
     """Whether ``path`` can be written; one that does not exist counts as its folder does."""
     found = path if path.exists() else path.parent
     return os.access(found, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
-
-# -- forks -----------------------------------------------------------------------------------------------------
 
 _LOCK = threading.RLock()
 _CACHES: weakref.WeakSet[TextCache] = weakref.WeakSet()
