@@ -61,10 +61,10 @@ class LabelBank:
         self.texts = tuple(check_texts(self.texts, blank=True))
         if not self.texts:
             raise InputError("a label bank needs at least one text")
-        known = {text: index for index, text in reversed(list(enumerate(self.texts)))}
-        for index, text in enumerate(self.texts):
-            if known[text] != index:
-                raise InputError(f"texts[{index}] {text!r} is there twice; pass every text once")
+        known = set(self.texts)
+        if len(known) < len(self.texts):
+            index = next(i for i, text in enumerate(self.texts) if text in self.texts[:i])
+            raise InputError(f"texts[{index}] {self.texts[index]!r} is there twice; pass every text once")
         vectors = np.asarray(self.vectors)
         if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != len(self.texts) or vectors.shape[1] == 0:
             raise InputError(

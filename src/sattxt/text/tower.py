@@ -133,7 +133,9 @@ class TextTower:
                 f"{name} holds vectors of width {bank.vectors.shape[1]}, this model's have width "
                 f"{self.config.hidden_size}; build it again"
             )
-        self._banks.setdefault(space, {}).update(zip(bank.texts, bank.vectors.astype(np.float32), strict=True))
+        self._banks.setdefault(space, {}).update(
+            zip(bank.texts, bank.vectors.astype(np.float32, copy=False), strict=True)
+        )
 
     def pooled(
         self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False
@@ -153,7 +155,7 @@ class TextTower:
         """
         listed = check_texts(texts)
         found, _ = self._vectors(listed, instruction, progress)
-        return self._stack(found, listed)
+        return _stack(found, listed, self.config.hidden_size)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
@@ -189,7 +191,7 @@ class TextTower:
         return LabelBank(
             space=fingerprint(self.config, instruction),
             texts=unique,
-            vectors=self._stack(found, unique),
+            vectors=_stack(found, unique, self.config.hidden_size),
             dtype="" if imported else self._dtype,
             labels={label: list(prompts) for label, prompts in (labels or {}).items()},
             model=model,
@@ -239,12 +241,6 @@ class TextTower:
             found.update(zip(wanted, vectors, strict=True))
         return found, imported
 
-    def _stack(self, found: Mapping[str, FloatArray], texts: list[str]) -> FloatArray:
-        rows = np.empty((len(texts), self.config.hidden_size), dtype=np.float32)
-        for row, text in enumerate(texts):
-            rows[row] = found[text]
-        return rows
-
     def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
         if self._cache is None or not texts:
             return {}
@@ -278,6 +274,10 @@ class TextTower:
         """Tell that the cache fails, once, and go on without it: what is computed is still returned."""
         self._cache = None
         warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
+
+
+def _stack(found: Mapping[str, FloatArray], texts: list[str], width: int) -> FloatArray:
+    return np.array([found[text] for text in texts], dtype=np.float32).reshape(len(texts), width)
 
 
 def open_text_tower(
