@@ -32,7 +32,7 @@ from sattxt.images.read import to_rgb
 from sattxt.vision.tower import ImageTokens, VisionTower
 from sattxt.weights import dinov3_keys
 from sattxt.weights.checksums import digest_files
-from sattxt.weights.components import check_encoder, encoder_digest
+from sattxt.weights.components import LanguageModelFiles, check_encoder
 from sattxt.weights.directory import read_model
 from sattxt.weights.tensors import read_checkpoint
 
@@ -116,10 +116,16 @@ def test_the_digest_is_of_names_and_hashes_in_any_order() -> None:
     text = f"{'1' * 64}  b.safetensors\n{'2' * 64}  a.safetensors\n"
     assert digest_files(pairs) == digest_files(pairs[::-1]) == hashlib.sha256(text.encode()).hexdigest()
     base = {"model.safetensors": "1" * 64, "tokenizer.json": "2" * 64}
+    other = {**base, "tokenizer.json": "6" * 64}
     adapter = {"adapter_model.safetensors": "3" * 64, "adapter_config.json": "4" * 64}
     own = {**adapter, "tokenizer.json": "5" * 64}
-    assert encoder_digest(base, [own]) == encoder_digest({**base, "tokenizer.json": "6" * 64}, [own])
-    assert encoder_digest(base, [adapter]) != encoder_digest({**base, "tokenizer.json": "6" * 64}, [adapter])
+
+    def digest(*parts: dict[str, str]) -> str:
+        base, *adapters = (ModelSource("org/x", files=files) for files in parts)
+        return LanguageModelFiles(base, tuple(adapters)).sha256
+
+    assert digest(base, own) == digest(other, own)
+    assert digest(base, adapter) != digest(other, adapter)
 
 
 class TestSizes:
@@ -185,9 +191,30 @@ class TestSizes:
         with pytest.raises(InputError, match="num_heads=5"):
             self.options(state, num_heads=5)
 
-    def test_an_unknown_tensor_is_refused(self) -> None:
-        with pytest.raises(WeightsError, match=r"'cls_norm.weight'"):
-            self.options(self.meta(**{"cls_norm.weight": torch.zeros(64)}))
+    def test_an_unknown_tensor_is_refused(self, tmp_path: Path) -> None:
+        more = changed_checkpoint(BACKBONE, tmp_path / "x.pth", **{"cls_norm.weight": torch.zeros(64)})
+        with pytest.raises(WeightsError, match=r"x.pth.*'backbone.cls_norm.weight' of shape \(64,\) has no place"):
+            convert_golden(tmp_path / "out", dinov3=more)
+
+    @pytest.mark.parametrize(
+        ("key", "message"),
+        [
+            ("patch_embed.proj.weight", "not a DINOv3 ViT checkpoint"),
+            ("blocks.0.mlp.fc1.weight", r"'model.layer.0.mlp.up_proj.weight' of 2 dimensions is needed, it is missing"),
+            ("blocks.2.norm2.bias", r"'backbone.model.layer.2.norm2.bias' is missing.*\(64,\)"),
+            (
+                "blocks.1.attn.qkv.weight",
+                r"'backbone.model.layer.1.attention.[qkv]_proj.weight' is missing.*\(64, 64\)",
+            ),
+        ],
+    )
+    def test_a_missing_tensor_is_named(self, tmp_path: Path, key: str, message: str) -> None:
+        state = torch.load(BACKBONE, weights_only=True)
+        del state[key]
+        torch.save(state, tmp_path / "x.pth")
+        with pytest.raises(WeightsError, match=f"x.pth.*{message}"):
+            convert_golden(tmp_path / "out", dinov3=tmp_path / "x.pth")
+        assert not (tmp_path / "out").exists()
 
 
 class TestPartsThatDoNotFit:

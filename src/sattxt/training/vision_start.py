@@ -174,11 +174,11 @@ def _switch_off_jitter(backbone: torch.nn.Module) -> None:
 
 def _load(backbone: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Copy ``state`` in, as float32. What it lacks is logged; what does not fit is an error."""
-    from sattxt.weights.dinov3_keys import like
+    from sattxt.weights.dinov3_keys import rename_layers
     from sattxt.weights.tensors import check_tensors
 
     expected = backbone.state_dict()
-    state = {key: value for key, value in like(state, set(expected), "").items() if not _CLASSIFIER.match(key)}
+    state = {key: value for key, value in rename_layers(state, expected).items() if not _CLASSIFIER.match(key)}
     check_tensors(state, {key: value.shape for key, value in expected.items()}, name, partial=True)
     missing = sorted(key for key in expected if key not in state and not key.endswith("num_batches_tracked"))
     if len(missing) > _MAY_LACK * len(expected):

@@ -18,7 +18,7 @@ from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.io import first_line
 from sattxt.vision.attention import attention
 from sattxt.vision.mobilenet import MobileNetV1
-from sattxt.weights.dinov3_keys import like
+from sattxt.weights.dinov3_keys import rename_layers
 from sattxt.weights.tensors import check_tensors
 
 LAYER_NORM_EPS = 1e-5
@@ -201,7 +201,7 @@ def load_tower(config: VisionConfig, state: Mapping[str, Tensor], where: object 
     except Exception as error:  # transformers raises many kinds for options that make no model
         raise WeightsError(f"{where}: its config makes no vision tower ({first_line(error)})") from error
     own = tower.state_dict()
-    state = like(state, set(own), "backbone.")
+    state = rename_layers(state, own)
     check_tensors(state, {key: value.shape for key, value in own.items()}, where)
     tower.load_state_dict(state, assign=True)
     rope = getattr(tower.backbone, "rope_embeddings", None)

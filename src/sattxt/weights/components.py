@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,17 @@ class LanguageModelFiles:
 
     @property
     def sha256(self) -> str:
-        """The ``weights_sha256`` of a :class:`TextEncoderConfig`."""
-        return encoder_digest(self.base.files, [source.files for source in self.adapters])
+        """The ``weights_sha256`` of a :class:`TextEncoderConfig`: what decides the vectors, apart from the template.
+
+        The tokenizer is the first adapter's that has one, else the model's. Names of repositories and folders do not
+        enter, so a mirror or a local copy has the same digest.
+        """
+        base, adapters = self.base.files, [source.files for source in self.adapters]
+        pairs = [(f"base/{name}", base[name]) for name in base if _is_weights(name)]
+        for number, files in enumerate(adapters):
+            pairs += [(f"adapter-{number}/{name}", files[name]) for name in _ADAPTER if name in files]
+        tokenizers = [files[TOKENIZER] for files in (*adapters, base) if TOKENIZER in files]
+        return digest_files([*pairs, *((TOKENIZER, sha256) for sha256 in tokenizers[:1])])
 
 
 def find_language_model(
@@ -140,23 +149,6 @@ def component_dir(
     if not folder.is_dir():
         raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
     return folder
-
-
-def encoder_digest(base: Mapping[str, str], adapters: Sequence[Mapping[str, str]]) -> str:
-    """The ``weights_sha256`` of a language model with adapters: what decides its vectors, apart from the template.
-
-    Args:
-        base: file name to sha256 of the model's weights and tokenizer; other files do not count.
-        adapters: the same for each adapter, in merge order.
-
-    The tokenizer is the first adapter's that has one, else the model's. Names of repositories and folders do not
-    enter, so a mirror or a local copy has the same digest.
-    """
-    pairs = [(f"base/{name}", base[name]) for name in base if _is_weights(name)]
-    for number, files in enumerate(adapters):
-        pairs += [(f"adapter-{number}/{name}", files[name]) for name in _ADAPTER if name in files]
-    tokenizers = [files[TOKENIZER] for files in (*adapters, base) if TOKENIZER in files]
-    return digest_files([*pairs, *((TOKENIZER, sha256) for sha256 in tokenizers[:1])])
 
 
 def _is_weights(name: str) -> bool:

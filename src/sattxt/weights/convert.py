@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sattxt.weights.checksums import verify_file
 from sattxt.weights.components import component_dir, find_language_model, read_hidden_size
 from sattxt.weights.directory import check_target, write_model
 from sattxt.weights.hub import HubAccess, is_repo_id
-from sattxt.weights.tensors import read_checkpoint, read_folder
+from sattxt.weights.tensors import read_checkpoint, read_folder, require_tensor
 
 #: How LLM2Vec's Meta-Llama-3-8B-Instruct wraps a text. The tokenizer adds the BOS token.
 CHAT_TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
@@ -103,8 +103,8 @@ def convert(
 
     head_state, text_state = read_checkpoint(vision_head), read_checkpoint(text_head)
     backbone, backbone_state = read_backbone(dinov3, num_heads=num_heads, hub=hub, revision=revisions.get(str(dinov3)))
-    head = _head_config(head_state, str(vision_head), backbone, str(dinov3))
-    hidden = _text_sizes(text_state, str(text_head), head, str(vision_head))
+    head = _head_config(head_state, str(vision_head), backbone.options, str(dinov3))
+    hidden = _hidden_size(text_state, str(text_head), head.dim, str(vision_head))
     state = {f"backbone.{key}": value for key, value in backbone_state.items()}
     state.update({f"head.{key}": value for key, value in head_state.items()})
 
@@ -178,12 +178,9 @@ def read_backbone(
         verify_file(path, hashed.group(1))
     state = read_checkpoint(path)
     rope = dinov3_keys.rope_of(state, name)
-    if dinov3_keys.is_meta_layout(state):
-        state = dinov3_keys.from_meta(state, name)
-    else:
-        state = dinov3_keys.from_transformers(state)
-    options = dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)
-    return BackboneConfig("dinov3_vit", options), state
+    meta = dinov3_keys.is_meta_layout(state)
+    state = dinov3_keys.from_meta(state, name) if meta else dinov3_keys.rename_layers(state)
+    return BackboneConfig("dinov3_vit", dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)), state
 
 
 def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tuple[BackboneConfig, dict[str, Tensor]]:
@@ -194,7 +191,7 @@ def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tupl
     heads, dim = stated.get("num_attention_heads"), stated.get("hidden_size")
     if not isinstance(heads, int) or not isinstance(dim, int) or heads < 1:
         raise WeightsError(f"{path}: num_attention_heads and hidden_size are needed as whole numbers")
-    state = dinov3_keys.from_transformers(read_folder(folder))
+    state = dinov3_keys.rename_layers(read_folder(folder))
     rope = (dim // heads, float(stated.get("rope_theta", dinov3_keys.DEFAULT_ROPE_THETA)))
     options = dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)
     for key in ("hidden_act", "layer_norm_eps"):
@@ -205,49 +202,33 @@ def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tupl
     return BackboneConfig("dinov3_vit", options), state
 
 
-def _head_config(state: dict[str, Tensor], name: str, backbone: BackboneConfig, backbone_name: str) -> HeadConfig:
-    final = _need(state, "ln_final.weight", name, "vision head")
-    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
-    if blocks != set(range(len(blocks))) or not blocks:
-        raise WeightsError(f"{name}: its blocks are numbered {sorted(blocks)}, 0, 1, 2, … is needed")
-    dim = final.shape[0]
-    embed = state.get("embed.weight")
-    width = dim if embed is None else embed.shape[1]
-    options = backbone.options
-    if width != options["hidden_size"]:
-        patches = (options["hidden_size"], options["num_channels"], options["patch_size"], options["patch_size"])
+def _head_config(state: Mapping[str, Tensor], name: str, backbone: Mapping[str, Any], backbone_name: str) -> HeadConfig:
+    """The head's sizes, once it is known to take the backbone's tokens."""
+    where = f"{name}: not a SATtxt vision head"
+    dim = require_tensor(state, "ln_final.weight", 1, where).shape[0]
+    width = require_tensor(state, "embed.weight", 2, where).shape[1] if "embed.weight" in state else dim
+    if width != backbone["hidden_size"]:
+        patches = (backbone["hidden_size"], backbone["num_channels"], backbone["patch_size"], backbone["patch_size"])
         raise WeightsError(
-            f"{name} takes tokens of width {width} (ln_final.weight has shape {tuple(final.shape)}), but "
-            f"{backbone_name} makes them {options['hidden_size']} wide (its patch embedding has shape {patches}): "
-            "they are not of one release"
+            f"{name} takes tokens of width {width} (ln_final.weight has shape ({dim},)), but {backbone_name} makes "
+            f"them {backbone['hidden_size']} wide (its patch embedding has shape {patches}): they are not of one "
+            "release"
         )
-    heads = options["num_attention_heads"]
-    ffn = _need(state, "blocks.0.mlp.w1.weight", name, "vision head").shape[0]
-    if dim % heads:
-        raise WeightsError(f"{name}: width {dim} is no multiple of the {heads} attention heads of {backbone_name}")
-    return HeadConfig(input_dim=width, dim=dim, depth=len(blocks), heads=heads, ffn_dim=ffn)
+    return HeadConfig(
+        input_dim=width,
+        dim=dim,
+        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        heads=backbone["num_attention_heads"],
+        ffn_dim=require_tensor(state, "blocks.0.mlp.w1.weight", 2, where).shape[0],
+    )
 
 
-def _text_sizes(state: dict[str, Tensor], name: str, head: HeadConfig, head_name: str) -> int:
+def _hidden_size(state: Mapping[str, Tensor], name: str, dim: int, head_name: str) -> int:
     """The language model's width, once the two heads are known to end in one space."""
-    norm, proj = _need(state, "ln.weight", name, "text head"), _need(state, "proj.weight", name, "text head")
-    if proj.ndim != 2 or norm.shape != proj.shape[1:]:
-        raise WeightsError(
-            f"{name}: ln.weight has shape {tuple(norm.shape)} and proj.weight {tuple(proj.shape)}; (width,) and "
-            "(embedding, width) are needed"
-        )
-    if proj.shape[0] != 2 * head.dim:
+    proj = require_tensor(state, "proj.weight", 2, f"{name}: not a SATtxt text head")
+    if proj.shape[0] != 2 * dim:
         raise WeightsError(
             f"{name}: proj.weight has shape {tuple(proj.shape)}, so texts get {proj.shape[0]} dimensions, but images "
-            f"get {2 * head.dim} from {head_name} (ln_final.weight has shape ({head.dim},)): "
-            "they are not of one release"
+            f"get {2 * dim} from {head_name} (ln_final.weight has shape ({dim},)): they are not of one release"
         )
     return int(proj.shape[1])
-
-
-def _need(state: dict[str, Tensor], key: str, name: str, what: str) -> Tensor:
-    if key not in state:
-        raise WeightsError(
-            f"{name}: not a SATtxt {what}, tensor {key!r} is missing (it holds {', '.join(list(state)[:4])})"
-        )
-    return state[key]

@@ -45,7 +45,6 @@ class Listing:
     """
 
     repo: str
-    requested: str
     commit: str
     files: dict[str, str | None]
 
@@ -94,7 +93,7 @@ class HubAccess:
                 raise
             return known
         for name in {requested, found.commit}:
-            remember("listings", f"{repo}@{name}", {**asdict(found), "requested": name})
+            remember("listings", f"{repo}@{name}", asdict(found))
         return found
 
     def folder(
@@ -120,17 +119,17 @@ class HubAccess:
         for name in names:
             published = (sha256 or {}).get(name) or listing.files[name]
             if not (folder / name).is_file():
-                raise OfflineError(_not_cached(f"{name} of {repo}", listing.requested))
+                raise OfflineError(_not_cached(f"{name} of {repo}", revision))
             if published and not self.offline and not hash_of(folder / name).startswith(published):
                 self._download(listing, [name], again=True)  # damaged in the cache
-            for version in dict.fromkeys((listing.commit, listing.requested)):
+            for version in {listing.commit, revision or "main"}:
                 check_download(f"{repo}@{version}/{name}", folder / name, published)
         return folder
 
     def _download(self, listing: Listing, names: Sequence[str], *, again: bool = False) -> Path:
         from huggingface_hub import snapshot_download
 
-        with self._errors(listing.repo, listing.requested), disk_errors(Path(self.cache_dir or "Hugging Face's cache")):
+        with self._errors(listing.repo, listing.commit), disk_errors(Path(self.cache_dir or "Hugging Face's cache")):
             folder = snapshot_download(
                 listing.repo,
                 revision=listing.commit,
@@ -153,7 +152,7 @@ class HubAccess:
             api = HfApi(endpoint=self.endpoint, token=self.token, library_name="sattxt")
             info = api.model_info(repo, revision=revision, files_metadata=True)
         files = {item.rfilename: (item.lfs.sha256 if item.lfs else None) for item in info.siblings or []}
-        return Listing(repo, revision, info.sha or revision, files)
+        return Listing(repo, info.sha or revision, files)
 
     @contextmanager
     def _errors(self, repo: str, revision: str | None) -> Iterator[None]:
@@ -161,12 +160,12 @@ class HubAccess:
         try:
             yield
         except Exception as error:
-            ours = self._translate(error, repo, revision or "main")
+            ours = self._translate(error, repo, revision)
             if ours is None:
                 raise
             raise ours from error
 
-    def _translate(self, error: Exception, repo: str, revision: str) -> SatTxtError | None:
+    def _translate(self, error: Exception, repo: str, revision: str | None) -> SatTxtError | None:
         from huggingface_hub import errors as hub
 
         if isinstance(error, SatTxtError):
@@ -239,8 +238,8 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
-def _not_cached(what: str, revision: str) -> str:
+def _not_cached(what: str, revision: str | None) -> str:
     return (
-        f"{what} (revision {revision}) is not cached and the hub was not reached: connect once without "
+        f"{what} (revision {revision or 'main'}) is not cached and the hub was not reached: connect once without "
         "local_files_only and HF_HUB_OFFLINE, or download it elsewhere and pass its folder"
     )

@@ -59,26 +59,27 @@ def resolve(
         if revision is not None:
             where = "comes with the package" if entry else "is a directory on this machine"
             raise InputError(f"revision={revision!r}: {text} {where} and has no revisions; leave it out")
-        return _bundled(entry) if entry else path
+        path = BUNDLED / entry.name if entry else path
+        if entry and not is_model_dir(path):
+            raise WeightsError(f"{path}: this installation lacks the bundled model {text}; install sattxt again")
+        return path
     if path.exists():
         raise InputError(f"{text}: is a file; pass a model directory ('sattxt convert' makes one of published weights)")
     if is_repo_id(text):
         return _repository(text, hub, revision)
-    raise UnknownModelError(_unknown(text))
-
-
-def _bundled(entry: ModelEntry) -> Path:
-    path = BUNDLED / entry.name
-    if not is_model_dir(path):
-        raise WeightsError(f"{path}: this installation lacks the bundled model {entry.name}; install sattxt again")
-    return path
+    known = [model.name for model in list_models()]
+    near = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise UnknownModelError(
+        f"{text!r}: no model of this name and no such directory; {hint}Known models: {', '.join(known)}. "
+        "Or pass a model directory, or a hub id of the form org/name"
+    )
 
 
 def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
     """A model that ``push_to_hub`` wrote."""
-    files = hub.listing(repo, revision).files
     needed = (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE, SUMS_FILE)
-    missing = [name for name in needed if name not in files]
+    missing = [name for name in needed if name not in hub.listing(repo, revision).files]
     if missing:
         raise HubError(
             f"{repo}: not a sattxt model, {missing[0]} is missing; convert published weights with 'sattxt convert'"
@@ -133,13 +134,3 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
             local_files_only=hub.offline,
             revisions=revisions,
         )
-
-
-def _unknown(text: str) -> str:
-    known = [entry.name for entry in list_models()]
-    near = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return (
-        f"{text!r}: no model of this name and no such directory; {hint}Known models: {', '.join(known)}. "
-        "Or pass a model directory, or a hub id of the form org/name"
-    )

@@ -76,6 +76,20 @@ def read_folder(folder: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def require_tensor(state: Mapping[str, Tensor], key: str, ndim: int, where: str) -> Tensor:
+    """The tensor ``key``, from which a size is read.
+
+    Raises:
+        WeightsError: it is missing, or has not ``ndim`` dimensions; the message begins with ``where``.
+    """
+    tensor = state.get(key)
+    if tensor is None or tensor.ndim != ndim:
+        found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+        names = ", ".join(list(state)[:4])
+        raise WeightsError(f"{where}: tensor {key!r} of {ndim} dimensions is needed, it is {found} (there are {names})")
+    return tensor
+
+
 def check_tensors(
     state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], where: object, *, partial: bool = False
 ) -> None:
