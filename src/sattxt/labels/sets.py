@@ -73,10 +73,8 @@ class LabelSet:
             LabelError: there is none.
         """
         for label in self.labels:
-            if isinstance(text, int):
-                if text == label.code:
-                    return label
-            elif _squash(text) in {_squash(t) for t in (label.key, label.name, *label.aliases)}:
+            spellings = {_squash(spelling) for spelling in (label.key, label.name, *label.aliases)}
+            if text == label.code or (isinstance(text, str) and _squash(text) in spellings):
                 return label
         hint = near(str(text), [*self.names, *self.keys])
         raise LabelError(f"label set '{self.name}' has no label {text!r}{hint}")

@@ -207,9 +207,10 @@ class LabelBank:
         for bank, name in zip(parts, names, strict=True):
             for text, vector in zip(bank.texts, bank.vectors, strict=True):
                 kept, owner = vectors.setdefault(text, (vector, name))
-                _check_same_vector(text, kept, vector, dtype, owner, name)
-                if vector.itemsize > kept.itemsize:
-                    vectors[text] = vector, name
+                if kept is not vector:
+                    _check_same_vector(text, kept, vector, dtype, owner, name)
+                    if vector.itemsize > kept.itemsize:
+                        vectors[text] = vector, name
             for label, prompts in bank.labels.items():
                 known, owner = labels.setdefault(label, (prompts, name))
                 if known != prompts:
@@ -257,7 +258,8 @@ def _checksum(facts: Mapping[str, str], vectors: npt.NDArray[Any]) -> str:
 
 def _common_encoder(parts: Sequence[LabelBank], names: Sequence[str]) -> str:
     """The precision all banks were computed in; refuses banks that do not come from one encoder."""
-    first, precisions = parts[0], dict[str, str]()
+    first = parts[0]
+    precisions: dict[str, str] = {}  # each with the first bank that was computed in it
     for bank, name in zip(parts, names, strict=True):
         if bank.space != first.space:
             raise BankMismatchError(

@@ -206,10 +206,10 @@ class TextTower:
                     self._encoder = self._factory()
                 except _UNAVAILABLE as error:
                     shown = ", ".join(repr(text[:60]) for text in needed[:3]) + (", …" if len(needed) > 3 else "")
+                    lacking = f"{len(needed)} prompts are not cached ({shown}) and " if needed else ""
                     raise TextEncoderUnavailableError(
-                        f"{len(needed)} prompts are not cached ({shown}) and the text encoder is not at hand: {error}. "
-                        "Or encode the labels where it is with `sattxt labels build`, and load the file with "
-                        "`import_labels`"
+                        f"{lacking}the text encoder is not at hand: {error}. Or encode the labels where it is, with "
+                        "`sattxt labels build`, and load the file here with `import_labels`"
                     ) from error
             return self._encoder
 
