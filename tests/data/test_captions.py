@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tile_files import COLOURS, pack, png, write
 
-from sattxt.data.captions import jsonl_captions, published_captions
+from sattxt.data.captions import published_captions, table_captions
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
 
@@ -23,19 +23,22 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=values)
-def test_any_json_is_a_caption_file_or_an_input_error(data):
-    for parse in (published_captions, jsonl_captions):
+def test_any_json_is_a_caption_file_or_an_input_error(tmp_path, data):
+    path = tmp_path / "f.jsonl"
+    path.write_text(json.dumps(data))
+    for parse in (lambda: published_captions(json.dumps(data), "f.json"), lambda: table_captions(path)):
         try:
-            rows = parse(json.dumps(data), "f.json")
+            rows = parse()
         except InputError:
             continue
         assert all(isinstance(text, str) and text for row in rows for text in row.captions)
 
 
-def test_a_caption_that_is_one_string_is_one_caption():
-    assert jsonl_captions('{"image": "a.png", "captions": "two words"}\n', "f")[0].captions == ("two words",)
+def test_a_caption_that_is_one_string_is_one_caption(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"image": "a.png", "captions": "two words; and more"}\n')
+    assert table_captions(tmp_path / "c.jsonl")[0].captions == ("two words; and more",)
 
 
 # Published caption sets
@@ -89,8 +92,10 @@ def test_the_form_of_nwpu_captions(tmp_path):
         open_data(tmp_path / "nwpu.zip", "nwpu-captions", captions=captions)
 
 
-def test_a_line_that_is_no_caption_is_named():
-    good = '{"image": "a.png", "captions": ["x "]}\n{"image": null, "captions": ["y"]}\n'
-    assert [(row.image, row.captions) for row in jsonl_captions(good, "f")] == [("a.png", ("x",))]
-    with pytest.raises(InputError, match="f:1: expected an object"):
-        jsonl_captions('{"image": "a.png"}\n', "f")
+def test_a_line_that_is_no_caption_is_named(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"image": "a.png", "captions": ["x "]}\n{"image": null, "captions": ["y"]}\n')
+    assert [(row.image, row.captions) for row in table_captions(path)] == [("a.png", ("x",))]
+    path.write_text('{"image": "a.png"}\n')
+    with pytest.raises(InputError, match=r"c\.jsonl:1: expected a row with"):
+        table_captions(path)

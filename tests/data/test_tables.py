@@ -107,11 +107,11 @@ def test_parallel_files_must_be_of_one_length(tmp_path, images):
     [
         ([{"image": "x.png", "captions": ["x"]}], "none of its 1 images can be used, such as x.png: is not in images"),
         ([{"image": None, "captions": ["x"]}], "such as row 1: names no image"),
-        ([{"image": "a.png", "captions": [1]}], "such as row 1: 'captions' holds something that is no text"),
+        ([{"image": "a.png", "captions": [1]}], "row 1: 'captions' is [1], not a text or a list of texts"),
         ([{"image": "a.png", "captions": {"a": 1}}], "row 1: 'captions' is {'a': 1}, not a text or a list of texts"),
         ([{"image": "a.png", "label": "x"}, {"image": "a.png", "label": "y"}], "a.png has several labels: x, y"),
         ([{"image": "a.png", "label": "x", "split": s} for s in ("val", "train")], "is in split 'train' and 'val'"),
-        ([{"image": "a.png", "label": True}], "row 1: 'label' is True, not one class"),
+        ([{"image": "a.png", "label": True}], "row 1: 'label' is True, not a text or a list"),
     ],
 )
 def test_tables_without_a_usable_row(tmp_path, images, rows, said):
@@ -147,7 +147,7 @@ def test_every_row_is_used_or_counted(images, rows):
     assert all(text.strip() for texts in told.values() for text in texts)
     assert len(told) + len(data.skipped) <= len(rows)
     for row in rows:
-        if row.get("image") in told and isinstance(text := row.get("captions"), str) and not text.startswith("["):
+        if row.get("image") in [*told] and isinstance(text := row.get("captions"), str) and not text.startswith("["):
             assert not text.strip() or text.strip() in told[row["image"]] or data.skipped
 
 

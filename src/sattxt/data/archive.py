@@ -12,7 +12,6 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,37 @@ IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".
 _PACKED: dict[str, Any] = {".gz": gzip, ".tgz": gzip, ".bz2": bz2, ".xz": lzma}
 
 
-class Store(ABC):
-    """Files below ``path``. Names have forward slashes; hidden files are left out.
+class Store:
+    """Files below the folder ``path``, or in the archive there. Names have forward slashes; hidden files are left out.
 
-    A store can be pickled, and used after a fork: each process opens the archive for itself.
+    A store can be pickled, and used after a fork: each process opens an archive for itself.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._names: list[str] | None = None
 
-    @abstractmethod
     def names(self) -> list[str]:
         """All file names, sorted."""
+        if self._names is None:
+            found = []
+            for parent, folders, files in os.walk(self.path, followlinks=True):
+                folders[:] = [folder for folder in folders if _visible(folder)]
+                below = Path(parent).relative_to(self.path).as_posix()
+                found += [file if below == "." else f"{below}/{file}" for file in files if _visible(file)]
+            self._names = sorted(found)
+        return self._names
 
-    @abstractmethod
     def read(self, name: str) -> bytes:
         """A file's content.
 
         Raises:
             InputError: there is no such file, or it cannot be read.
         """
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.path / name}: {error.strerror or error}") from error
 
     def checksum(self, name: str) -> int:
         """CRC-32 of a file's content, the same in a folder as in an archive."""
@@ -60,18 +70,17 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     """
     found = Path(path)
     if found.is_dir():
-        return FolderStore(found)
+        return Store(found)
     if not found.is_file():
         raise InputError(f"{found}: no such folder or archive")
     try:
         with found.open("rb") as file:
             head = file.read(512)
-        if head[257:262] == b"ustar":  # before zip, which is looked for at the end: a tar's last member may be one
-            return TarStore(found)
-        if zipfile.is_zipfile(found):
-            return ZipStore(found)
+        # A tar before a zip, which is looked for at the end: a tar's last member may be one.
+        if head[257:262] != b"ustar" and zipfile.is_zipfile(found):
+            return _Zip(found)
         if tarfile.is_tarfile(found):
-            return TarStore(found)
+            return _Tar(found)
     except OSError as error:
         raise InputError(f"{found}: cannot be read ({error})") from error
     raise InputError(f"{found}: is no zip or tar; unpack it and pass the folder")
@@ -86,38 +95,13 @@ def _visible(name: str) -> bool:
     return not (name.startswith((".", "__MACOSX")) or "/." in name or "/__MACOSX" in name)
 
 
-class FolderStore(Store):
-    """Files below a folder, found once."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._names: list[str] | None = None
-
-    def names(self) -> list[str]:
-        """See :class:`Store`."""
-        if self._names is None:
-            found = []
-            for parent, folders, files in os.walk(self.path, followlinks=True):
-                folders[:] = [folder for folder in folders if _visible(folder)]
-                below = Path(parent).relative_to(self.path).as_posix()
-                found += [file if below == "." else f"{below}/{file}" for file in files if _visible(file)]
-            self._names = sorted(found)
-        return self._names
-
-    def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path / name}: {error.strerror or error}") from error
-
-
 class _Archive(Store):
     """The members of an archive, opened anew in every process: a file position shared with a parent is of no use."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._open()
+        self._names = sorted(self._found)
 
     def _open(self) -> None:
         self._lock = threading.Lock()  # a parent's may be held for ever
@@ -125,13 +109,9 @@ class _Archive(Store):
         self._found = {name: member for name, member in found.items() if _visible(name)}
         self._process = os.getpid()
 
-    @abstractmethod
     def _members(self) -> tuple[Any, dict[str, Any]]:
         """The open archive, and its files by name."""
-
-    def names(self) -> list[str]:
-        """See :class:`Store`."""
-        return sorted(self._found)
+        raise NotImplementedError
 
     def _member(self, name: str) -> Any:
         if self._process != os.getpid():
@@ -141,9 +121,7 @@ class _Archive(Store):
         return self._found[name]
 
 
-class ZipStore(_Archive):
-    """The members of a zip."""
-
+class _Zip(_Archive):
     def _members(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
         try:
             archive = zipfile.ZipFile(self.path)
@@ -152,7 +130,6 @@ class ZipStore(_Archive):
         return archive, {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
     def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
         member = self._member(name)
         try:
             content: bytes = self._archive.read(member)
@@ -161,12 +138,11 @@ class ZipStore(_Archive):
         return content
 
     def checksum(self, name: str) -> int:
-        """See :class:`Store`; from the zip's directory, nothing is unpacked."""
-        return int(self._member(name).CRC)
+        return int(self._member(name).CRC)  # from the zip's directory, nothing is unpacked
 
 
-class TarStore(_Archive):
-    """The members of a tar. A compressed one is unpacked to a temporary file first, as it cannot be read in places."""
+class _Tar(_Archive):
+    """A compressed one is unpacked to a temporary file first, as it cannot be read in places."""
 
     def _members(self) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
         try:
@@ -185,7 +161,6 @@ class TarStore(_Archive):
         return archive, {member.name.removeprefix("./"): member for member in members if member.isfile()}
 
     def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
         member = self._member(name)
         with self._lock:
             file = self._archive.extractfile(member)

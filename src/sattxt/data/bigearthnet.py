@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split
-from sattxt.data.tables import parquet_rows
+from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split, data_name
+from sattxt.data.tables import class_positions, parquet_rows
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
@@ -60,8 +60,8 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
         raise InputError(f"{store.path}: no patch (..._B04.tif, ..._B03.tif, ..._B02.tif) in it")
     tables = [n for n in names if PurePosixPath(n).name == "metadata.parquet"]
     labelled = _version_2(store, tables[0], classes) if tables else _version_1(store, names, classes)
-    named = label_set(f"bigearthnet-{classes}")
-    position = {key: i for i, key in enumerate(named.keys)}
+    known = f"bigearthnet-{classes}"
+    keys, position = class_positions({label for *_, labels in labelled for label in labels}, known, path)
     samples = []
     for patch, split, labels in labelled:
         files = tuple(bands.get(f"{patch}_{band}.tif", "") for band in _RGB)
@@ -69,10 +69,10 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
             continue  # of the 43 classes, eleven are in no group of the 19; and a subset of the patches may be unpacked
         if not all(files):
             raise InputError(f"{store.path}: patch {patch} lacks one of its bands {', '.join(_RGB)}")
-        samples.append((split, Sample(files, tuple(sorted(position[named.find(x).key] for x in labels)))))
+        samples.append((split, Sample(files, tuple(sorted(map(position.__getitem__, labels))))))
     if not samples:
         raise InputError(f"{store.path}: no patch with labels in it")
-    return Dataset(named.name, store, by_split(samples), tuple(named.keys), True, named.name, reading)
+    return Dataset(data_name(store), store, by_split(samples), keys, True, known, reading)
 
 
 def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, str, list[str]]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset
-from sattxt.data.tables import Row, listed_dataset, text_of
+from sattxt.data.tables import TABLE_SUFFIXES, Row, listed, listed_dataset, table_rows, text_of
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 
@@ -30,15 +30,18 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
 
     Args:
         path: the images.
-        captions: ``.json`` as published (see :func:`published_captions`) or ``.jsonl`` (see :func:`jsonl_captions`;
+        captions: ``.json`` as published (see :func:`published_captions`) or a table (see :func:`table_captions`;
             without a ``split`` it is that of the path). ``None``: the one ``dataset*.json`` among the images.
 
     Raises:
         InputError: no such file, not of that form, or no image of it is there.
     """
     store = open_store(path)
-    if captions is not None:
-        where, text = str(captions), text_of(captions)
+    if captions is not None and captions.suffix in TABLE_SUFFIXES:
+        where, rows = str(captions), table_captions(captions)
+    elif captions is not None:
+        where = str(captions)
+        rows = published_captions(text_of(captions), where)
     else:
         found = [n for n in store.names() if PurePosixPath(n).name.startswith("dataset") and n.endswith(".json")]
         if len(found) != 1:
@@ -46,12 +49,12 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
                 f"{path}: {len(found) or 'no'} caption files (dataset*.json) in it; name one with captions "
                 "(--captions FILE)"
             )
-        where, text = f"{path}/{found[0]}", store.read(found[0]).decode("utf-8-sig", "replace")
-    rows = jsonl_captions(text, where) if where.endswith(".jsonl") else published_captions(text, where)
+        where = f"{path}/{found[0]}"
+        rows = published_captions(store.read(found[0]).decode("utf-8-sig", "replace"), where)
     told = [row for row in rows if row.captions or row.labels]
     if len(told) < len(rows):
         log.warning("%s: %d images have no caption and are left out", where, len(rows) - len(told))
-    return listed_dataset(store, told, [], where, options=options)
+    return listed_dataset(store, told, [], where, by_name=True, options=options)
 
 
 def published_captions(text: str, where: str) -> list[Row]:
@@ -89,24 +92,23 @@ def _numbered(row: dict[str, Any]) -> list[Any]:
     return [value for _, value in sorted(found, key=lambda item: item[0])]
 
 
-def jsonl_captions(text: str, where: str) -> list[Row]:
-    """``{"image", "captions"}`` a line, ``split`` optional. Rows whose image is null are left out.
+def table_captions(path: Path) -> list[Row]:
+    """A table (``.jsonl``, ``.csv``, ``.parquet``) of ``image``, ``captions`` (a text or a list) and perhaps ``split``.
+
+    Rows whose image is null are left out.
 
     Raises:
-        InputError: a line has another form; names it.
+        InputError: it cannot be read, or a row has another form; names it.
     """
     rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, row in enumerate(table_rows(path), 1):
         try:
-            row = json.loads(line)
             image, captions = row["image"], row["captions"]
             if image:
-                texts = _texts([captions] if isinstance(captions, str) else captions)
+                texts = _texts(listed(captions, None) if isinstance(captions, str) else captions)
                 rows.append(Row(_path(image), texts, (), row.get("split") or ""))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{where}:{number}: expected an object with 'image' and 'captions' ({error!r})") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}:{number}: expected a row with 'image' and 'captions' ({error!r})") from error
     return rows
 
 

@@ -35,8 +35,8 @@ def split_name(text: str) -> str:
 
 def split_of(file: str) -> str:
     """The split that a folder of a path names, the innermost one; "" if none does."""
-    folders = PurePosixPath(file).parts[:-1]
-    return next((SPLITS[part.lower()] for part in reversed(folders) if part.lower() in SPLITS), "")
+    folders = file.lower().split("/")[:-1]
+    return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
 
 
 @dataclass(frozen=True)

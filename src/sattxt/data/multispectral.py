@@ -1,32 +1,30 @@
-"""Sentinel-2 tiles with all their bands: GeoTIFFs of one or several pages, and npz, in a folder, zip or tar."""
+"""Sentinel-2 tiles with all their bands: GeoTIFFs of one or several pages, in a folder, zip or tar."""
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.data.archive import FolderStore, Store, open_store
+from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name, split_of
 from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import canonical
 from sattxt.images.options import MAX_PIXELS, ImageOptions
 from sattxt.images.stretch import SENTINEL2_RANGE
 from sattxt.images.tiff import read_pages
-from sattxt.io import first_line
 
 #: The bands that RGB is rendered from, in its order.
 RGB_BANDS = ("B04", "B03", "B02")
 #: What a page's JSON description says of 8-bit values that are square-root coded.
 _SQUARE_ROOT = "(v/255)**2"
+_SUFFIXES = (".tif", ".tiff")
 #: A tile of floats that never reaches this holds reflectance in 0-1.
 _LEAST_FLOAT = 2
 
@@ -173,108 +171,12 @@ def read_geotiffs(
     Raises:
         InputError: there are none.
     """
-    store, names = _files(path, (".tif", ".tiff"))
-    samples = [(split_of(name), Sample((name,))) for name in names]
-    return _with_bands(store, samples, options, bands, offset, partial(BandSamples, scale=scale))
-
-
-def _files(path: Path, suffixes: tuple[str, ...]) -> tuple[Store, list[str]]:
-    if path.suffix.lower() in suffixes and path.is_file():
-        return FolderStore(path.parent), [path.name]
-    store = open_store(path)
-    names = [name for name in store.names() if PurePosixPath(name).suffix.lower() in suffixes]
+    single = path.suffix.lower() in _SUFFIXES and path.is_file()
+    store = Store(path.parent) if single else open_store(path)
+    names = [path.name] if single else [n for n in store.names() if PurePosixPath(n).suffix.lower() in _SUFFIXES]
     if not names:
-        raise InputError(f"{path}: holds no file ending in {' or '.join(suffixes)}")
-    return store, names
-
-
-def _with_bands(
-    store: Store,
-    samples: list[tuple[str, Sample]],
-    options: ImageOptions | None,
-    bands: tuple[str, ...] | None,
-    offset: float | Literal["auto"],
-    view: Any,
-    skipped: Sequence[tuple[str, str]] = (),
-) -> Dataset:
-    if options is None:
-        options = ImageOptions(stretch="sentinel2", band_names=bands, offset=offset)
-    return Dataset(data_name(store), store, by_split(samples), options=options, skipped=tuple(skipped), view=view)
-
-
-def read_npz(
-    path: Path,
-    *,
-    bands: tuple[str, ...] | None = None,
-    array: str | None = None,
-    scale: float = 1.0,
-    offset: float = 0.0,
-    options: ImageOptions | None = None,
-) -> Dataset:
-    """``.npz`` files, one or those in a folder or archive, of one tile (C, H, W) or several (N, C, H, W) each.
-
-    Args:
-        bands: all band names in order; by default the array ``bands`` in the file.
-        array: the key of the tiles, by default the only array of 3 or 4 axes.
-        scale: as of :func:`read_geotiffs`, as is ``offset``.
-
-    Raises:
-        InputError: there are none, or none can be read.
-    """
-    store, files = _files(path, (".npz",))
-    samples: list[tuple[str, Sample]] = []
-    skipped: list[tuple[str, str]] = []
-    for file in files:
-        try:
-            count = len(_unpacked(store, file, array)[0])
-        except (InputError, ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            skipped.append((file, first_line(error)))
-            continue
-        for row in range(count):
-            name = file if count == 1 else f"{file}#{row}"
-            samples.append((split_of(file), Sample((file,), at=(row,), name=name)))
-    if not samples:
-        raise InputError("{}: no tile can be read, {}: {}".format(path, *skipped[0]))
-    view = partial(NpzSamples, scale=scale, array=array)
-    return _with_bands(store, samples, options, bands, offset, view, skipped)
-
-
-@dataclass(frozen=True)
-class NpzSamples(BandSamples):
-    """Tiles in npz files. array: see :func:`read_npz`."""
-
-    array: str | None = None
-
-    def bands(self, index: int) -> Bands:
-        """See :class:`BandSamples`."""
-        sample, where = self.samples[index], self._where(index)
-        try:
-            stack, names = _unpacked(self.store, sample.files[0], self.array)
-        except (InputError, ValueError, OSError) as error:
-            raise ImageError(f"{where}: {first_line(error)}") from error
-        names = self.options.band_names or names
-        if names is None:
-            raise ImageError(f"{where}: has no band names; give bands: [...] in order")
-        offset = self.options.offset if isinstance(self.options.offset, int | float) else 0.0
-        return named(scaled(stack[sample.at[0]], offset, self.scale, where), names, where)
-
-
-@lru_cache(maxsize=8)  # an npz can only be unpacked whole
-def _unpacked(store: Store, file: str, key: str | None) -> tuple[NDArray[Any], Sequence[str] | None]:
-    """The tiles (N, C, H, W) of an npz, and its band names."""
-    with np.load(io.BytesIO(store.read(file)), allow_pickle=False) as packed:
-        arrays: Mapping[str, NDArray[Any]] = {name: packed[name] for name in packed.files}
-    if key is None:
-        several = [name for name, array in arrays.items() if array.ndim in (3, 4)]
-        if len(several) != 1:
-            raise ValueError(
-                f"holds {len(several) or 'no'} arrays of 3 or 4 axes ({', '.join(arrays)}); name one with array: ..."
-            )
-        key = several[0]
-    if key not in arrays:
-        raise ValueError(f"has no array {key!r}; it has {', '.join(arrays)}")
-    stack = arrays[key]
-    if stack.ndim not in (3, 4) or stack.dtype.kind not in "uif":
-        raise ValueError(f"{key!r} is {stack.dtype} {stack.shape}; (C, H, W) or (N, C, H, W) numbers are due")
-    written = [str(band) for band in arrays["bands"].reshape(-1)] if "bands" in arrays else None
-    return stack if stack.ndim == 4 else stack[None], written
+        raise InputError(f"{path}: holds no file ending in {' or '.join(_SUFFIXES)}")
+    samples = [(split_of(name), Sample((name,))) for name in names]
+    options = options or ImageOptions(stretch="sentinel2", band_names=bands, offset=offset)
+    view = partial(BandSamples, scale=scale)
+    return Dataset(data_name(store), store, by_split(samples), options=options, view=view)

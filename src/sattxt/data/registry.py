@@ -14,7 +14,7 @@ from sattxt.data.captions import read_captions
 from sattxt.data.dataset import Dataset
 from sattxt.data.folders import read_folders
 from sattxt.data.forestnet import read_forestnet
-from sattxt.data.multispectral import read_geotiffs, read_npz
+from sattxt.data.multispectral import read_geotiffs
 from sattxt.data.ssl4eo import read_ssl4eo
 from sattxt.data.tables import TABLE_SUFFIXES, read_table
 from sattxt.errors import InputError
@@ -26,11 +26,10 @@ from sattxt.labels.sets import near
 class Entry:
     """A data set that can be named.
 
-    layout: what is expected on disk, as the publishers pack it. read: its reader, called with the path, ``options`` and
-    ``fixed``. named: whether the name is that of a data set, not of a layout that any may have.
+    read: its reader, called with the path, ``options`` and ``fixed``. named: whether the name is that of a data set,
+    not of a layout that any may have.
     """
 
-    layout: str
     read: Callable[..., Dataset]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     named: bool = True
@@ -38,33 +37,32 @@ class Entry:
     @property
     def arguments(self) -> dict[str, inspect.Parameter]:
         """What else the reader takes, by keyword."""
-        taken = inspect.signature(self.read).parameters.values()
-        keywords = {p.name: p for p in taken if p.kind == p.KEYWORD_ONLY}
-        return {name: p for name, p in keywords.items() if name != "options" and name not in self.fixed}
+        taken = inspect.signature(self.read, eval_str=True).parameters.values()
+        own = (p for p in taken if p.kind == p.KEYWORD_ONLY and p.name != "options")
+        return {p.name: p for p in own if p.name not in self.fixed}
 
 
 DATASETS: dict[str, Entry] = {
-    "folder": Entry("CLASS/image, or {train,val,test}/CLASS/image", read_folders, {"known": None}, named=False),
-    "table": Entry("a .csv, .jsonl or .parquet with path and label(s) or caption(s)", read_table, named=False),
-    "captions": Entry("images, and a dataset_*.json or --captions FILE.jsonl", read_captions, named=False),
-    "geotiff": Entry("multi-band .tif files", read_geotiffs, named=False),
-    "npz": Entry("multi-band .npz files", read_npz, named=False),
-    "eurosat": Entry("CLASS/CLASS_1.jpg, or .tif (13 bands)", read_folders, {"known": "eurosat"}),
-    "ucmerced": Entry("Images/CLASS/CLASS00.tif", read_folders, {"known": "ucmerced"}),
-    "resisc45": Entry("CLASS/CLASS_001.jpg", read_folders, {"known": "resisc45"}),
-    "aid": Entry("CLASS/class_1.jpg", read_folders, {"known": "aid"}),
-    "rsscn7": Entry("aGrass/a001.jpg", read_folders, {"known": "rsscn7"}),
-    "whu-rs19": Entry("CLASS/class_01.jpg", read_folders, {"known": "whu-rs19"}),
-    "bigearthnet-19": Entry("version 1 or 2, unpacked or in a tar", read_bigearthnet, {"classes": 19}),
-    "bigearthnet-43": Entry("version 1, unpacked or in a tar", read_bigearthnet, {"classes": 43}),
-    "forestnet": Entry("{train,val,test}.csv and examples/, 12 classes", read_forestnet, {"merged": False}),
-    "forestnet-4": Entry("as forestnet, its 4 merged classes", read_forestnet, {"merged": True}),
-    "rsicd": Entry("dataset_rsicd.json and RSICD_images/", read_captions),
-    "rsitmd": Entry("dataset_RSITMD.json and images/", read_captions),
-    "ucm-captions": Entry("dataset.json and imgs/", read_captions),
-    "sydney-captions": Entry("dataset.json and imgs/", read_captions),
-    "nwpu-captions": Entry("dataset_nwpu.json and NWPU_images/CLASS/", read_captions),
-    "ssl4eo": Entry("{train,val}/S2RGB/*.tar or *.zarr.zip", read_ssl4eo),
+    "folder": Entry(read_folders, {"known": None}, named=False),  # CLASS/image, or {train,val,test}/CLASS/image
+    "table": Entry(read_table, named=False),  # a .csv, .jsonl or .parquet with path and label(s) or caption(s)
+    "captions": Entry(read_captions, named=False),  # images, and a dataset_*.json or a table of captions
+    "geotiff": Entry(read_geotiffs, named=False),  # multi-band .tif files
+    "eurosat": Entry(read_folders, {"known": "eurosat"}),  # CLASS/CLASS_1.jpg, or .tif (13 bands)
+    "ucmerced": Entry(read_folders, {"known": "ucmerced"}),  # Images/CLASS/CLASS00.tif
+    "resisc45": Entry(read_folders, {"known": "resisc45"}),  # CLASS/CLASS_001.jpg
+    "aid": Entry(read_folders, {"known": "aid"}),  # CLASS/class_1.jpg
+    "rsscn7": Entry(read_folders, {"known": "rsscn7"}),  # aGrass/a001.jpg
+    "whu-rs19": Entry(read_folders, {"known": "whu-rs19"}),  # CLASS/class_01.jpg
+    "bigearthnet-19": Entry(read_bigearthnet, {"classes": 19}),  # version 1 or 2, unpacked or in a tar
+    "bigearthnet-43": Entry(read_bigearthnet, {"classes": 43}),  # version 1, unpacked or in a tar
+    "forestnet": Entry(read_forestnet, {"merged": False}),  # {train,val,test}.csv and examples/, 12 classes
+    "forestnet-4": Entry(read_forestnet, {"merged": True}),  # as forestnet, its 4 merged classes
+    "rsicd": Entry(read_captions),  # dataset_rsicd.json and RSICD_images/
+    "rsitmd": Entry(read_captions),  # dataset_RSITMD.json and images/
+    "ucm-captions": Entry(read_captions),  # dataset.json and imgs/
+    "sydney-captions": Entry(read_captions),  # dataset.json and imgs/
+    "nwpu-captions": Entry(read_captions),  # dataset_nwpu.json and NWPU_images/CLASS/
+    "ssl4eo": Entry(read_ssl4eo),  # {train,val}/{S2RGB,S2L2A,S2L1C}/*.tar or *.zarr.zip
 }
 
 _ALIASES = {
@@ -83,7 +81,7 @@ _ALIASES = {
 }
 
 
-def register(name: str, read: Callable[..., Dataset], *, layout: str = "", aliases: Sequence[str] = ()) -> None:
+def register(name: str, read: Callable[..., Dataset], *, aliases: Sequence[str] = ()) -> None:
     """Add a data set, for :func:`open_data`, ``sattxt eval --dataset`` and the kinds of a recipe.
 
     Args:
@@ -91,10 +89,9 @@ def register(name: str, read: Callable[..., Dataset], *, layout: str = "", alias
         read: from a :class:`~pathlib.Path` and ``options=`` (:class:`~sattxt.images.options.ImageOptions` or ``None``)
             to a :class:`~sattxt.data.dataset.Dataset`. Further keyword-only arguments are keys of a recipe's entry,
             checked by their annotations; those annotated as ``Path`` are relative to the data folder.
-        layout: what is expected on disk.
         aliases: other names; case and punctuation do not matter.
     """
-    DATASETS[name] = Entry(layout, read)
+    DATASETS[name] = Entry(read)
     _ALIASES.update({re.sub(r"[\W_]+", "", alias).lower(): name for alias in (name, *aliases)})
 
 

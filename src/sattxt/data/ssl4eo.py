@@ -21,20 +21,19 @@ Where the facts come from; no real shard was at hand, the tests write small ones
 from __future__ import annotations
 
 import io
-import json
 import logging
-import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.data.archive import FolderStore, Store, open_store
+from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import Dataset, Sample, data_name
 from sattxt.data.multispectral import Bands, BandSamples, named, scaled
 from sattxt.data.tables import table_columns, table_rows
@@ -52,7 +51,6 @@ _BANDS = {"S2L1C": SENTINEL2_L1C, "S2L2A": SENTINEL2_L2A, "S2RGB": ("B04", "B03"
 #: What chunk files add to reflectance x 10,000, and WebDataset shards do not.
 _CHUNK_OFFSET = 1000.0
 _TIMES = (0, 1, 2, 3)
-_CHUNK = re.compile(r"bands/(?:c/)?(\d+)[./]")
 
 
 def read_ssl4eo(
@@ -86,12 +84,24 @@ def read_ssl4eo(
         raise InputError(f"times: {list(wanted)}; pass some of 0, 1, 2, 3")
     columns = (caption_columns,) if isinstance(caption_columns, str) else tuple(caption_columns)
     store = _Shards(path)
-    splits = _Splits(store, modality, wanted, shards, captions, columns)
+    found: dict[str, list[str]] = {}
+    for shard in store.names():
+        *folders, folder, _ = "", modality, *shard.split("/")[-3:]
+        if folder == modality:
+            found.setdefault(folders[-1], []).append(shard)
+    if not found:
+        raise InputError(f"path: {path}: no shard (.tar or .zarr.zip) of {modality} in it")
+
+    def load(split: str) -> tuple[Sample, ...]:
+        samples = _samples(store, found[split][:shards], wanted)
+        return samples if captions is None else _captioned(store, samples, captions, split, columns)
+
+    splits = _Splits(found, load)
     options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset or "auto")
     return Dataset(data_name(store), store, splits, options=options, view=PatchSamples)
 
 
-class _Shards(FolderStore):
+class _Shards(Store):
     """A folder of shards; a file in a tar is called ``shard.tar/file``."""
 
     def __init__(self, path: Path) -> None:
@@ -114,48 +124,38 @@ class _Shards(FolderStore):
         return self._tars[shard]
 
 
-@dataclass(frozen=True)
 class _Splits(Mapping[str, tuple[Sample, ...]]):
-    """The splits that there are shards of, each opened when it is asked for."""
+    """Splits that are loaded when they are asked for."""
 
-    store: _Shards
-    modality: str
-    times: tuple[int, ...]
-    limit: int | None
-    captions: Path | None
-    columns: tuple[str, ...]
-
-    def _found(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for shard in self.store.names():
-            *folders, modality, _ = "", self.modality, *shard.split("/")[-3:]
-            if modality == self.modality:
-                found.setdefault(folders[-1], []).append(shard)
-        if not found:
-            raise InputError(f"path: {self.store.path}: no shard (.tar or .zarr.zip) of {self.modality} in it")
-        return found
+    def __init__(self, names: Iterable[str], load: Callable[[str], tuple[Sample, ...]]) -> None:
+        self._names, self._load = list(names), load
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found())
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._found())
+        return len(self._names)
 
     def __getitem__(self, split: str) -> tuple[Sample, ...]:
-        samples = []
-        for shard in self._found()[split][: self.limit]:
-            if shard.endswith(".tar"):
-                files = [(f"{shard}/{name}", 0) for name in self.store.tar(shard).names() if name.endswith(".zarr.zip")]
-            else:
-                files = [(shard, row) for row in range(_chunk(self.store.path / shard)["bands"].shape[0])]
-            for file, row in files:
-                key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + ("" if ".tar/" in file else f"/{row:02d}")
-                samples += [Sample((file,), at=(row, time), name=f"{key}_{time}") for time in self.times]
-        if not samples:
-            raise InputError(f"{self.store.path}: its shards hold no samples")
-        if self.captions is None:
-            return tuple(samples)
-        return tuple(_joined(self.store, samples, self.captions, _captions(self.captions, split, self.columns)))
+        if split not in self._names:
+            raise KeyError(split)
+        return self._load(split)
+
+
+def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tuple[Sample, ...]:
+    """Every location in some shards, at some times."""
+    samples = []
+    for shard in shards:
+        if shard.endswith(".tar"):
+            files = [(f"{shard}/{name}", 0) for name in store.tar(shard).names() if name.endswith(".zarr.zip")]
+        else:
+            files = [(shard, row) for row in range(_chunk(store.path / shard)["bands"].shape[0])]
+        for file, row in files:
+            key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + ("" if ".tar/" in file else f"/{row:02d}")
+            samples += [Sample((file,), at=(row, time), name=f"{key}_{time}") for time in times]
+    if not samples:
+        raise InputError(f"{store.path}: its shards hold no samples")
+    return tuple(samples)
 
 
 class PatchSamples(BandSamples):
@@ -187,7 +187,7 @@ class PatchSamples(BandSamples):
         row, time = sample.at
         names = self.options.band_names or ()
         try:
-            group, at = _open(self.store, sample.files[0], row, time)
+            group, at = _open(self.store, sample.files[0], row)
             array, written = group["bands"], group.get("band")
             if time >= array.shape[len(at)]:
                 raise ValueError(f"has no time {time}")
@@ -206,61 +206,69 @@ class PatchSamples(BandSamples):
         return picture
 
 
-def _open(store: Store, file: str, row: int, time: int | None) -> tuple[Any, tuple[int, ...]]:
-    """A file's zarr group, with the pixels of one time only (``None``: of none), and the place of a row in it."""
-    if ".tar/" in file:
-        return _group(store.read(file), time), ()
-    return _chunk(store.path / file), (row,)
+def _open(store: Store, file: str, row: int) -> tuple[Any, tuple[int, ...]]:
+    """A file's zarr group, of which only what is asked for is read, and the place of a row in it."""
+    if ".tar/" not in file:
+        return _chunk(store.path / file), (row,)
+    zarr = _zarr()
+    members = _Members(zipfile.ZipFile(io.BytesIO(store.read(file))))
+    return zarr.open_group(zarr.storage.MemoryStore(members), mode="r", use_consolidated=False), ()
+
+
+def _chunk(path: Path) -> Any:
+    zarr = _zarr()
+    return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", zarr_format=None)
 
 
 def _zarr() -> Any:
     try:
         import zarr
+        import zarr.storage
     except ImportError as error:
         raise MissingExtraError("train", "zarr", "reading SSL4EO-S12 shards") from error
     return zarr
 
 
-def _chunk(path: Path) -> Any:
-    """The zarr group of a chunk file; only the chunks that are asked for are read."""
-    import zarr.storage
+class _Members(UserDict[str, Any]):
+    """The members of a zip as buffers of zarr."""
 
-    return _zarr().open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", zarr_format=None)
+    def __init__(self, packed: zipfile.ZipFile) -> None:
+        super().__init__(dict.fromkeys(packed.namelist()))
+        self._packed = packed
 
+    def __getitem__(self, name: str) -> Any:
+        from zarr.core.buffer.cpu import Buffer
 
-def _group(blob: bytes, time: int | None) -> Any:
-    """The zarr group in a zip's content, with the pixels of one time only (``None``: of none)."""
-    import zarr.storage
-    from zarr.core.buffer.cpu import Buffer
-
-    with zipfile.ZipFile(io.BytesIO(blob)) as packed:
-        names = [name for name in packed.namelist() if not name.endswith("/")]
-        depth = _times_a_chunk(packed, names)
-        wanted = [
-            name
-            for name in names
-            if (match := _CHUNK.match(name)) is None or (time is not None and int(match.group(1)) == time // depth)
-        ]
-        wanted = [name for name in wanted if not name.startswith("cloud_mask/")]
-        held: dict[str, Any] = {name: Buffer.from_bytes(packed.read(name)) for name in wanted}
-    return _zarr().open_group(zarr.storage.MemoryStore(held), mode="r", use_consolidated=False)
+        return Buffer.from_bytes(self._packed.read(name))
 
 
-def _times_a_chunk(packed: zipfile.ZipFile, names: Sequence[str]) -> int:
-    if "bands/.zarray" in names:
-        return int(json.loads(packed.read("bands/.zarray"))["chunks"][0])
-    facts = json.loads(packed.read("bands/zarr.json"))
-    return int(facts["chunk_grid"]["configuration"]["chunk_shape"][0])
+def _captioned(
+    store: Store, samples: Sequence[Sample], path: Path, split: str, columns: Sequence[str]
+) -> tuple[Sample, ...]:
+    """The samples with the captions of their location and time."""
+    captions = _captions(path, split, columns)
+    places = list(dict.fromkeys((sample.files[0], sample.at[0]) for sample in samples))
+    with ThreadPoolExecutor(default_workers()) as pool:
+        location = dict(zip(places, pool.map(lambda place: _location(store, *place), places), strict=True))
+    joined = []
+    for sample in samples:
+        at = location[sample.files[0], sample.at[0]], sample.at[1]
+        joined.append(replace(sample, captions=tuple(captions.get(at, ()))))
+    without = sum(not sample.captions for sample in joined)
+    if without == len(joined):
+        raise InputError(f"captions: {path}: none of {len(captions)} captions is of any of the {without} patches")
+    if without:
+        log.warning("%s: %d of %d patches have no caption", store.path, without, len(joined))
+    return tuple(joined)
 
 
-def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int, int], list[str]]:
+def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int | None, int], list[str]]:
     """Captions by location and time, from a table or a folder of the published form."""
-    whole = path / f"{split}.parquet"
-    tables = [p for p in (path, whole) if p.is_file()] or sorted((path / split).glob("*.csv"))
-    tables = tables or sorted(path.glob("*.csv"))
+    tables = [p for p in (path, path / f"{split}.parquet") if p.is_file()]
+    tables = tables or sorted((path / split).glob("*.csv")) or sorted(path.glob("*.csv"))
     if not tables:
         raise InputError(f"captions: {path}: neither {split}.parquet nor {split}/*.csv in it")
-    found: dict[tuple[int, int], list[str]] = {}
+    found: dict[tuple[int | None, int], list[str]] = defaultdict(list)
     for table in tables:
         rows = table_rows(table, ("sample_id", "time_id", *columns))
         there = table_columns(rows)
@@ -273,33 +281,14 @@ def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int,
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"captions: {table}: row {number}: sample_id, time_id are no numbers") from error
             texts = [row.get(column) for column in columns]
-            found.setdefault(at, []).extend(text.strip() for text in texts if isinstance(text, str) and text.strip())
+            found[at] += [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     return found
-
-
-def _joined(
-    store: Store, samples: Sequence[Sample], path: Path, captions: dict[tuple[int, int], list[str]]
-) -> list[Sample]:
-    places = list(dict.fromkeys((sample.files[0], sample.at[0]) for sample in samples))
-    with ThreadPoolExecutor(default_workers()) as pool:
-        location = dict(zip(places, pool.map(lambda place: _location(store, *place), places), strict=True))
-    joined = []
-    for sample in samples:
-        number = location[sample.files[0], sample.at[0]]
-        texts = [] if number is None else captions.get((number, sample.at[1]), [])
-        joined.append(replace(sample, captions=tuple(texts)))
-    without = sum(not sample.captions for sample in joined)
-    if without == len(joined):
-        raise InputError(f"captions: {path}: none of {len(captions)} captions is of any of the {without} patches")
-    if without:
-        log.warning("%s: %d of %d patches have no caption", store.path, without, len(joined))
-    return joined
 
 
 def _location(store: Store, file: str, row: int) -> int | None:
     """The number of a location, which captions go by; ``None`` where the shard does not say."""
     try:
-        group, at = _open(store, file, row, None)
+        group, at = _open(store, file, row)
         return int(str(np.asarray(group["sample"][...]).reshape(-1)[at[0] if at else 0]))
     except Exception as error:  # an unreadable sample is counted when it is decoded
         log.debug("%s: no location (%s)", file, error)

@@ -16,9 +16,9 @@ from typing import Any
 
 from sattxt.data.archive import Store, is_image, open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, data_name, split_name, split_of
-from sattxt.errors import InputError, MissingExtraError
+from sattxt.errors import InputError, LabelError, MissingExtraError
 from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import near
+from sattxt.labels.sets import label_set, near
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,6 @@ class Row:
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     split: str = ""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns hold what."""
-
-    image: str
-    captions: tuple[str, ...]
-    labels: str | None
-    split: str | None
 
 
 def read_table(
@@ -79,17 +69,23 @@ def read_table(
     rows = [{"image": line} for line in _lines(path)] if path.suffix == ".txt" else table_rows(path)
     if not rows:
         raise InputError(f"{path}: has no rows")
-    there = table_columns(rows)
-    columns = _find_columns(there, path, image_column, caption_columns, label_column, split_column)
+    columns = _find_columns(
+        table_columns(rows),
+        path,
+        image_column=[image_column] if image_column else None,
+        caption_columns=[caption_columns] if isinstance(caption_columns, str) else caption_columns,
+        label_column=[label_column] if label_column else None,
+        split_column=[split_column] if split_column else None,
+    )
     if captions is not None:
         lines = _lines(captions)
         if len(lines) != len(rows):
             raise InputError(f"captions: {captions} has {len(lines)} captions for the {len(rows)} images of {path}")
         rows = [{**row, "": line} for row, line in zip(rows, lines, strict=True)]  # no column of a table has no name
-        columns = _Columns(columns.image, (*columns.captions, ""), columns.labels, columns.split)
-    elif not columns.captions and columns.labels is None:
+        columns["caption_columns"] = [*columns["caption_columns"], ""]
+    elif not columns["caption_columns"] and not columns["label_column"]:
         raise InputError(
-            f"{path}: no column label, labels, caption or captions{_has(there)}; name them with "
+            f"{path}: no column label, labels, caption or captions{_has(table_columns(rows))}; name them with "
             "caption_columns or label_column"
         )
     good: list[Row] = []
@@ -104,75 +100,56 @@ def read_table(
     if unnamed:
         log.info("%d images in %s are named by no row of %s", unnamed, store.path, path.name)
     return listed_dataset(
-        store, good, bad, path, name=path.stem, several=columns.labels == _MANY_LABELS, options=options
+        store, good, bad, path, name=path.stem, several=columns["label_column"] == [_MANY_LABELS], options=options
     )
 
 
-def _find_columns(
-    there: Sequence[str],
-    where: Path,
-    image: str | None,
-    captions: str | tuple[str, ...] | None,
-    label: str | None,
-    split: str | None,
-) -> _Columns:
-    texts = (captions,) if isinstance(captions, str) else captions
-    named = {"image_column": [image], "caption_columns": texts or [], "label_column": [label], "split_column": [split]}
+def _find_columns(there: Sequence[str], where: Path, **named: Sequence[str] | None) -> dict[str, Sequence[str]]:
+    """The columns that are named, or else those of the usual names."""
     for key, wanted in named.items():
-        for column in wanted:
-            if column is not None and column not in there:
+        for column in wanted or ():
+            if column not in there:
                 raise InputError(f"{key}: {where}: no column {column!r}{near(column, there)}{_has(there)}")
-    image = image or next((c for c in _IMAGE_COLUMNS if c in there), None)
-    if image is None:
+    image = named["image_column"] or [c for c in _IMAGE_COLUMNS if c in there][:1]
+    if not image:
         raise InputError(
             f"{where}: no column {', '.join(_IMAGE_COLUMNS)}{_has(there)}; name the image column with image_column"
         )
-    return _Columns(
-        image,
-        texts if texts is not None else tuple(c for c in there if _CAPTION_COLUMN.match(c) and c != image),
-        label or next((c for c in _LABEL_COLUMNS if c in there), None),
-        split or ("split" if "split" in there else None),
-    )
+    usual = {
+        "image_column": image,
+        "caption_columns": [c for c in there if _CAPTION_COLUMN.match(c) and c not in image],
+        "label_column": [c for c in _LABEL_COLUMNS if c in there][:1],
+        "split_column": [c for c in there if c == "split"],
+    }
+    return {key: usual[key] if wanted is None else wanted for key, wanted in named.items()}
 
 
 def _has(there: Sequence[str]) -> str:
     return f"; it has {', '.join(there)}" if there else "; it has no columns"
 
 
-def _row(row: Mapping[str, Any], columns: _Columns) -> Row:
-    image = row.get(columns.image)
-    if not isinstance(image, str) or not image.strip():
-        raise ValueError(f"names no image in {columns.image!r}")
-    captions = [text for column in columns.captions for text in _captions(row.get(column), column)]
-    labels = () if columns.labels is None else _labels(row.get(columns.labels), columns.labels)
-    split = "" if columns.split is None else row.get(columns.split) or ""
-    if not isinstance(split, str):
-        raise ValueError(f"{columns.split!r} is {split!r}, not a name")
-    return Row(image.strip().replace("\\", "/").removeprefix("./"), tuple(captions), tuple(labels), split)
+def _row(row: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> Row:
+    def cells(key: str, separator: str | None = None, kinds: Any = str) -> list[str]:
+        return [text for column in columns[key] for text in _cell(row.get(column), column, separator, kinds)]
+
+    image = "".join(cells("image_column")).replace("\\", "/").removeprefix("./")
+    if not image:
+        raise ValueError(f"names no image in {columns['image_column'][0]!r}")
+    several = columns["label_column"] == [_MANY_LABELS]
+    labels = cells("label_column", ";" if several else None, str | int)
+    if len(labels) > 1 and not several:
+        raise ValueError(f"{columns['label_column'][0]!r} is {labels!r}, not one class")
+    return Row(image, tuple(cells("caption_columns")), tuple(labels), "".join(cells("split_column")))
 
 
-def _captions(value: Any, column: str) -> list[str]:
-    if _is_nothing(value):
+def _cell(value: Any, column: str, separator: str | None, kinds: Any) -> list[str]:
+    """The texts in a cell: none, one, or a list."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):  # what pandas writes for none
         return []
-    if not isinstance(value, str | list | tuple):
+    found = listed(value, separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in found):
         raise ValueError(f"{column!r} is {value!r}, not a text or a list of texts")
-    if not isinstance(value, str) and not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{column!r} holds something that is no text")
-    return [text for text in listed(value, None) if text.strip()]
-
-
-def _labels(value: Any, column: str) -> list[str]:
-    if _is_nothing(value):
-        return []
-    if column == _MANY_LABELS and isinstance(value, str | list | tuple):
-        return listed(value)
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{column!r} is {value!r}, not one class")
-    return [name] if (name := str(value).strip()) else []
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))  # as pandas writes it
+    return [text for item in found if (text := str(item).strip())]
 
 
 def listed_dataset(
@@ -182,27 +159,31 @@ def listed_dataset(
     where: object,
     *,
     name: str | None = None,
+    known: str | None = None,
     several: bool = False,
+    by_name: bool = False,
     options: ImageOptions | None = None,
 ) -> Dataset:
-    """The images among ``store`` that rows name: by their path or, where it is unique, their file name.
+    """The images among ``store`` that rows name.
 
     Rows of one image are one sample with all of their captions. What is not there, or has neither caption nor label,
     goes to ``skipped``.
 
     Args:
         where: the rows' file, for messages.
+        known: the label set that the labels are of; its order and all of its classes are kept.
         several: whether a sample may have several labels.
+        by_name: whether an image that is not at its path is found by its file name, where that is unique.
 
     Raises:
-        InputError: an image is in two splits or has two labels where it may have one; no row can be used.
+        InputError: an image is in two splits, or has two labels where it may have one or a label that is not of
+            ``known``; no row can be used.
     """
-    index = ImageIndex(store.names())
+    index = _ImageIndex(store.names(), where, by_name=by_name)
     left_out = list(skipped)
     gathered: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        file = index.find(f"{row.labels[0]}/{row.image}", where) if row.labels else None
-        file = file or index.find(row.image, where)
+        file = index.find(row)
         if file is None:
             left_out.append((row.image, f"is not in {store.path.name}"))
         elif not row.captions and not row.labels and not several:
@@ -212,47 +193,62 @@ def listed_dataset(
     if not gathered:
         found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
         raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
-    classes = sorted({label for row in rows for label in row.labels})
-    position = {label: i for i, label in enumerate(classes)}
+    classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
     samples = []
     for file, group in gathered.items():
-        splits = sorted({split_name(row.split) if row.split else split_of(file) for row in group})
-        labels = list(dict.fromkeys(label for row in group for label in row.labels))
+        splits = sorted({split_name(row.split) for row in group if row.split}) or [split_of(file)]
+        labels = list(dict.fromkeys(position[label] for row in group for label in row.labels))
         if len(splits) > 1:
             raise InputError(f"{where}: {file} is in split {splits[0]!r} and {splits[1]!r}")
         if len(labels) > 1 and not several:
-            raise InputError(f"{where}: {file} has several labels: {', '.join(labels)}")
+            raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
         texts = tuple(dict.fromkeys(text for row in group for text in row.captions))
-        samples.append((splits[0], Sample((file,), tuple(position[label] for label in labels), texts)))
+        samples.append((splits[0], Sample((file,), tuple(labels), texts)))
     return Dataset(
-        name or data_name(store), store, by_split(samples), tuple(classes), several,
-        options=options or ImageOptions(), skipped=tuple(left_out),
+        name or data_name(store), store, by_split(samples), classes, several,
+        label_set=label_set(known).name if known else None, options=options or ImageOptions(), skipped=tuple(left_out),
     )  # fmt: skip
 
 
-class ImageIndex:
-    """Images by their path, or by their file name where that is unique."""
+def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes of a data set, and each label's position among them: sorted, or in the order of a label set.
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._all = {name for name in names if is_image(name)}
+    Raises:
+        InputError: a label is none of the label set ``known``.
+    """
+    found = sorted(labels)
+    if known is None:
+        return tuple(found), {label: i for i, label in enumerate(found)}
+    named, position = label_set(known), {}
+    for label in found:
+        try:
+            position[label] = named.keys.index(named.find(label).key)
+        except LabelError as error:
+            raise InputError(
+                f"{where}: {label!r} is none of the {len(named)} classes of {named.name}; pass --dataset folder for "
+                "class folders of any name"
+            ) from error
+    return tuple(named.keys), position
+
+
+class _ImageIndex:
+    """Images by their path, or perhaps by their file name where that is unique."""
+
+    def __init__(self, names: Iterable[str], where: object, *, by_name: bool) -> None:
+        self._all, self._where = set(names), where
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for name in self._all:
+        for name in filter(is_image, names if by_name else ()):
             self._by_name[PurePosixPath(name).name].append(name)
 
-    def find(self, image: str, where: object) -> str | None:
-        """Its path among the images, ``None`` where it is not there.
-
-        Raises:
-            InputError: several images have this file name.
-        """
-        if image in self._all:
-            return image
-        hits = self._by_name.get(PurePosixPath(image).name, [])
+    def find(self, row: Row) -> str | None:
+        """A row's path among the images, ``None`` where it is not there; an error where it could be several."""
+        if row.image in self._all:
+            return row.image
+        hits = self._by_name.get(PurePosixPath(row.image).name, [])
+        for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
+            hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
         if len(hits) > 1:
-            below = [hit for hit in hits if hit.endswith(f"/{image}")]
-            if len(below) != 1:
-                raise InputError(f"{where}: {image!r} could be any of {', '.join(sorted(hits)[:3])}")
-            hits = below
+            raise InputError(f"{self._where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
         return hits[0] if hits else None
 
 
