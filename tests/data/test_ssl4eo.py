@@ -143,7 +143,7 @@ def test_tar_shards_join_captions_by_the_location_in_them(tar_shards):
     ("change", "said"),
     [
         ({"modality": "S2L1C"}, "path: .*no shard .* of S2L1C"),
-        ({"modality": "S1GRD"}, "modality='S1GRD': pass one of 'S2L1C', 'S2L2A', 'S2RGB'"),
+        ({"modality": "S1GRD"}, "modality='S1GRD': pass 'S2L1C', 'S2L2A' or 'S2RGB'"),
         ({"times": [4]}, r"times: \[4\]; pass some of 0, 1, 2, 3"),
         ({"captions": "wrong.csv"}, r"wrong\.csv: no column 'sample_id'; it has a, b"),
     ],

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tile_files import bands as tile
-from tile_files import geotiff, pack, write
+from tile_files import geotiff, pack
 
 from sattxt.errors import InputError
 from sattxt.training.sets import describe, open_pairs, open_set
@@ -66,35 +64,10 @@ def test_geotiffs_without_names_or_without_rgb(tmp_path):
         open_pairs({**entry, "band": ["B02"]}, tmp_path, "train")
 
 
-def npz(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def test_npz_with_one_or_many_tiles(tmp_path):
-    names = ["B02", "B03", "B04", "B08"]
-    many = np.stack([tile(100), tile(200), tile(300)]).astype(np.float32)
-    many[1, 0, 0, 0] = np.inf
-    write(tmp_path / "npz", {"train/a.npz": npz(x=many, bands=names), "train/b.npz": npz(x=tile(400), bands=names)})
-    (tmp_path / "npz" / "train" / "c.npz").write_bytes(b"PK broken")
-    pairs = open_pairs({"name": "n", "kind": "npz", "path": "npz"}, tmp_path, "train")
-    assert pairs.keys == ["train/a.npz#0", "train/a.npz#2", "train/b.npz"]
-    assert pairs.spectral(torch.arange(3))[:, 1, 0, 0].tolist() == [101, 301, 401]
-    assert [key for key, _ in pairs.skipped] == ["train/a.npz#1", "train/c.npz"]
-    (tmp_path / "one.npz").write_bytes(npz(x=many[:1], y=many[:1]))
-    single = {"name": "n", "kind": "npz", "path": "one.npz", "val_share": 0}
-    with pytest.raises(InputError, match="holds 2 arrays of 3 or 4 axes"):
-        open_pairs({**single, "bands": names}, tmp_path, "train")
-    with pytest.raises(InputError, match="has no band names"):
-        open_pairs({**single, "array": "x"}, tmp_path, "train")
-    assert len(open_pairs({**single, "array": "x", "bands": names}, tmp_path, "train")) == 1
-
-
 def test_reflectance_between_0_and_1_wants_a_scale(tmp_path):
     names = ["B02", "B03", "B04", "B08"]
-    (tmp_path / "r.npz").write_bytes(npz(x=tile(100)[None].astype(np.float32) / 10000, bands=names))
-    entry = {"name": "n", "kind": "npz", "path": "r.npz", "val_share": 0}
+    pack(tmp_path / "r.zip", {"train/r.tif": geotiff(tile(100).astype(np.float32) / 10000, names)})
+    entry = {"name": "n", "kind": "geotiff", "path": "r.zip"}
     with pytest.raises(InputError, match=r"holds reflectance in 0-1 .* pass scale: 10000"):
         open_pairs(entry, tmp_path, "train")
     pairs = open_pairs({**entry, "scale": 10000}, tmp_path, "train")

@@ -32,6 +32,7 @@ class Entry:
 
     read: Callable[..., Dataset]
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     named: bool = True
 
     @property
@@ -43,41 +44,44 @@ class Entry:
 
 
 DATASETS: dict[str, Entry] = {
-    "folder": Entry(read_folders, {"known": None}, named=False),  # CLASS/image, or {train,val,test}/CLASS/image
-    "table": Entry(read_table, named=False),  # a .csv, .jsonl or .parquet with path and label(s) or caption(s)
-    "captions": Entry(read_captions, named=False),  # images, and a dataset_*.json or a table of captions
-    "geotiff": Entry(read_geotiffs, named=False),  # multi-band .tif files
-    "eurosat": Entry(read_folders, {"known": "eurosat"}),  # CLASS/CLASS_1.jpg, or .tif (13 bands)
-    "ucmerced": Entry(read_folders, {"known": "ucmerced"}),  # Images/CLASS/CLASS00.tif
-    "resisc45": Entry(read_folders, {"known": "resisc45"}),  # CLASS/CLASS_001.jpg
-    "aid": Entry(read_folders, {"known": "aid"}),  # CLASS/class_1.jpg
-    "rsscn7": Entry(read_folders, {"known": "rsscn7"}),  # aGrass/a001.jpg
-    "whu-rs19": Entry(read_folders, {"known": "whu-rs19"}),  # CLASS/class_01.jpg
-    "bigearthnet-19": Entry(read_bigearthnet, {"classes": 19}),  # version 1 or 2, unpacked or in a tar
-    "bigearthnet-43": Entry(read_bigearthnet, {"classes": 43}),  # version 1, unpacked or in a tar
-    "forestnet": Entry(read_forestnet, {"merged": False}),  # {train,val,test}.csv and examples/, 12 classes
-    "forestnet-4": Entry(read_forestnet, {"merged": True}),  # as forestnet, its 4 merged classes
-    "rsicd": Entry(read_captions),  # dataset_rsicd.json and RSICD_images/
-    "rsitmd": Entry(read_captions),  # dataset_RSITMD.json and images/
-    "ucm-captions": Entry(read_captions),  # dataset.json and imgs/
-    "sydney-captions": Entry(read_captions),  # dataset.json and imgs/
-    "nwpu-captions": Entry(read_captions),  # dataset_nwpu.json and NWPU_images/CLASS/
-    "ssl4eo": Entry(read_ssl4eo),  # {train,val}/{S2RGB,S2L2A,S2L1C}/*.tar or *.zarr.zip
-}
-
-_ALIASES = {
-    **{re.sub(r"[\W_]+", "", name): name for name in DATASETS},
-    "eurosatrgb": "eurosat",
-    "eurosatms": "eurosat",
-    "ucm": "ucmerced",
-    "nwpuresisc45": "resisc45",
-    "bigearthnet": "bigearthnet-19",
-    "ben": "bigearthnet-19",
-    "forestnet12": "forestnet",
-    "folders": "folder",
-    "zip": "folder",
-    "manifest": "table",
-    "s2": "geotiff",
+    # CLASS/image, or {train,val,test}/CLASS/image
+    "folder": Entry(read_folders, {"known": None}, ("folders", "zip"), named=False),
+    # a .csv, .jsonl or .parquet with path and label(s) or caption(s)
+    "table": Entry(read_table, aliases=("manifest",), named=False),
+    # images, and a dataset_*.json or a table of captions
+    "captions": Entry(read_captions, named=False),
+    # multi-band .tif files
+    "geotiff": Entry(read_geotiffs, aliases=("s2",), named=False),
+    # CLASS/CLASS_1.jpg, or .tif (13 bands)
+    "eurosat": Entry(read_folders, {"known": "eurosat"}, ("eurosat-rgb", "eurosat-ms")),
+    # Images/CLASS/CLASS00.tif
+    "ucmerced": Entry(read_folders, {"known": "ucmerced"}, ("ucm",)),
+    # CLASS/CLASS_001.jpg
+    "resisc45": Entry(read_folders, {"known": "resisc45"}, ("nwpu-resisc45",)),
+    # CLASS/class_1.jpg
+    "aid": Entry(read_folders, {"known": "aid"}),
+    # aGrass/a001.jpg
+    "rsscn7": Entry(read_folders, {"known": "rsscn7"}),
+    # CLASS/class_01.jpg
+    "whu-rs19": Entry(read_folders, {"known": "whu-rs19"}),
+    # version 1 or 2, unpacked or in a tar
+    "bigearthnet-19": Entry(read_bigearthnet, {"classes": 19}, ("bigearthnet", "ben")),
+    # version 1, unpacked or in a tar
+    "bigearthnet-43": Entry(read_bigearthnet, {"classes": 43}),
+    # {train,val,test}.csv and examples/
+    "forestnet": Entry(read_forestnet, {"merged": False}, ("forestnet-12",)),
+    "forestnet-4": Entry(read_forestnet, {"merged": True}),
+    # dataset_rsicd.json and RSICD_images/
+    "rsicd": Entry(read_captions),
+    # dataset_RSITMD.json and images/
+    "rsitmd": Entry(read_captions),
+    # dataset.json and imgs/
+    "ucm-captions": Entry(read_captions),
+    "sydney-captions": Entry(read_captions),
+    # dataset_nwpu.json and NWPU_images/CLASS/
+    "nwpu-captions": Entry(read_captions),
+    # {train,val}/{S2RGB,S2L2A,S2L1C}/*.tar or *.zarr.zip
+    "ssl4eo": Entry(read_ssl4eo),
 }
 
 
@@ -91,8 +95,7 @@ def register(name: str, read: Callable[..., Dataset], *, aliases: Sequence[str] 
             checked by their annotations; those annotated as ``Path`` are relative to the data folder.
         aliases: other names; case and punctuation do not matter.
     """
-    DATASETS[name] = Entry(read)
-    _ALIASES.update({re.sub(r"[\W_]+", "", alias).lower(): name for alias in (name, *aliases)})
+    DATASETS[name] = Entry(read, aliases=tuple(aliases))
 
 
 def find_entry(dataset: str) -> tuple[str, Entry]:
@@ -101,11 +104,15 @@ def find_entry(dataset: str) -> tuple[str, Entry]:
     Raises:
         InputError: there is none; the message has near matches.
     """
-    name = _ALIASES.get(re.sub(r"[\W_]+", "", dataset).lower(), dataset)
-    if name in DATASETS:
-        return name, DATASETS[name]
+    for name, entry in DATASETS.items():
+        if _squash(dataset) in map(_squash, (name, *entry.aliases)):
+            return name, entry
     hint = near(dataset, list(DATASETS)) or f"; the data sets are {', '.join(DATASETS)}"
     raise InputError(f"no data set is called {dataset!r}{hint}")
+
+
+def _squash(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text).lower()
 
 
 def open_data(
