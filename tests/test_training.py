@@ -7,8 +7,6 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,28 +216,6 @@ def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_p
     assert torch.allclose(run.model.image(pixels)[:2], run.model.image(pixels[:2]), atol=1e-5)
 
 
-def test_what_a_run_frees_it_keeps_for_the_next_step() -> None:
-    """In a process of its own: the setting is the process's."""
-    program = """
-import resource, torch
-from sattxt.training.memory import keep_freed_memory
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.empty(25_000_000).fill_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-without = faults()
-done = keep_freed_memory()
-faults()
-print(int(done), without, faults())
-"""
-    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    done, without, kept = map(int, out.split())
-    if done:  # glibc
-        assert kept < without / 4
-
-
 # -- the text head -------------------------------------------------------------------------------------------------
 
 
@@ -389,20 +365,6 @@ def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Pat
     bank = TextBank(torch.zeros(len(book.prompts), 24), book.row)
     with pytest.raises(InputError, match="nothing to learn from"):
         AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
-
-
-def test_auto_precision_is_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sattxt.training import precision
-
-    device = torch.device("cpu")
-    for native in (True, False):
-        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _, native=native: native)
-        with precision.autocast("auto", device):
-            assert torch.is_autocast_enabled("cpu") is native
-        with precision.autocast("float32", device):
-            assert not torch.is_autocast_enabled("cpu")
-        with precision.autocast("bfloat16", device):
-            assert torch.is_autocast_enabled("cpu")
 
 
 def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,12 @@ class CsvLog:
         if not self.path.is_file():
             return set()
         with self.path.open(newline="", encoding="utf-8") as handle:
-            rows = csv.DictReader(handle)
-            kept = [row for row in rows if None not in row.values() and int(row["step"]) <= step]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows.fieldnames or [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        with atomic_write(self.path) as file:
-            file.write(text.getvalue().encode() if kept else b"")
-        return {int(row["step"]) for row in kept}
+            header, *rows = csv.reader(handle)
+        column = header.index("step")
+        kept = [row for row in rows if len(row) == len(header) and int(row[column]) <= step]
+        with atomic_write(self.path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows([header, *kept])
+        return {int(row[column]) for row in kept}
 
 
 def open_tensorboard(folder: Path) -> Any:
@@ -71,49 +69,40 @@ def open_tensorboard(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
+@dataclass
 class LossMeter:
-    """Losses since the last row of the log. Its state goes into checkpoints, so that a resumed run writes the rows that
+    """Losses since the last row of the log. Its fields go into checkpoints, so that a resumed run writes the rows that
     it would have written without the stop.
     """
 
-    def __init__(self) -> None:
-        self._seconds = 0.0  # of training, resumed runs included
-        self._since = time.monotonic()
-        self._clear()
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the losses, by name
+    micro: int = 0  # micro-batches
+    tiles: int = 0
+    window: float = 0.0  # seconds
+    seconds: float = 0.0  # of training since its first step, resumed runs included
 
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._micro, self._tiles, self._window = 0, 0, 0.0
+    def __post_init__(self) -> None:
+        self._since = time.monotonic()
 
     def add(self, terms: Mapping[str, Tensor], tiles: int) -> None:
-        """The losses of a micro-batch of ``tiles`` tiles, over all processes."""
+        """Count the losses of a micro-batch of ``tiles`` tiles, over all processes."""
         for name, value in terms.items():
-            self._sums[name] = self._sums[name].to(value) + value if name in self._sums else value
-        self._micro += 1
-        self._tiles += tiles
+            self.sums[name] = self.sums[name].to(value) + value if name in self.sums else value
+        self.micro += 1
+        self.tiles += tiles
+
+    def state(self) -> dict[str, Any]:
+        """The fields, for a checkpoint."""
+        now = time.monotonic()
+        self.window, self.seconds = self.window + now - self._since, self.seconds + now - self._since
+        self._since = now
+        return asdict(self)
 
     def row(self, step: int, rate: float) -> dict[str, float]:
         """The row after ``step`` steps: ``seconds`` of training, means of the losses, the learning rate, tiles/s."""
-        self._tick()
-        means = {name: round(float(value) / self._micro, 6) for name, value in self._sums.items()}
-        speed = round(self._tiles / max(self._window, 1e-9), 1)
-        self._clear()
-        start: dict[str, float] = {"seconds": round(self._seconds, 1), "step": step}
+        self.state()
+        means = {name: round(float(value) / self.micro, 6) for name, value in self.sums.items()}
+        speed = round(self.tiles / max(self.window, 1e-9), 1)
+        self.sums, self.micro, self.tiles, self.window = {}, 0, 0, 0.0
+        start: dict[str, float] = {"seconds": round(self.seconds, 1), "step": step}
         return {**start, **means, "lr": float(f"{rate:.6g}"), "tiles_per_s": speed}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Sums and times, for a checkpoint."""
-        self._tick()
-        sums = {name: value.cpu() for name, value in self._sums.items()}
-        counts = {"micro": self._micro, "tiles": self._tiles, "window": self._window, "seconds": self._seconds}
-        return {"sums": sums, **counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what :meth:`state_dict` gave."""
-        self._sums, self._micro, self._tiles = dict(state["sums"]), state["micro"], state["tiles"]
-        self._window, self._seconds = state["window"], state["seconds"]
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        self._seconds, self._window = self._seconds + now - self._since, self._window + now - self._since
-        self._since = now

@@ -11,8 +11,9 @@ import logging
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,14 +27,13 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
 from sattxt.training.checkpoint import CHECKPOINT, check_folder, restore, run_identity, trained_names, write_checkpoint
+from sattxt.training.hardware import keep_freed_memory
 from sattxt.training.logs import CsvLog, LossMeter, open_tensorboard
-from sattxt.training.memory import keep_freed_memory
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
 from sattxt.training.optim import update_average, warmup_cosine
 
@@ -114,17 +114,15 @@ def fit(
         network = ranks.connect(_Stepper(objective, trained), shard=options.shard)
         optimizer = torch.optim.AdamW(objective.groups(trained), betas=(0.9, 0.98))
         rates = [group["lr"] for group in optimizer.param_groups]
-        meter, main, done = LossMeter(), ranks.rank() == 0, 0
+        meter, main, done = LossMeter(**state.get("losses", {})), ranks.rank() == 0, state.get("step", 0)
         if resume:
-            done = state["step"]
             set_optimizer_state_dict(trained, optimizer, state.pop("optimizer"), options=_WHOLE)
-            meter.load_state_dict(state["losses"])
 
         def save() -> None:
             weights = get_model_state_dict(trained, options=_WHOLE)  # every process takes part, process 0 gets all
             moments = get_optimizer_state_dict(trained, optimizer, options=_WHOLE)
             if main:
-                content = {"run": identity, "step": done, "optimizer": moments, "losses": meter.state_dict()}
+                content = {"run": identity, "step": done, "optimizer": moments, "losses": meter.state()}
                 parts = {"model": weights, "average": average.state_dict()}
                 content |= {name: {k: v for k, v in part.items() if k in kept} for name, part in parts.items()}
                 write_checkpoint(out / CHECKPOINT, content)
@@ -148,21 +146,21 @@ def fit(
             network.train()
             for module in objective.in_eval_mode(trained):
                 module.eval()
-            statistics: dict[str, list[Tensor]] = {}
+            statistics: dict[str, list[Tensor]] = defaultdict(list)
             for micro in range(config.accumulate):
                 batch: Batch = next(batches).to(device)
-                with _unsynchronised(network) if micro + 1 < config.accumulate else nullcontext():
+                with ranks.gradients_of(network, micro + 1 == config.accumulate):
                     found: StepLosses = network(batch)
                     _check_finite(found.total, batch, objective)
                     (found.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
                 meter.add(found.terms, len(batch) * ranks.ranks())
                 for name, value in found.statistics.items():
-                    statistics.setdefault(name, []).append(value)
+                    statistics[name].append(value)
             nn.utils.clip_grad_norm_([p for p in trained.parameters() if p.grad is not None], config.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-            means = {name: torch.stack(values).mean(dim=0) for name, values in statistics.items()}
-            objective.after_step(trained, {name: ranks.mean(value) for name, value in means.items()})
+            means = {name: ranks.mean(torch.stack(values)) for name, values in statistics.items()}
+            objective.after_step(trained, means)
             update_average(average, trained, config.ema, done)
             done += 1
             if done == steps or done % options.log_every == 0:
@@ -230,10 +228,6 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _unsynchronised(network: nn.Module) -> AbstractContextManager[None]:
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def _check_finite(loss: Tensor, batch: Batch, objective: Objective) -> None:

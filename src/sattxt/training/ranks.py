@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -82,8 +83,8 @@ class _Gather(torch.autograd.Function):
 
 
 def mean(own: Tensor) -> Tensor:
-    """The mean of a tensor over all processes."""
-    return gather(own[None]).mean(dim=0)
+    """(...): the mean of (n, ...) over its rows and all processes, which have as many."""
+    return gather(own.mean(dim=0, keepdim=True)).mean(dim=0)
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
@@ -110,6 +111,11 @@ def connect(module: nn.Module, *, shard: bool) -> nn.Module:
             fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
     return module
+
+
+def gradients_of(network: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """For a micro-batch: only after the ``last`` one of a step do copies of a model need each other's gradients."""
+    return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sattxt.evaluation.metrics import recall_at_k
+from sattxt.evaluation.metrics import percent, recall_at_k
 from sattxt.training.augment import resized
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.tiles import Tiles
@@ -70,17 +71,8 @@ def caption_recall(
     image = embed_tiles(model, tiles, index, normalise, size)
     own = [set(tiles.captions[i]) for i in tiles.actual(index).tolist()]
     texts = list(dict.fromkeys(text for captions in own for text in sorted(captions)))
-    column = {text: place for place, text in enumerate(texts)}
-    relevant = torch.zeros(len(own), len(texts), dtype=torch.bool)
-    for row, captions in enumerate(own):
-        relevant[row, [column[text] for text in captions]] = True
+    relevant = np.array([[text in captions for text in texts] for captions in own])
     similarity = (image @ model.texts(pooled(texts).to(image)).T).cpu().numpy()
-    out = {}
-    for name, scores, right in (
-        ("i2t", similarity, relevant.numpy()),
-        ("t2i", similarity.T, relevant.numpy().T),
-    ):
-        for k in _RANKS:
-            out[f"{name}_r{k}"] = 100 * float(recall_at_k(scores, right, k).mean())
-    out["recall"] = sum(out.values()) / len(out)
-    return out
+    ways = {"i2t": (similarity, relevant), "t2i": (similarity.T, relevant.T)}
+    found = {f"{way}_r{k}": percent(recall_at_k(*pair, k)) for way, pair in ways.items() for k in _RANKS}
+    return {**found, "recall": sum(found.values()) / len(found)}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import resized
+from sattxt.training.hardware import autocast
 from sattxt.training.image_bank import ImageBank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
@@ -26,7 +27,6 @@ from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.views import TileViews
 from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, Stream, alone, generator
 from sattxt.training.optim import measure_norms, parameter_groups
-from sattxt.training.precision import autocast
 from sattxt.training.prompts import PromptBook
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import resized
+from sattxt.training.hardware import autocast
 from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, alone, generator
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import (
@@ -33,7 +34,6 @@ from sattxt.training.objectives.srd.losses import (
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
 from sattxt.training.optim import parameter_groups
-from sattxt.training.precision import autocast
 from sattxt.training.teachers.base import Teacher
 from sattxt.training.tiles import Tiles
 
