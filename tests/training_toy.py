@@ -69,3 +69,15 @@ def losses(run: Run, column: str) -> list[float]:
 
 
 EVERY_STEP = LoopOptions(log_every=1)
+
+
+def rows(run: Run, name: str = "losses.csv", leave_out: tuple[str, ...] = ("seconds", "tiles_per_s")) -> list[dict]:
+    """The rows of a log, without what depends on the clock."""
+    with (run.out / name).open() as handle:
+        return [{k: v for k, v in row.items() if k not in leave_out} for row in csv.DictReader(handle)]
+
+
+def assert_same_weights(ours: Run, theirs: Run) -> None:
+    for one, other in ((ours.model, theirs.model), (ours.average, theirs.average)):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name

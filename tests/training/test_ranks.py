@@ -1,0 +1,117 @@
+"""Several processes train as one: copies of the model (DDP) and shards of it (FSDP)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ranks_job
+import torch
+from torch import Tensor
+from training_toy import EVERY_STEP, Toy, assert_same_weights, rows
+
+from sattxt.training.objectives.align.objective import AlignBatch, AlignObjective
+
+
+def joined(batches: list[AlignBatch]) -> AlignBatch:
+    """The batch of one process that has the tiles of all ``batches``, which are those of a step's ranks."""
+    first = batches[0]
+
+    def by_set(values: Callable[[AlignBatch], Tensor]) -> Tensor:
+        cut = [torch.split(values(b), [len(part) for part in b.parts]) for b in batches]
+        return torch.cat([pieces[which] for which in range(len(first.parts)) for pieces in cut])
+
+    def images(values: Callable[[AlignBatch], Tensor | None]) -> Tensor | None:
+        return None if values(first) is None else by_set(values)  # type: ignore[arg-type]
+
+    def labels_of(values: Callable[[AlignBatch], list[Tensor | None]], which: int) -> Tensor | None:
+        own = [values(b)[which] for b in batches]
+        return None if own[0] is None else torch.cat([label for label in own if label is not None])
+
+    return AlignBatch(
+        step=first.step,
+        parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
+        pixels=images(lambda b: b.pixels),
+        embedded=images(lambda b: b.embedded),
+        labels=[labels_of(lambda b: b.labels, which) for which in range(len(first.parts))],
+        classes=first.classes,
+        rows=by_set(lambda b: b.rows),
+        texts=by_set(lambda b: b.texts),
+        image_group=by_set(lambda b: b.image_group),
+        text_group=by_set(lambda b: b.text_group),
+        extra_rows=first.extra_rows,
+        extra=first.extra,
+        noise_seed=first.noise_seed,
+    )
+
+
+class Joined(AlignObjective):
+    """One process that sees what two ranks see."""
+
+    def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> AlignBatch:
+        return joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
+
+
+def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path) -> None:
+    """Each rank's loss through a gather that hands it the other's tensors, against one process with all tiles."""
+    run = Toy(tmp_path, freeze_backbone=True, class_weight=0)
+    model = run.model.eval()
+    batches = [run.aligner.draw(2, 0, rank, 2) for rank in range(2)]
+    theirs: list[list[torch.Tensor]] = []
+    for batch in batches:
+        theirs.append([])
+        run.aligner.losses(model, batch, lambda own: theirs[-1].append(own) or own)
+    got = []
+    for batch in batches:
+        turn = iter(zip(*theirs, strict=True))
+        got.append(float(run.aligner.losses(model, batch, lambda _, turn=turn: torch.cat(next(turn))).total.detach()))
+    joint = float(run.aligner.losses(model, joined(batches)).total.detach())
+    alone = float(run.aligner.losses(model, batches[0]).total.detach())
+    assert got == pytest.approx([joint, joint], abs=1e-5)
+    assert abs(alone - joint) > 0.1
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of the runs of ``ranks_job.py``, each trained by two processes."""
+    out = tmp_path_factory.mktemp("ranks")
+    job = Path(ranks_job.__file__)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(job), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_two_processes_train_as_one_with_the_joint_batch(two_processes: Path, tmp_path: Path) -> None:
+    one = ranks_job.fitted(tmp_path, **ranks_job.HEAD_ONLY)
+    one.aligner.__class__ = Joined
+    one.train(EVERY_STEP)
+    two = ranks_job.fitted(two_processes / "head", **ranks_job.HEAD_ONLY)
+    assert two.resume() == 4
+    for column in ("caption", "scale"):
+        assert [float(row[column]) for row in rows(two)] == pytest.approx(
+            [float(row[column]) for row in rows(one)], abs=2e-3
+        )
+    for name, value in two.average.state_dict().items():
+        torch.testing.assert_close(value, one.average.state_dict()[name], atol=3e-4, rtol=0, msg=name)
+
+
+def test_a_sharded_model_learns_what_copies_of_it_learn(two_processes: Path) -> None:
+    copies, shards = (ranks_job.fitted(two_processes / name, **ranks_job.WHOLE) for name in ("copies", "shards"))
+    assert (copies.resume(), shards.resume()) == (4, 4)
+    assert [float(row["class"]) for row in rows(shards)] == pytest.approx(
+        [float(row["class"]) for row in rows(copies)], abs=1e-4
+    )
+    for ours, theirs in ((shards.model, copies.model), (shards.average, copies.average)):
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(value, theirs.state_dict()[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_sharded_run_that_is_told_to_stop_resumes_exactly(two_processes: Path) -> None:
+    whole, stopped = (ranks_job.fitted(two_processes / name, **ranks_job.WHOLE) for name in ("shards", "stopped"))
+    assert (whole.resume(), stopped.resume()) == (4, 4)
+    assert rows(stopped) == rows(whole)
+    assert_same_weights(stopped, whole)
