@@ -21,7 +21,6 @@ from sattxt.training.export import half_precision
 from sattxt.vision.tower import VisionTower
 from sattxt.weights.directory import read_model, write_model
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "studies.py"
 HALF = (0.5, 0.5, 0.5)
 
 

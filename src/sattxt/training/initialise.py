@@ -25,8 +25,8 @@ def initialise(model: AlignModel, source: str | Path) -> bool:
         UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
         InputError: a run with a frozen head, whose checkpoint lacks it.
     """
-    initialise_vision(model.vision, source)
-    text = _read(source)[1]
+    vision, text, frozen = _read(source)
+    _load(model.vision, vision, f"{source}: vision tower", "backbone." if frozen else "-")
     if text:
         _load(model.text, text, f"{source}: text head")
     return bool(text)
