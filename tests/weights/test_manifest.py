@@ -18,7 +18,7 @@ from sattxt.weights.directory import is_model_dir, read_model
 from sattxt.weights.manifest import find_model, list_models, parse_manifest
 from sattxt.weights.resolver import BUNDLED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGED = ROOT / "src" / "sattxt" / "weights" / "weights_manifest.json"
 
 
