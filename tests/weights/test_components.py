@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,8 +16,11 @@ from release_files import ADAPTERS, LLM, convert_golden, write_heads, write_tran
 from safetensors.torch import load_file, save_file
 
 from sattxt import SatTxt
+from sattxt.config import ModelSource
 from sattxt.errors import ChecksumError
-from sattxt.weights.checksums import sha256_file, write_sums
+from sattxt.weights.checksums import digest_files, sha256_file, write_sums
+from sattxt.weights.components import LanguageModelFiles, check_encoder
+from sattxt.weights.directory import read_model
 
 
 def swap(path: Path) -> None:
@@ -132,3 +136,33 @@ def test_large_files_are_hashed_once(
     swap(parts[0] / "model.safetensors")
     with pytest.raises(ChecksumError, match=r"llama/model\.safetensors"):
         SatTxt.from_pretrained(directory, text_cache=False).encode_text("a river")
+
+
+def test_files_changed_after_the_conversion_are_noticed(tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(LLM, tmp_path / "llama"))
+    text = read_model(convert_golden(tmp_path / "model", llm=copied)).config.text
+    check_encoder(text, copied, ADAPTERS)
+    with pytest.raises(ChecksumError, match=r"adapter_model\.safetensors: is not the file"):
+        check_encoder(text, copied, ADAPTERS[::-1])
+    data = bytearray((copied / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(ChecksumError, match="llama"):
+        check_encoder(text, copied, ADAPTERS)
+
+
+def test_the_digest_is_of_names_and_hashes_in_any_order() -> None:
+    pairs = [("b.safetensors", "1" * 64), ("a.safetensors", "2" * 64)]
+    text = f"{'1' * 64}  b.safetensors\n{'2' * 64}  a.safetensors\n"
+    assert digest_files(pairs) == digest_files(pairs[::-1]) == hashlib.sha256(text.encode()).hexdigest()
+    base = {"model.safetensors": "1" * 64, "tokenizer.json": "2" * 64}
+    other = {**base, "tokenizer.json": "6" * 64}
+    adapter = {"adapter_model.safetensors": "3" * 64, "adapter_config.json": "4" * 64}
+    own = {**adapter, "tokenizer.json": "5" * 64}
+
+    def digest(*parts: dict[str, str]) -> str:
+        base, *adapters = (ModelSource("org/x", files=files) for files in parts)
+        return LanguageModelFiles(base, tuple(adapters)).sha256
+
+    assert digest(base, own) == digest(other, own)
+    assert digest(base, adapter) != digest(other, adapter)

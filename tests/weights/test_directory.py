@@ -243,11 +243,3 @@ def test_a_full_disk_leaves_nothing_new_and_the_old_model_whole(
 
 def _disk_full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
-def test_the_systems_error_for_a_full_disk_is_understood(tmp_path: Path) -> None:
-    from sattxt.io import disk_errors
-
-    with pytest.raises(DiskFullError), disk_errors(tmp_path), open("/dev/full", "wb", buffering=0) as full:
-        full.write(b"x" * 100)

@@ -1,0 +1,106 @@
+"""Files and folders are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from sattxt.errors import DiskFullError, WeightsError
+from sattxt.io import atomic_write, disk_errors, first_line, read_json, user_cache_dir, write_directory
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir())
+
+
+def fail_in_a_file(target: Path, error: BaseException) -> None:
+    with atomic_write(target) as file:
+        file.write(b"half")
+        raise error
+
+
+def fail_in_a_folder(target: Path, error: BaseException) -> None:
+    with write_directory(target) as folder:
+        (folder / "half").touch()
+        raise error
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.bin"
+    with atomic_write(target) as file:
+        file.write(b"one")
+        assert not target.exists()
+    with atomic_write(target) as file:
+        Path(file.name).write_bytes(b"two")
+        assert target.read_bytes() == b"one"
+    assert (target.read_bytes(), names(target.parent)) == (b"two", ["a.bin"])
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFullError),
+        (OSError(errno.EROFS, "Read-only file system"), WeightsError),
+        (ValueError("x"), ValueError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_after_an_error_the_old_one_stays_and_nothing_is_left(
+    tmp_path: Path, error: BaseException, raised: type[BaseException]
+) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(raised):
+        fail_in_a_file(tmp_path / "file", error)
+    with pytest.raises(raised):
+        fail_in_a_folder(tmp_path / "folder", error)
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path / "folder") == ["old"]
+
+
+def test_a_folder_is_replaced_and_all_may_read_it(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    for name in ("one", "two"):
+        with write_directory(target) as folder:
+            (folder / name).touch(mode=0o600)
+    assert (names(target), names(target.parent)) == (["two"], ["folder"])
+    (tmp_path / "plain").touch()
+    assert (target / "two").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
+def test_the_systems_error_for_a_full_disk_is_understood(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    with (
+        pytest.raises(DiskFullError, match="no space left"),
+        disk_errors(tmp_path),
+        full.open("wb", buffering=0) as file,
+    ):
+        file.write(b"x" * 100)
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(ValueError("\n one \ntwo")) == "one "
+    assert first_line(ValueError()) == "ValueError"
+
+
+def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text, message in (("[1]", "holds list, an object is needed"), ("{", "cannot be read as JSON")):
+        path.write_text(text)
+        with pytest.raises(WeightsError, match=f"a.json: {message}"):
+            read_json(path)
+
+
+def test_the_cache_directory_is_the_platforms_unless_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SATTXT_CACHE", str(tmp_path))
+    assert user_cache_dir() == tmp_path
+    monkeypatch.delenv("SATTXT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for platform, end in (("linux", "sattxt"), ("darwin", "Caches/sattxt"), ("win32", "sattxt/Cache")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert user_cache_dir().as_posix().endswith(end)
