@@ -19,7 +19,7 @@ from sattxt.data.registry import DATASETS, open_data
 from sattxt.errors import InputError
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
-from sattxt.evaluation.peers import is_peer, open_peer
+from sattxt.evaluation.peers import PEERS, open_peer
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
 from sattxt.labels.prompts import parse_templates
@@ -87,7 +87,7 @@ class Setup(ImageModelFlags, ReadFlags):
 
     def open_encoder(self, *, image_size: int | None = None) -> Encoder:
         """The model, at another input size if one is given."""
-        if is_peer(self.model):
+        if self.model.startswith(PEERS):
             for option, value in (
                 ("--preprocess", self.preprocess),
                 ("--instruction", self.instruction),
@@ -143,7 +143,7 @@ class Setup(ImageModelFlags, ReadFlags):
         result.command = command_line(self.context)
         document = result.to_dict()
         if self.to_stdout:
-            output.put(dump(document) + "\n")
+            output.put(dump(document))
             return
         if self.json is not None:
             write_result(self.json, document)

@@ -84,18 +84,10 @@ class Result:
         return plain(document) | {"samples": {"ids": ids, "figures": kept} if kept else {}}
 
 
-def dump(value: Any, depth: int = 0) -> str:
-    """JSON text for reading: what holds lists or objects over several lines, a row of numbers or a figure on one."""
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    if depth > 2 or not any(isinstance(item, dict | list) for item in inner):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    items = [dump(item, depth + 1) for item in inner]
-    opening, closing = "[]"
-    if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {item}" for key, item in zip(value, items, strict=True)]
-        opening, closing = "{}"
-    margin = "\n" + "  " * depth
-    return opening + f"{margin}  " + f",{margin}  ".join(items) + margin + closing
+def dump(document: dict[str, Any]) -> str:
+    """JSON text with one line for each entry of the document."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def write_result(path: str | os.PathLike[str], document: dict[str, Any]) -> Path:
@@ -106,7 +98,7 @@ def write_result(path: str | os.PathLike[str], document: dict[str, Any]) -> Path
     """
     target = Path(path)
     try:
-        target.write_text(dump(document) + "\n", encoding="utf-8")
+        target.write_text(dump(document), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target
