@@ -19,6 +19,7 @@ import numpy as np
 from evaluation_fakes import spectral_tiles
 from PIL import Image
 
+from sattxt.data.masks import read_masks
 from sattxt.data.registry import open_data
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
@@ -29,7 +30,7 @@ from sattxt.evaluation.prompts import class_prompts
 from sattxt.evaluation.result import Result, read_result, write_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import scale
-from sattxt.evaluation.segment import open_masked, segment
+from sattxt.evaluation.segment import segment
 from sattxt.evaluation.spectral import spectral
 from sattxt.evaluation.zero_shot import zero_shot
 from sattxt.images.bands import EUROSAT_MS
@@ -84,12 +85,8 @@ def measure(folder: Path) -> dict[str, Any]:
     words = class_prompts(data, templates=WaveEncoder.templates)
     other = class_prompts(data, templates="no {}")
     labels = class_prompts(several.split("val"), templates=WaveEncoder.templates)
-    phrases = folder / "phrases.json"
-    phrases.write_text(
-        json.dumps({name: [name, f"so {name}", f"{name}!"][: 2 + i % 2] for i, name in enumerate(data.classes)})
-    )
-    masks = open_masked(_masks(folder / "masks"))
-    painted = masks.collection.split()
+    phrases = {name: [name, f"so {name}", f"{name}!"][: 2 + i % 2] for i, name in enumerate(data.classes)}
+    painted = read_masks(_masks(folder / "masks")).split()
     tiles = open_data(spectral_tiles(folder / "tiles"), "folder", options=ImageOptions(band_names=EUROSAT_MS))
     found = {
         "zero-shot": zero_shot(embed, data, words),
@@ -97,15 +94,15 @@ def measure(folder: Path) -> dict[str, Any]:
         "zero-shot, together": zero_shot(embed, data, words, together=True),
         "zero-shot, several labels": zero_shot(embed, several.split("val"), labels),
         "zero-shot, several labels, tuned": zero_shot(embed, several.split("val"), labels, several.split("train")),
-        "phrasings": phrasings(embed, data, phrases, ("a {}",), draws=20),
+        "phrasings": phrasings(embed, data, phrases, ("a {}",), source="phrases.json", draws=20),
         "retrieval by class": class_retrieval(embed, data, words, 10),
         "retrieval by class, several labels": class_retrieval(embed, several.split("val"), labels),
         "retrieval by caption": caption_retrieval(embed, captions),
         "probe": probe(embed, single, shots=(1, 4), repeats=4),
         "probe, several labels": probe(embed, several, shots=(2,), repeats=3, fraction=0.8),
-        "scale": scale(embed, data, words, factors=(1, 2, 4)),
-        "scale, several labels": scale(embed, several.split("val"), labels, factors=(1, 2)),
-        "segment": segment(WaveEncoder(), masks, painted, class_prompts(painted, templates="{}"))[0],
+        "scale": scale(embed, data, words, factors=(1, 2, 4), open_at=lambda size: embed),
+        "scale, several labels": scale(embed, several.split("val"), labels, factors=(1, 2), open_at=lambda size: embed),
+        "segment": segment(WaveEncoder(), painted, class_prompts(painted, templates="{}"))[0],
         "spectral": spectral(embed, tiles.split("train"), tiles.split("val")),
     }
     pinned = {name: _pinned(result) for name, result in found.items()}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sattxt.data.dataset import Samples
 from sattxt.evaluation.encoder import unit
+from sattxt.evaluation.prompts import ClassPrompts, class_prompts
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
@@ -40,6 +42,11 @@ class ColourEncoder:
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "fingerprint": self.fingerprint}
+
+
+def prompts(data: Samples, **options: Any) -> ClassPrompts:
+    """The prompts of the data's classes by the one template of the tests."""
+    return class_prompts(data, templates=ColourEncoder.templates, **options)
 
 
 def tile(colour: str, seed: int, side: int = 8, noise: float = 30) -> np.ndarray:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from sattxt.data.bigearthnet import MERGED
 from sattxt.data.registry import open_data
-from sattxt.errors import ImageError, InputError, LabelError
-from sattxt.evaluation.prompts import class_prompts, matching_sets
+from sattxt.errors import ImageError, InputError
 from sattxt.labels.sets import label_set
 
 
@@ -325,28 +324,6 @@ def test_forestnet_in_12_and_4_classes(tmp_path):
 def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(InputError, match="did you mean 'eurosat'"):
         open_data(tmp_path, "eurosta")
-
-
-def test_class_words_from_folders_names_files_and_label_sets(tmp_path):
-    for folder in ("AnnualCrop", "SeaLake"):
-        png(tmp_path / "x" / folder / "a.png")
-    data = open_data(tmp_path / "x").split()
-    templates = ["a satellite image of {}"]
-    plain = class_prompts(data, templates=templates)
-    assert plain.prompts == (("a satellite image of annual crop",), ("a satellite image of sea lake",))
-    assert matching_sets(data.classes) == ["eurosat"]
-    auto = class_prompts(data, named_set="auto", templates=templates)
-    assert auto.names == ("annual crop land", "sea or lake")
-    names = tmp_path / "names.json"
-    names.write_text(json.dumps({"AnnualCrop": "wheat", "sea lake": ["the sea", "a lake"], "Other": "x"}))
-    mapped = class_prompts(data, names=names, templates=["{}"])
-    assert mapped.prompts == (("wheat",), ("the sea", "a lake"))
-    names.write_text(json.dumps({"AnnualCrop": "wheat"}))
-    with pytest.raises(LabelError, match="no entry for the class 'SeaLake'"):
-        class_prompts(data, names=names, templates=templates)
-    names.write_text(json.dumps({"AnnualCrop": "water", "SeaLake": "water"}))
-    with pytest.raises(LabelError, match="same texts"):
-        class_prompts(data, names=names, templates=templates)
 
 
 @pytest.mark.tiles

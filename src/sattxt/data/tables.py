@@ -202,7 +202,9 @@ def listed_dataset(
             raise InputError(f"{where}: {file} is in split {splits[0]!r} and {splits[1]!r}")
         if len(labels) > 1 and not several:
             raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
-        texts = tuple(dict.fromkeys(text for row in group for text in row.captions))
+        texts = group[0].captions  # one said twice counts twice, as in the published retrieval figures
+        if len(group) > 1:
+            texts = tuple(dict.fromkeys(text for row in group for text in row.captions))
         samples.append((splits[0], Sample((file,), tuple(labels), texts)))
     return Dataset(
         name or data_name(store), store, by_split(samples), classes, several,

@@ -7,7 +7,7 @@ unions), micro F1 and R2 (residual over spread).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,9 +83,9 @@ class Figure:
         groups = met.sum(axis=1)
         return self.scale * np.divide(total, groups, out=np.full(len(total), np.nan), where=groups > 0)
 
-    def take(self, indices: Array) -> Figure:
+    def take(self, indices: Sequence[int]) -> Figure:
         """The figure over some of the samples."""
-        return Figure(self.above[indices], self.below[indices], self.scale, self.complement)
+        return Figure(self.above[list(indices)], self.below[list(indices)], self.scale, self.complement)
 
 
 def interval(figure: Figure, *, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:

@@ -10,16 +10,17 @@ from typing import Annotated
 import typer
 
 from sattxt.cli import inputs, options, output
+from sattxt.data.masks import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.options import Setup, cell, put_table
+from sattxt.evaluation.options import Setup, cell, put_table, read_words
 from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe
 from sattxt.evaluation.result import read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import FACTORS, scale
-from sattxt.evaluation.segment import IGNORED, open_masked, segment
+from sattxt.evaluation.segment import segment
 from sattxt.evaluation.spectral import spectral
 from sattxt.evaluation.zero_shot import zero_shot
 
@@ -102,7 +103,8 @@ def _zero_shot(
             raise InputError(f"{flag} and --prompts exclude each other; pass --names for words of your own")
         if names is not None or label_set is not None:
             raise InputError("--prompts gives the words: it excludes --names and --label-set")
-        result = phrasings(setup.embedder, setup.samples, prompts, setup.templates(templates))
+        chosen = setup.templates(templates)
+        result = phrasings(setup.embedder, setup.samples, read_words(prompts), chosen, source=prompts.name)
         setup.finish(result, "per_phrase")
         return
     data = setup.samples
@@ -228,12 +230,10 @@ def _segment(
     if setup.dataset != "auto":
         raise InputError("--dataset is of no use here: images/, masks/ and classes.json are expected")
     ignored = tuple(name.lower() for name in ignore) if ignore else IGNORED
-    source = open_masked(setup.data, options=setup.image_options(), ignored=ignored)
-    data = source.collection.split(setup.split, setup.limit)
+    data = read_masks(setup.data, ignored=ignored, options=setup.image_options()).split(setup.split, setup.limit)
     classes = setup.prompts(data, names, label_set, templates)
-    result, kept = segment(
-        setup.encoder,
-        source,
+    result, shown = segment(
+        setup.embedder.encoder,
         data,
         classes,
         window=window,
@@ -243,7 +243,7 @@ def _segment(
         on_error=setup.on_error,
     )
     if setup.report is not None:
-        plots.segmentation_picture(setup.report / "segment.png", kept, classes.names)
+        plots.segmentation_picture(setup.report / "segment.png", shown, classes.names)
     setup.finish(result, "per_class")
 
 
@@ -304,7 +304,7 @@ def _scale(
         setup.prompts(setup.samples, names, label_set, templates),
         factors=[int(f) if f.is_integer() else f for f in inputs.numbers(factors, "--factors")],
         sizes=[int(n) for n in inputs.numbers(sizes, "--sizes")] if sizes else [],
-        open_at=lambda size: setup.embedder_of(setup.open_encoder(image_size=size)),
+        open_at=setup.open_embedder,
     )
     for table, column, label in (("gsd", "factor", "pixels times as large"), ("input_size", "size", "input size")):
         if setup.report is not None and result.tables[table]:

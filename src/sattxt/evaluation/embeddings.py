@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ import numpy as np
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.evaluation.encoder import Encoder, Image, digest
+from sattxt.evaluation.encoder import Encoder, digest
 from sattxt.images.load import Failure, stream
 from sattxt.io import atomic_write, first_line, user_cache_dir
 from sattxt.vision.embeddings import FloatArray
@@ -20,14 +20,12 @@ from sattxt.vision.embeddings import FloatArray
 VERSION = 1
 CHUNK = 256
 
-Transform = Callable[[Image], Image]
-
 
 class Embedder:
     """Image embeddings of data sets by one model.
 
     cache: the folder they are kept in, ``False`` for none. A file's name is a sha256 over the model's fingerprint,
-    that of the images with how they are read, and the name of the transform. on_error: what :meth:`readable` does with
+    that of the images with how they are read, and the kind of samples. on_error: what :meth:`readable` does with
     images that cannot be read; ``skipped`` lists those that were left out, by their place among the samples.
     """
 
@@ -48,18 +46,15 @@ class Embedder:
         self._skip = on_error == "skip"
         self._kept: dict[str, FloatArray] = {}
 
-    def __call__(self, data: Samples, transform: Transform | None = None, variant: str = "") -> FloatArray:
+    def __call__(self, data: Samples) -> FloatArray:
         """(N, D) float32 unit vectors of the data's images, in order.
-
-        Args:
-            transform: applied to every (H, W, 3) image first; ``variant`` names it, as part of the key.
 
         Raises:
             ImageError: an image cannot be read, whatever ``on_error`` says; see :meth:`readable`.
         """
-        return self._embed(data, transform, variant, skip=False)[0]
+        return self._embed(data, skip=False)[0]
 
-    def readable(self, data: Samples, transform: Transform | None = None, variant: str = "") -> Samples:
+    def readable(self, data: Samples) -> Samples:
         """The data as they are; with ``on_error="skip"`` without the images that cannot be read.
 
         It takes embedding them to know; the embeddings are kept for the calls that follow.
@@ -69,7 +64,7 @@ class Embedder:
         """
         if not self._skip:
             return data
-        vectors, failures = self._embed(data, transform, variant, skip=True)
+        vectors, failures = self._embed(data, skip=True)
         if len(failures) == len(data):
             first = failures[0].error
             raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
@@ -77,19 +72,15 @@ class Embedder:
         self.skipped += [lost for lost in failures if lost.source not in known]
         rows = sorted(set(range(len(data))) - {lost.index for lost in failures})
         kept = data.take(rows) if failures else data
-        self._kept[self._key(kept, variant)] = vectors[rows]
+        self._kept[self._key(kept)] = vectors[rows]
         return kept
 
-    def _key(self, data: Samples, variant: str) -> str:
-        return digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, variant)
+    def _key(self, data: Samples) -> str:
+        return digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__)
 
-    def _embed(
-        self, data: Samples, transform: Transform | None, variant: str, *, skip: bool
-    ) -> tuple[FloatArray, list[Failure]]:
+    def _embed(self, data: Samples, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
         """Embeddings with rows of NaN for the images that cannot be read, and these."""
-        if (transform is None) != (variant == ""):
-            raise InputError("a transform and the name of its variant go together")
-        key = self._key(data, variant) if self._skip or self._cache else ""
+        key = self._key(data) if self._skip or self._cache else ""
         if key in self._kept:
             return self._kept[key], []
         path = self._cache / f"{key}.npy" if isinstance(self._cache, Path) else None
@@ -97,7 +88,7 @@ class Embedder:
         unknown = np.flatnonzero(np.isnan(vectors[:, 0])).tolist() if vectors.size else list(range(len(data)))
         if not unknown:
             return vectors, []
-        done, found, failures = self._compute(data, unknown, transform, skip=skip)
+        done, found, failures = self._compute(data, unknown, skip=skip)
         if done:
             vectors = vectors if vectors.size else np.full((len(data), found.shape[1]), np.nan, dtype=np.float32)
             vectors[done] = found
@@ -107,21 +98,17 @@ class Embedder:
         return vectors, failures
 
     def _compute(
-        self, data: Samples, rows: Sequence[int], transform: Transform | None, *, skip: bool
+        self, data: Samples, rows: Sequence[int], *, skip: bool
     ) -> tuple[list[int], FloatArray, list[Failure]]:
         """The rows whose images were embedded, their embeddings, and the images that could not be."""
         from tqdm import tqdm
-
-        def load(row: int) -> Image:
-            image = data.image(row)
-            return image if transform is None else transform(image)
 
         done: list[int] = []
         parts: list[FloatArray] = []
         failures: list[Failure] = []
         batches = stream(
             rows,
-            load,
+            data.image,
             batch_size=CHUNK,
             workers=self._workers,
             on_error="skip" if skip else "raise",

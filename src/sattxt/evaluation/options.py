@@ -16,7 +16,7 @@ from sattxt.cli import inputs, options, output
 from sattxt.cli.options import ImageModelFlags, ReadFlags
 from sattxt.data.dataset import Dataset, Samples
 from sattxt.data.registry import DATASETS, open_data
-from sattxt.errors import InputError
+from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
 from sattxt.evaluation.peers import PEERS, open_peer
@@ -80,12 +80,7 @@ class Setup(ImageModelFlags, ReadFlags):
         """The split to measure on."""
         return self.collection.split(self.split, self.limit)
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The model."""
-        return self.open_encoder()
-
-    def open_encoder(self, *, image_size: int | None = None) -> Encoder:
+    def open_encoder(self, image_size: int | None = None) -> Encoder:
         """The model, at another input size if one is given."""
         if self.model.startswith(PEERS):
             for option, value in (
@@ -104,12 +99,12 @@ class Setup(ImageModelFlags, ReadFlags):
     @cached_property
     def embedder(self) -> Embedder:
         """Image embeddings by the model."""
-        return self.embedder_of(self.encoder)
+        return self.open_embedder()
 
-    def embedder_of(self, encoder: Encoder) -> Embedder:
-        """Image embeddings by another model, with the same cache."""
+    def open_embedder(self, image_size: int | None = None) -> Embedder:
+        """Image embeddings by the model, at another input size if one is given."""
         return Embedder(
-            encoder,
+            self.open_encoder(image_size),
             cache=not self.no_cache,
             workers=self.workers,
             progress=output.show_progress(self.quiet),
@@ -125,14 +120,17 @@ class Setup(ImageModelFlags, ReadFlags):
                 raise InputError(f"--templates {text}: a list of templates is needed")
             listed += found
         chosen = listed[0] if len(listed) == 1 else listed if given else None
-        return parse_templates(chosen, default=self.encoder.templates)
+        return parse_templates(chosen, default=self.embedder.encoder.templates)
 
     def prompts(
         self, data: Samples, names: Path | None, label_set: str | None, templates: Sequence[str] | None
     ) -> ClassPrompts:
         """The prompts of the data's classes; says so where a label set would have better words than folder names."""
+        if names is not None and label_set is not None:
+            raise LabelError("--names and --label-set exclude each other; pass one")
+        words, source = (None, "") if names is None else (read_words(names), names.name)
         chosen = self.templates(templates)
-        classes = class_prompts(data, names=names, named_set=label_set, templates=chosen)
+        classes = class_prompts(data, words=words, source=source, named_set=label_set, templates=chosen)
         fitting = matching_sets(data.classes) if classes.source == "class names" and not self.quiet else []
         if fitting:
             output.note(f"these are classes of the label set {fitting[0]}: --label-set {fitting[0]} uses its names")
@@ -150,6 +148,18 @@ class Setup(ImageModelFlags, ReadFlags):
         put_result(document, list(result.figures), tables)
 
 
+def read_words(file: Path) -> dict[str, list[str]]:
+    """Texts by class, from a ``.json`` object of class to text, or to a list of texts.
+
+    Raises:
+        LabelError: it cannot be read, or is not of that form.
+    """
+    found = inputs.read_texts(str(file))
+    if not isinstance(found, dict):
+        raise LabelError(f"{file}: an object of class to text, or to a list of texts, is needed")
+    return found
+
+
 def put_result(document: dict[str, Any], figures: Sequence[str], tables: Sequence[str]) -> None:
     """Show a result's document: what was measured, its figures with their intervals, and some of its tables."""
     data, model = document["data"], document["model"]
@@ -165,12 +175,11 @@ def put_result(document: dict[str, Any], figures: Sequence[str], tables: Sequenc
         put_table(document.get(table, ()))
     for note in document["notes"]:
         output.put(f"\n{note}\n")
-    skipped = document["skipped"]
-    if skipped["count"]:
-        output.put(f"\n{skipped['count']} images left out, they cannot be read:\n")
-        output.put("".join(f"  {row['error']}\n" for row in skipped["first"]))
-        if skipped["count"] > len(skipped["first"]):
-            output.put(f"  and {skipped['count'] - len(skipped['first'])} more\n")
+    count, first = document["skipped"]["count"], document["skipped"]["first"]
+    if count:
+        output.put(f"\n{count} images left out, they cannot be read:\n")
+        output.put("".join(f"  {row['error']}\n" for row in first))
+        output.put(f"  and {count - len(first)} more\n" if count > len(first) else "")
 
 
 def put_table(rows: Sequence[dict[str, Any]]) -> None:

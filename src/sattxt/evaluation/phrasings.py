@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import unit
 from sattxt.evaluation.metrics import class_rows, percent
-from sattxt.evaluation.prompts import ClassPrompts, read_names
+from sattxt.evaluation.prompts import ClassPrompts, find_texts
 from sattxt.evaluation.result import Result
 
 DRAWS = 100
@@ -21,7 +21,13 @@ SEED = 0
 
 
 def phrasings(
-    embedder: Embedder, data: Samples, file: Path, templates: tuple[str, ...], *, draws: int = DRAWS
+    embedder: Embedder,
+    data: Samples,
+    words: Mapping[str, Sequence[str]],
+    templates: tuple[str, ...],
+    *,
+    source: str = "phrases",
+    draws: int = DRAWS,
 ) -> Result:
     """Zero-shot accuracy over assignments of one phrasing to each class.
 
@@ -32,19 +38,20 @@ def phrasings(
     every phrase the accuracy on its class, averaged over the assignments that use it.
 
     Args:
-        file: ``.json`` object of class to list of phrases. templates: each phrase is put into these and averaged.
+        words: phrases by class; ``source`` is where they come from, for results and errors.
+        templates: each phrase is put into these and averaged.
 
     Raises:
         LabelError: a class has no entry.
     """
-    phrases = read_names(file, data.classes)
+    phrases = find_texts(words, data.classes, source)
     if len(phrases) < 2:
-        raise LabelError(f"{file}: at least two classes are needed, {data.store.path} has {len(phrases)}")
+        raise LabelError(f"{source}: at least two classes are needed, {data.store.path} has {len(phrases)}")
     encoder, sizes = embedder.encoder, [len(group) for group in phrases.values()]
     data = embedder.readable(data)
     texts = tuple(phrase for group in phrases.values() for phrase in group)
     filled = tuple(tuple(template.replace("{}", text) for template in templates) for text in texts)
-    prompts = ClassPrompts(texts, texts, filled, templates, file.name)
+    prompts = ClassPrompts(texts, texts, filled, templates, source)
     vectors, images, targets = prompts.vectors(encoder), embedder(data), data.targets
     scores = images @ vectors.T
     starts = np.cumsum([0, *sizes])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 from sattxt.data.dataset import Samples
@@ -45,41 +43,61 @@ class ClassPrompts:
 def class_prompts(
     data: Samples,
     *,
-    names: Path | None = None,
+    words: Mapping[str, Sequence[str]] | None = None,
+    source: str = "names",
     named_set: str | None = None,
     templates: Sequence[str] | str,
 ) -> ClassPrompts:
     """The prompts of the data's classes.
 
-    The words come from ``names`` (see :func:`read_names`), else from the label set ``named_set`` ("auto": the one that
-    has all of the classes), else from the data set's own label set, else from the class folders' names, split into
-    words.
+    The texts are those of ``words`` (see :func:`find_texts`), else of the label set ``named_set`` ("auto": the one that
+    has all of the classes), else of the data set's own label set, else the class folders' names, split into words.
+
+    Args:
+        source: where ``words`` come from, for results and errors.
 
     Raises:
-        LabelError: a class is missing from ``names`` or the set, or two classes have the same texts.
+        LabelError: a class is missing from the words or the set, or two classes have the same texts.
         InputError: the data have no classes, or a template has no ``{}``.
     """
     if not data.classes:
         raise InputError(f"{data.store.path}: has no classes to name; it has captions only")
-    if names is not None and named_set is not None:
-        raise LabelError("--names and --label-set exclude each other; pass one")
-    checked = parse_templates(templates)
     if named_set == "auto":
-        named_set = _matching_set(data)
-    named_set = named_set or data.label_set
-    if names is not None:
-        texts, source = read_names(names, data.classes), names.name
-        shown = [group[0] for group in texts.values()]
-    elif named_set is not None:
-        chosen = label_set(named_set)
-        labels = [chosen.find(key) for key in data.classes]
-        texts, source = {label.key: label.prompts for label in labels}, f"label set {chosen.name}"
-        shown = [label.name for label in labels]
+        named_set = next(iter(matching_sets(data.classes)), None)
+        if named_set is None:
+            raise LabelError(
+                f"--label-set auto: no label set has all of the {len(data.classes)} classes of {data.store.path}; "
+                "pass --names FILE.json, or leave it out"
+            )
+    chosen = label_set(named_set or data.label_set or "") if named_set or data.label_set else None
+    if words is not None:
+        texts = find_texts(words, data.classes, source)
+        names = [group[0] for group in texts.values()]
+    elif chosen is not None:
+        labels = {key: chosen.find(key) for key in data.classes}
+        texts, source = {key: label.prompts for key, label in labels.items()}, f"label set {chosen.name}"
+        names = [label.name for label in labels.values()]
     else:
-        shown, source = [humanise(key) for key in data.classes], "class names"
-        texts = {key: (name,) for key, name in zip(data.classes, shown, strict=True)}
-    prompts = label_prompts(texts, templates=checked)
-    return ClassPrompts(tuple(data.classes), tuple(shown), tuple(map(tuple, prompts.values())), checked, source)
+        names, source = [humanise(key) for key in data.classes], "class names"
+        texts = {key: (name,) for key, name in zip(data.classes, names, strict=True)}
+    checked = parse_templates(templates)
+    prompts = tuple(tuple(group) for group in label_prompts(texts, templates=checked).values())
+    return ClassPrompts(tuple(data.classes), tuple(names), prompts, checked, source)
+
+
+def find_texts(words: Mapping[str, Sequence[str]], classes: Sequence[str], source: str) -> dict[str, tuple[str, ...]]:
+    """The texts of each class, from texts by class as a user wrote them: case and punctuation do not matter.
+
+    Raises:
+        LabelError: a class has none.
+    """
+    folded = {fold(humanise(key)): group for key, group in words.items()}
+    found = {key: tuple(words.get(key) or folded.get(fold(humanise(key))) or ()) for key in classes}
+    missing = [key for key, group in found.items() if not group]
+    if missing:
+        listed = ", ".join(map(repr, list(words)[:12]))
+        raise LabelError(f"{source}: has no entry for the class {missing[0]!r}; it has {listed}")
+    return found
 
 
 def matching_sets(classes: Sequence[str]) -> list[str]:
@@ -91,41 +109,3 @@ def matching_sets(classes: Sequence[str]) -> list[str]:
         except LabelError:
             continue
     return [named.name for named in sorted(found, key=lambda s: (len(s) != len(classes), s.name))]
-
-
-def read_names(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The texts of each class, from a ``.json`` object of class to text or texts; case and punctuation do not matter.
-
-    Raises:
-        LabelError: it cannot be read, is not of that form, or has no entry for a class.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise LabelError(f"{path}: cannot be read as JSON ({error})") from error
-    groups = (
-        {key: [value] if isinstance(value, str) else value for key, value in data.items()}
-        if isinstance(data, dict)
-        else {}
-    )
-    if not groups or not all(isinstance(g, list) and g and all(isinstance(t, str) for t in g) for g in groups.values()):
-        raise LabelError(f"{path}: an object of class to text, or to a list of texts, is needed")
-    known = {fold(humanise(key)): group for key, group in groups.items()}
-    found = {}
-    for key in classes:
-        group = groups.get(key) or known.get(fold(humanise(key)))
-        if group is None:
-            listed = ", ".join(map(repr, list(groups)[:12]))
-            raise LabelError(f"{path}: has no entry for the class {key!r}; it has {listed}")
-        found[key] = tuple(group)
-    return found
-
-
-def _matching_set(data: Samples) -> str:
-    names = matching_sets(data.classes)
-    if not names:
-        raise LabelError(
-            f"--label-set auto: no label set has all of the {len(data.classes)} classes of {data.store.path}; "
-            "pass --names FILE.json, or leave it out"
-        )
-    return names[0]

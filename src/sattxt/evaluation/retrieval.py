@@ -31,7 +31,7 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
     data = embedder.readable(data)
     scores = classes.vectors(encoder) @ embedder(data).T
     relevant = data.indicators.T
-    met = relevant.any(axis=1)
+    met = np.asarray(relevant.any(axis=1))
     standard = average_precision_at_k(scores, relevant, depth)
     first = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     precision = np.where(met, np.take_along_axis(relevant, first, axis=1).mean(axis=1), np.nan)
@@ -50,7 +50,7 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
         }
         for k, key in enumerate(classes.keys)
     ]
-    result.ids = [key for key, seen in zip(classes.keys, met, strict=True) if seen]
+    result.ids = [classes.keys[k] for k in np.flatnonzero(met)]
     return result
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 from PIL import Image as Pillow
@@ -21,18 +21,33 @@ from sattxt.evaluation.result import Result
 FACTORS = (1, 2, 4, 8)
 
 
+@dataclass(frozen=True)
+class CoarseSamples(Samples):
+    """The samples of ``whole``, seen with pixels ``factor`` times as large."""
+
+    whole: Samples = field(kw_only=True)
+    factor: float = field(kw_only=True)
+
+    def image(self, index: int) -> Image:
+        """(h, w, 3) pixels in 0..255 of a sample; errors as :meth:`Samples.image`."""
+        return degrade(self.whole.image(index), self.factor)
+
+    @cached_property
+    def pixels_fingerprint(self) -> str:
+        """Of the samples and the factor."""
+        return f"{type(self.whole).__name__} {self.whole.pixels_fingerprint} x{self.factor:g}"
+
+
 def degrade(image: Image, factor: float) -> Image:
     """An (H, W, 3) image with pixels ``factor`` times as large: each the mean of those it covers.
 
     It comes out smaller; models resize it to their input size, as they would a tile of that resolution.
     """
-    if factor == 1:
-        return image
-    height, width = (max(1, round(side / factor)) for side in image.shape[:2])
+    size = [max(1, round(side / factor)) for side in image.shape[1::-1]]
     if image.dtype == np.uint8:
-        return np.asarray(Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BOX))
-    planes = [Pillow.fromarray(image[..., c].astype(np.float32), mode="F") for c in range(3)]
-    return np.stack([np.asarray(p.resize((width, height), Pillow.Resampling.BOX)) for p in planes], axis=-1)
+        return np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BOX))
+    planes = [Pillow.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
+    return np.stack([np.asarray(plane.resize(size, Pillow.Resampling.BOX)) for plane in planes], axis=-1)
 
 
 def scale(
@@ -42,38 +57,36 @@ def scale(
     *,
     factors: Sequence[float] = FACTORS,
     sizes: Sequence[int] = (),
-    open_at: Callable[[int], Embedder] | None = None,
+    open_at: Callable[[int], Embedder],
 ) -> Result:
     """Zero-shot accuracy (multi-label: macro mAP) with pixels ``factors`` times as large, and at input ``sizes``.
 
     Args:
-        open_at: opens the model at an input size; needed for ``sizes``.
+        open_at: opens the model at an input size.
 
     Raises:
         InputError: a factor is below 1, or the model's input size cannot be changed.
     """
     if any(factor < 1 for factor in factors):
         raise InputError(f"factors {', '.join(f'{f:g}' for f in factors)}: pass 1 or more")
-    if sizes and open_at is None:
-        raise InputError("the input size cannot be changed here")
     data = embedder.readable(data)
     weights = classes.vectors(embedder.encoder)
-    result = Result("scale", embedder.encoder, data, classes.describe(), embedder.skipped)
     name = "map_macro" if data.multi_label else "top1"
-    result.settings |= {"factors": list(factors), "sizes": list(sizes), "figure": name}
-    result.tables |= {"gsd": [], "input_size": []}
+    settings = {**classes.describe(), "factors": list(factors), "sizes": list(sizes), "figure": name}
+    result = Result("scale", embedder.encoder, data, settings, embedder.skipped)
+    own = {each.name: getattr(data, each.name) for each in fields(Samples)}
+    rows = []
     for factor in factors:
-        vectors = embedder(data) if factor == 1 else embedder(data, partial(degrade, factor=factor), f"gsd/{factor:g}")
-        row = _measure(result, f"{name}_x{factor:g}", vectors @ weights.T)
-        result.tables["gsd"].append({"factor": factor, **row})
-    for size in sizes:
-        assert open_at is not None
-        row = _measure(result, f"{name}_{size}px", open_at(size)(data) @ weights.T)
-        result.tables["input_size"].append({"size": size, **row})
+        seen = data if factor == 1 else CoarseSamples(**own, whole=data, factor=factor)
+        rows.append({"factor": factor, **_measure(result, f"{name}_x{factor:g}", embedder(seen) @ weights.T)})
+    result.tables["gsd"] = rows
+    result.tables["input_size"] = [
+        {"size": size, **_measure(result, f"{name}_{size}px", open_at(size)(data) @ weights.T)} for size in sizes
+    ]
     return result
 
 
-def _measure(result: Result, name: str, scores: Image) -> dict[str, Any]:
+def _measure(result: Result, name: str, scores: Image) -> dict[str, float | None]:
     data = result.data
     if data.multi_label:
         result.figures[name] = percent(average_precisions(scores, data.indicators))

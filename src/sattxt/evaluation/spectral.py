@@ -9,18 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.data.dataset import Samples
+from sattxt.data.multispectral import Bands, picture, with_bands
 from sattxt.errors import InputError
 from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import Image
 from sattxt.evaluation.metrics import sklearn
-from sattxt.evaluation.multispectral import RenderedData, Tile, rendered
 from sattxt.evaluation.result import Result
 from sattxt.images.load import default_workers
 
 Array = NDArray[Any]
-STRENGTHS = np.logspace(-3, 5, 17)
-_VARIANT = "ms-rgb"
+STRENGTHS = np.logspace(-3, 5, 17)  # of the regularisation, to choose from
+#: Bands that RGB does not hold, with the names results show.
+HELD_OUT = {
+    "B05": "red edge B05",
+    "B06": "red edge B06",
+    "B07": "red edge B07",
+    "B08": "NIR B08",
+    "B8A": "NIR B8A",
+    "B11": "SWIR B11",
+    "B12": "SWIR B12",
+}
 
 
 def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
@@ -35,32 +43,32 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
         InputError: too few tiles. ImageError: a tile is no multispectral TIFF of known bands.
         MissingExtraError: scikit-learn or rasterio is not installed.
     """
-    own = {test.checksum(s.id) for s in test.samples}
-    kept = [i for i, s in enumerate(train.samples) if train.checksum(s.id) not in own]
-    repeats = len(train) - len(kept)
-    if len(kept) < 10 or len(test) < 3:
-        raise InputError(f"{train.store.path}: {len(kept)} training and {len(test)} test tiles are too few")
-    seen, unseen = (
-        rendered(embedder.readable(rendered(data), _unchanged, _VARIANT)) for data in (train.take(kept), test)
-    )
-    tiles = _tiles(seen), _tiles(unseen)
-    names = [name for name in tiles[0][0].targets if all(name in t.targets for part in tiles for t in part)]
+    measured = {test.checksum(sample.id) for sample in test.samples}
+    fitted = [i for i, sample in enumerate(train.samples) if train.checksum(sample.id) not in measured]
+    if len(fitted) < 10 or len(test) < 3:
+        raise InputError(f"{train.store.path}: {len(fitted)} training and {len(test)} test tiles are too few")
+    parts = [embedder.readable(with_bands(data)) for data in (train.take(fitted), test)]
+    targets, colours = zip(*(_measure_tiles(part) for part in parts), strict=True)
+    names = [name for name in targets[0][0] if all(name in tile for part in targets for tile in part)]
     if not names:
         raise InputError(f"{train.store.path}: the tiles hold no band beside RGB")
-    truth = [np.array([[tile.targets[name] for name in names] for tile in part]) for part in tiles]
-    colours = [np.array([_colour(tile) for tile in part]) for part in tiles]
+    known, truth = (np.array([[tile[name] for name in names] for tile in part]) for part in targets)
     features = {
-        "features": [embedder(data, _unchanged, _VARIANT) for data in (seen, unseen)],
-        "mean_rgb": [c[:, :3] for c in colours],
+        "features": [embedder(part) for part in parts],
+        "mean_rgb": [part[:, :3] for part in colours],
         "mean_std_rgb": colours,
     }
-    settings = {"train": len(seen), "train_split": train.split, "train_repeats_left_out": repeats, "targets": names}
-    result = Result("spectral", embedder.encoder, unseen, settings, embedder.skipped)
-    spread = (truth[1] - truth[1].mean(axis=0)) ** 2
+    settings = {
+        "train": len(parts[0]),
+        "train_split": train.split,
+        "train_repeats_left_out": len(train) - len(fitted),
+        "targets": names,
+    }
+    result = Result("spectral", embedder.encoder, parts[1], settings, embedder.skipped)
+    spread = (truth - truth.mean(axis=0)) ** 2
     rows: list[dict[str, Any]] = [{"target": target} for target in names]
-    for name, (fitted, measured) in features.items():
-        predicted = ridge(fitted, truth[0], measured)
-        residual = (truth[1] - predicted) ** 2
+    for name, (seen, unseen) in features.items():
+        residual = (truth - ridge(seen, known, unseen)) ** 2
         result.add("r2" if name == "features" else f"r2_{name}", Figure(residual, spread, 1.0, complement=True))
         for t, row in enumerate(rows):
             row[name] = Figure(residual[:, [t]], spread[:, [t]], 1.0, complement=True).value
@@ -79,15 +87,35 @@ def ridge(features: Array, targets: Array, unseen: Array) -> Array:
     return np.asarray(model.predict(unseen.astype(np.float64)).reshape(len(unseen), -1))
 
 
-def _unchanged(image: Image) -> Image:
-    return image
+def band_means(bands: Bands) -> dict[str, float]:
+    """Mean reflectance of a tile's held-out bands, its NDVI and NDWI (McFeeters 1996), as far as the bands are there.
+
+    Args:
+        bands: reflectance x 10,000, as :meth:`~sattxt.data.multispectral.BandSamples.bands` gives it.
+    """
+    found = {shown: float(bands[name].mean()) / 10_000 for name, shown in HELD_OUT.items() if name in bands}
+    if "B08" in bands:
+        nir, red, green = bands["B08"], bands["B04"], bands["B03"]
+        found["NDVI"] = _normalised_difference(nir, red)
+        found["NDWI"] = _normalised_difference(green, nir)
+    return found
 
 
-def _tiles(data: RenderedData) -> list[Tile]:
+def _measure_tiles(data: Any) -> tuple[list[dict[str, float]], Array]:
+    """What is to be predicted of each tile, and (N, 6) mean and standard deviation of its colours."""
+
+    def measure(index: int) -> tuple[dict[str, float], list[float]]:
+        bands = data.bands(index)
+        rgb = picture(bands, data.samples[index].id).reshape(-1, 3).astype(np.float64)
+        return band_means(bands), [*rgb.mean(axis=0), *rgb.std(axis=0)]
+
     with ThreadPoolExecutor(default_workers()) as pool:
-        return list(pool.map(data.tile, range(len(data))))
+        targets, colours = zip(*pool.map(measure, range(len(data))), strict=True)
+    return list(targets), np.array(colours)
 
 
-def _colour(tile: Tile) -> list[float]:
-    rgb = tile.rgb.reshape(-1, 3).astype(np.float64)
-    return [*rgb.mean(axis=0), *rgb.std(axis=0)]
+def _normalised_difference(a: Array, b: Array) -> float:
+    """Mean of (a - b) / (a + b), at the coarser resolution of the two."""
+    side = min(len(a), len(b))
+    a, b = (x.reshape(side, len(x) // side, -1, len(x) // side).mean(axis=(1, 3)) for x in (a, b))
+    return float(((a - b) / np.maximum(a + b, 1)).mean())

@@ -102,6 +102,16 @@ def test_templates_from_a_file_and_by_name(model, tiles, tmp_path):
     assert "red field seen from above" in model.texts_seen
 
 
+def test_centred_scores_are_called_transductive(model, tiles, tmp_path):
+    out = tmp_path / "out.json"
+    assert measure("zero-shot", "--data", tiles, "--centre-scores", "--json", out) == 0
+    document = json.loads(out.read_text())
+    assert document["settings"]["transductive"] is True
+    assert document["command"].endswith("--centre-scores")
+    (tmp_path / "p.json").write_text("{}")
+    assert measure("zero-shot", "--data", tiles, "--centre-scores", "--prompts", tmp_path / "p.json") == 2
+
+
 def test_prompts_measure_every_phrasing(model, tiles, tmp_path, capsys):
     file = tmp_path / "p.json"
     file.write_text(json.dumps({f"{c.capitalize()}Field": [c, f"so {c}"] for c in COLOURS}))

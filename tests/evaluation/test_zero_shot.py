@@ -1,0 +1,87 @@
+"""Zero-shot figures on tiles that have a colour: what must come out is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from evaluation_fakes import prompts, tile, write_folders
+from PIL import Image
+
+from sattxt.data.registry import open_data
+from sattxt.errors import InputError
+from sattxt.evaluation.zero_shot import centred, zero_shot
+
+
+def test_zero_shot_of_tiles_that_match_their_names_is_perfect(tmp_path, embed):
+    data = open_data(write_folders(tmp_path / "x", 4)).split()
+    document = zero_shot(embed, data, prompts(data)).to_dict()
+    assert document["top1"] == 100
+    assert document["balanced_accuracy"] == 100
+    assert document["n"] == 12
+    assert document["ci95"]["top1"] == [100, 100]
+    assert [row["n"] for row in document["per_class"]] == [4, 4, 4]
+    assert document["per_class"][0]["name"] == "blue field"
+    assert np.trace(np.array(document["confusion"])) == 12
+    assert "top5" not in document, "of three classes, five mean nothing"
+
+
+def test_zero_shot_counts_what_names_get_wrong(tmp_path, embed):
+    data = open_data(write_folders(tmp_path / "x", 4)).split()
+    words = {"BlueField": ["blue"], "GreenField": ["red stuff"], "RedField": ["green"]}
+    document = zero_shot(embed, data, prompts(data, words=words)).to_dict()
+    assert document["top1"] == pytest.approx(100 / 3, abs=1e-3)
+    assert document["confusion"] == [[4, 0, 0], [0, 0, 4], [0, 4, 0]]
+    assert [row["accuracy"] for row in document["per_class"]] == [100, 0, 0]
+
+
+def test_centred_scores_by_hand():
+    scores = np.array([[0.9, 0.2], [0.8, 0.3], [0.7, 0.4]], dtype=np.float32)
+    expected = np.array([[0.1, -0.1], [0.0, 0.0], [-0.1, 0.1]])
+    np.testing.assert_allclose(centred(scores), expected, atol=1e-6)
+    assert centred(scores).dtype == np.float32
+    np.testing.assert_allclose(scores[0], [0.9, 0.2], atol=1e-6)
+    with pytest.raises(InputError, match="1 tiles for 2 classes"):
+        centred(scores[:1])
+
+
+def test_centring_scores_mends_a_label_that_is_near_to_everything(tmp_path, embed):
+    for folder, colour in (("Green", (120, 110, 100)), ("Red", (140, 100, 100))):
+        (tmp_path / "x" / folder).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (8, 8), (colour[0] + i, *colour[1:])).save(tmp_path / "x" / folder / f"{i}.png")
+    data = open_data(tmp_path / "x").split()
+    classes = prompts(data)
+    plain = zero_shot(embed, data, classes).to_dict()
+    assert plain["confusion"] == [[0, 3], [0, 3]], "reddish all of them"
+    assert "transductive" not in plain["settings"]
+    document = zero_shot(embed, data, classes, centre_scores=True).to_dict()
+    assert document["confusion"] == [[3, 0], [0, 3]]
+    assert document["top1"] == 100
+    assert document["settings"]["transductive"] is True
+    assert any("unlabelled" in note and "equally frequent" in note for note in document["notes"])
+
+
+def test_centred_scores_are_for_one_label_a_tile(tmp_path, embed):
+    Image.fromarray(tile("red", 0)).save(tmp_path / "0.png")
+    Image.fromarray(tile("blue", 1)).save(tmp_path / "1.png")
+    (tmp_path / "m.csv").write_text("path,labels\n0.png,red;blue\n1.png,blue")
+    data = open_data(tmp_path / "m.csv").split()
+    with pytest.raises(InputError, match="one label a tile"):
+        zero_shot(embed, data, prompts(data), centre_scores=True)
+
+
+def test_multi_label_figures_and_a_threshold_from_other_samples(tmp_path, embed):
+    for i, labels in enumerate((["red"], ["blue"], ["red", "blue"], ["green"]) * 3):
+        pixels = np.concatenate([tile(c, 10 * i + j) for j, c in enumerate(labels)], axis=1)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{';'.join(x)}" for i, x in enumerate((["red"], ["blue"], ["red", "blue"], ["green"]) * 3)]
+    (tmp_path / "m.csv").write_text("path,labels\n" + "\n".join(rows))
+    data = open_data(tmp_path / "m.csv").split()
+    document = zero_shot(embed, data, prompts(data)).to_dict()
+    assert document["map_macro"] == 100
+    assert document["f1_micro"] == pytest.approx(100, abs=12)
+    assert document["always_negative"] == pytest.approx(100 * (1 - 15 / 36), abs=1e-3)
+    assert [row["n"] for row in document["per_class"]] == [6, 3, 6]
+    tuned = zero_shot(embed, data, prompts(data), tuning=data).to_dict()
+    assert tuned["settings"]["threshold"]["chosen_on"] == "another split"
+    assert tuned["f1_micro"] == 100
