@@ -21,6 +21,7 @@ from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objectives.align.model import make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
+from sattxt.training.objectives.align.views import add_noise
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.recipe import read_recipe
 from sattxt.training.text_bank import TextBank
@@ -252,18 +253,20 @@ def test_ranks_walk_the_tiles_together(tmp_path: Path) -> None:
 
 
 def test_text_noise_has_the_size_asked_for_and_depends_on_the_batch_alone(tmp_path: Path) -> None:
-    aligner = Toy(tmp_path, text_noise=0.1).aligner
     pooled = 7 * torch.randn(400, 24, generator=torch.Generator().manual_seed(0))
-    noised = [aligner._noised(pooled, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    noised = [add_noise(pooled, 0.1, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     relative = (noised[0] - pooled).square().mean().sqrt() / pooled.square().mean().sqrt()
     assert float(relative) == pytest.approx(0.1, rel=0.05)
     assert torch.equal(noised[0], noised[1])
     assert not torch.equal(noised[0], noised[2])
+    plain, noisy = (Toy(tmp_path / str(share), text_noise=share) for share in (0.0, 0.5))
+    batches = [noisy.aligner.draw(0), noisy.aligner.draw(0), noisy.aligner.draw(1)]
+    losses = [float(noisy.aligner.losses(noisy.model.eval(), batch).total.detach()) for batch in batches]
+    assert losses[0] == losses[1]
+    assert losses[0] != float(plain.aligner.losses(plain.model.eval(), batches[0]).total.detach())
 
 
 def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
-    from sattxt.training.objectives.base import generator
-
     run = Toy(tmp_path, text_mix=1.0)
     book = PromptBook(
         PromptConfig(templates=("{}",)),
@@ -271,7 +274,7 @@ def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
     )
     bank = TextBank(torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]]), book.row)
     aligner = AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
-    drawn = torch.cat([aligner._classes(generator(i))[0][:1] for i in range(50)])
+    drawn = torch.cat([aligner.draw(step).classes[0][:1] for step in range(50)])
     assert bool((drawn[:, 1] == 1).all())
     between = (drawn[:, 0] > 0) & (drawn[:, 0] < 2)
     assert 15 < int(between.sum()) < 35  # half of the draws pick the same phrase twice

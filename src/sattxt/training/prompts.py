@@ -134,14 +134,13 @@ class StepPrompts(NamedTuple):
     """What one step uses; rows are into :attr:`PromptBook.prompts`, and so into the text bank made of them.
 
     classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
-    positions: (P,) places in the batch that have a text. texts: (P,) its row.
-    image_group, text_group: (P,) the class (numbered across all sets) of the tile, and of its text where that is a
-    class phrase; -1 for none. See :func:`sattxt.training.losses.positive_pairs`.
+    rows: (N,) each tile's text; -1 for none. image_group, text_group: (N,) the class (numbered across all sets) of a
+    tile that has a text, and of its text where that is a class phrase; -1 for none. See
+    :func:`sattxt.training.objectives.align.losses.positive_pairs`.
     """
 
     classes: list[Tensor | None]
-    positions: Tensor
-    texts: Tensor
+    rows: Tensor
     image_group: Tensor
     text_group: Tensor
 
@@ -173,6 +172,11 @@ class PromptBook:
         """Every prompt once; a prompt's place in it is its row."""
         return list(self.row)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """For each data set, how many classes it has."""
+        return [len(rows.classes) for rows in self._sets]
+
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
         return torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]))
@@ -189,8 +193,7 @@ class PromptBook:
         if len(parts) != len(self._sets):
             raise InputError(f"parts: {len(parts)} for {len(self._sets)} data sets; pass one each")
         classes: list[Tensor | None] = []
-        positions, texts, image_group, text_group = [], [], [], []
-        start = 0
+        chosen, image_group, text_group = [], [], []
         for rows, index in zip(self._sets, parts, strict=True):
             whole = torch.arange(len(rows.classes))
             classes.append(self._class_rows(rows, whole, generator) if len(whole) else None)
@@ -202,16 +205,15 @@ class PromptBook:
             drawn = torch.full((len(index),), -1)
             drawn[by_caption] = rows.captions.pick(index[by_caption], generator)
             drawn[by_class] = self._class_rows(rows, label[by_class], generator)
-            group = torch.where(classed, label + rows.first, -1)
-            chosen = by_caption | by_class
-            positions.append(chosen.nonzero()[:, 0] + start)
-            texts.append(drawn[chosen])
-            image_group.append(group[chosen])
-            text_group.append(torch.where(by_class, group, -1)[chosen])
-            start += len(index)
-        return StepPrompts(
-            classes, torch.cat(positions), torch.cat(texts), torch.cat(image_group), torch.cat(text_group)
-        )
+            group = torch.where(classed & (drawn >= 0), label + rows.first, -1)
+            chosen.append(drawn)
+            image_group.append(group)
+            text_group.append(torch.where(by_class, group, -1))
+        return StepPrompts(classes, torch.cat(chosen), torch.cat(image_group), torch.cat(text_group))
+
+    def draw_classes(self, generator: torch.Generator) -> list[Tensor | None]:
+        """``classes`` of :class:`StepPrompts` alone."""
+        return self.draw([torch.empty(0, dtype=torch.int64)] * len(self._sets), generator).classes
 
     def _class_rows(self, rows: _Rows, index: Tensor, generator: torch.Generator) -> Tensor:
         """One prompt of each class in ``index``."""

@@ -181,6 +181,10 @@ class Objective(ABC):
         config = self.step_config.model_dump(exclude={"steps"})
         return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}, **self.context}
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Pixel values of (N, 3, H, W) floats in [0, 1], channels last."""
+        return self.normalise(images).contiguous(memory_format=torch.channels_last)
+
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
         """Each data set's tile indices of a micro-batch."""
         whole = self.sampler.batch(step * ranks + rank)

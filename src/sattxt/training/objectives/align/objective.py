@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
-from sattxt.training.augment import resized
+from sattxt.training.augment import atmosphere, augment, resized
 from sattxt.training.hardware import autocast
 from sattxt.training.image_bank import ImageBank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objectives.align.model import AlignModel
-from sattxt.training.objectives.align.views import TileViews
+from sattxt.training.objectives.align.views import add_noise, embed_views, mix_some
 from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, Stream, alone, generator
 from sattxt.training.optim import measure_norms, parameter_groups
 from sattxt.training.prompts import PromptBook
@@ -68,7 +68,7 @@ class AlignObjective(Objective):
         book: the prompts of ``sets``, in their order.
         bank: made of ``book.prompts``.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
-        context: see :class:`~sattxt.training.objective.Objective`.
+        context: see :class:`~sattxt.training.objectives.base.Objective`.
 
     Raises:
         InputError: the parts do not fit together, or there is neither a class nor a caption to learn from.
@@ -87,14 +87,11 @@ class AlignObjective(Objective):
     ) -> None:
         super().__init__(config, sets, normalise, context)
         self.config, self.sets, self.book, self.bank = config, sets, book, bank
-        self._views = TileViews(config, sets, normalise)
-        self._images: ImageBank | None = None
-        self._pool = book.caption_rows()
-        self._nobody = [torch.empty(0, dtype=torch.int64) for _ in sets]
-        classes = book.draw(self._nobody, generator(config.seed)).classes
-        by_class = config.class_weight > 0 and any(rows is not None and len(rows) > 1 for rows in classes)
+        self.images: ImageBank | None = None
+        self._captions = book.caption_rows()
+        by_class = config.class_weight > 0 and max(book.class_counts, default=0) > 1
         by_caption = config.caption_weight > 0 and (
-            len(self._pool) > 1 or (any(rows is not None for rows in classes) and book.config.caption_share < 1)
+            len(self._captions) > 1 or (any(book.class_counts) and book.config.caption_share < 1)
         )
         if not (by_class or by_caption):
             raise InputError(
@@ -109,40 +106,33 @@ class AlignObjective(Objective):
         config, parts = self.config, self.parts(step, micro, rank, ranks)
         shared = generator(config.seed, Stream.SHARED, step, 1 + micro)
         own = generator(config.seed, Stream.OWN, step, micro, rank)
-        classes = self._classes(shared)
-        extra_rows = self._extra(shared)
-        embedded, images = None, None
+        classes = self._draw_classes(shared)
+        extra = self._captions[:0]
+        if len(self._captions) and config.caption_weight > 0:
+            extra = self._captions[torch.randint(len(self._captions), (config.pool,), generator=shared)]
+        images, embedded = None, None
         if config.image_views:
-            embedded, parts = self._stored(parts, own)
+            embedded, parts = self._take_embeddings(parts, own)
         else:
-            weights = torch.tensor(config.size_weights)
-            size = config.sizes[
-                int(torch.multinomial(weights, 1, generator=generator(config.seed, Stream.SHARED, step, 0)))
-            ]
-            images = self._views.moved(parts, size, own)
+            images = self._augment(parts, step, own)
             parts = [s.actual(i) for s, i in zip(self.sets, parts, strict=True)]  # another where one is unreadable
         drawn = self.book.draw(parts, own)
-        count = sum(len(part) for part in parts)
-        labels = [None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)]
-        rows, image_group, text_group = torch.full((3, count), -1, dtype=torch.int64)
-        if config.caption_weight > 0:
-            rows[drawn.positions] = drawn.texts
-            image_group[drawn.positions], text_group[drawn.positions] = drawn.image_group, drawn.text_group
-        texts = torch.zeros(count, self.bank.hidden_size)
+        rows = drawn.rows if config.caption_weight > 0 else torch.full_like(drawn.rows, -1)
+        texts = torch.zeros(len(rows), self.bank.hidden_size)
         texts[rows >= 0] = self.bank.vectors(rows[rows >= 0])
         return AlignBatch(
             step=step,
             parts=parts,
-            pixels=None if images is None else self._views.aired(images, own),
+            pixels=None if images is None else self.pixels(atmosphere(images, config.augment, own)),
             embedded=embedded,
-            labels=labels,
+            labels=[None if c is None else s.labels[i] for s, c, i in zip(self.sets, classes, parts, strict=True)],
             classes=classes,
             rows=rows,
             texts=texts,
-            image_group=image_group,
-            text_group=text_group,
-            extra_rows=extra_rows,
-            extra=self.bank.vectors(extra_rows),
+            image_group=drawn.image_group,
+            text_group=drawn.text_group,
+            extra_rows=extra,
+            extra=self.bank.vectors(extra),
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
 
@@ -150,37 +140,33 @@ class AlignObjective(Objective):
         """Embed every tile ``image_views`` times, or read what an earlier run in ``out`` left of it."""
         if self.config.image_views:
             facts = [f"{self.context.get('image')} {self.context.get(f'set {s.name}')}" for s in self.sets]
-            self._images = self._views.embedded(model, out, device, facts)
+            self.images = embed_views(self.config, self.sets, self.pixels, model.vision, out, device, facts)
 
-    def _stored(self, parts: list[Tensor], random: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+    def _augment(self, parts: list[Tensor], step: int, random: torch.Generator) -> Tensor:
+        """(N, 3, S, S) in [0, 1], of a side that all ranks share."""
+        config = self.config
+        weights, shared = torch.tensor(config.size_weights), generator(config.seed, Stream.SHARED, step, 0)
+        size = config.sizes[int(torch.multinomial(weights, 1, generator=shared))]
+        chosen = zip(self.sets, parts, strict=True)
+        return torch.cat([augment(s.take(index), size, config.augment, random) for s, index in chosen])
+
+    def _take_embeddings(self, parts: list[Tensor], random: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """Embeddings of the tiles, and which these are: another where one could not be read."""
-        bank = self._images
+        bank = self.images
         if bank is None:
             raise InputError("image_views: the tiles are not embedded yet; call prepare() before a batch is drawn")
         found = [bank.take(which, index, random) for which, index in enumerate(parts)]
         return torch.cat(found), [bank.tiles[which][index] for which, index in enumerate(parts)]
 
-    def _classes(self, random: torch.Generator) -> list[Tensor | None]:
+    def _draw_classes(self, random: torch.Generator) -> list[Tensor | None]:
         """For each data set, (K, hidden): one text vector a class."""
-        out: list[Tensor | None] = []
-        first, second = (self.book.draw(self._nobody, random).classes for _ in range(2))
-        for rows, others in zip(first, second, strict=True):
-            if rows is None or others is None or self.config.class_weight == 0:
-                out.append(None)
-                continue
-            vectors = self.bank.vectors(rows)
-            if self.config.text_mix > 0:
-                mixed = torch.rand(len(rows), 1, generator=random) < self.config.text_mix
-                share = torch.rand(len(rows), 1, generator=random) * mixed
-                vectors = torch.lerp(vectors, self.bank.vectors(others), share)
-            out.append(vectors)
-        return out
-
-    def _extra(self, random: torch.Generator) -> Tensor:
-        config = self.config
-        if not len(self._pool) or config.caption_weight == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        return self._pool[torch.randint(len(self._pool), (config.pool,), generator=random)]
+        pairs = list(zip(self.book.draw_classes(random), self.book.draw_classes(random), strict=True))
+        return [
+            mix_some(self.bank.vectors(rows), self.bank.vectors(others), self.config.text_mix, random)
+            if rows is not None and others is not None and self.config.class_weight > 0
+            else None
+            for rows, others in pairs
+        ]
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +199,7 @@ class AlignObjective(Objective):
         for part, labels, classes in zip(batch.parts, batch.labels, batch.classes, strict=True):
             stop = start + len(part)
             if labels is not None and classes is not None:
-                texts, known = model.texts(self._noised(classes, noise)), labels >= 0
+                texts, known = model.texts(add_noise(classes, self.config.text_noise, noise)), labels >= 0
                 own = labels[known]
                 if len(own):
                     loss = class_contrast(image[start:stop][known], texts, own, scale, _SMOOTHING)
@@ -246,13 +232,7 @@ class AlignObjective(Objective):
         groups[own_columns[named]] = text_group[named]
         unit = F.normalize(texts, dim=-1)
         positives = positive_pairs(unit, own_columns, self.config.same_text, image_group, groups)
-        return info_nce(image, model.texts(self._noised(texts, noise)), scale, positives)
-
-    def _noised(self, pooled: Tensor, random: torch.Generator) -> Tensor:
-        if self.config.text_noise == 0:
-            return pooled
-        size = self.config.text_noise * pooled.square().mean(dim=-1, keepdim=True).sqrt()
-        return pooled + size * torch.randn(pooled.shape, generator=random).to(pooled)
+        return info_nce(image, model.texts(add_noise(texts, self.config.text_noise, noise)), scale, positives)
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -305,8 +285,7 @@ class AlignObjective(Objective):
                 for s, count in zip(self.sets, self.config.counts, strict=True)
             ]
             size = sizes[batch % len(sizes)]
-            pixels = self.normalise(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
-            return pixels.contiguous(memory_format=torch.channels_last)
+            return self.pixels(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
 
         def run(pixels: Tensor) -> None:
             with autocast(self.config.precision, device):

@@ -60,7 +60,7 @@ class SRDObjective(Objective):
     Args:
         model: whose centres start at the teacher's means over the first batch, whole tiles.
         normalise: from (N, 3, H, W) floats in [0, 1] to the student's pixel values.
-        context: see :class:`~sattxt.training.objective.Objective`.
+        context: see :class:`~sattxt.training.objectives.base.Objective`.
 
     Raises:
         InputError: the parts do not fit together; a data set lacks bands that the teacher needs; ``patch_weight`` asks
@@ -108,16 +108,18 @@ class SRDObjective(Objective):
         return SRDBatch(
             step=step,
             parts=parts,
-            wide=self._pixels(tiles, wide, config.global_size, random),
-            narrow=self._pixels(tiles, narrow, config.local_size, random),
+            wide=self._student_pixels(tiles, wide, config.global_size, random),
+            narrow=self._student_pixels(tiles, narrow, config.local_size, random),
             spectral=[ms_view(values, thetas) for thetas in wide[: config.ms_views]],
         )
 
-    def _pixels(self, tiles: list[Tensor], views: list[list[Tensor]], size: int, random: torch.Generator) -> Tensor:
+    def _student_pixels(
+        self, tiles: list[Tensor], views: list[list[Tensor]], size: int, random: torch.Generator
+    ) -> Tensor:
         if not views:
             return torch.zeros(0, 3, size, size)
         stack = [rgb_view(tiles, thetas, size, self.config.augment, random) for thetas in views]
-        return self.normalise(torch.cat(stack)).contiguous(memory_format=torch.channels_last)
+        return self.pixels(torch.cat(stack))
 
     def losses(self, model: SRDModel, batch: SRDBatch, gather: Gather = alone) -> StepLosses:
         """``srd`` (which cannot fall below ``entropy``, the teacher's own) and ``patch``."""
