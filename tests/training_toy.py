@@ -55,7 +55,7 @@ class Toy(Run[AlignModel]):
         super().__init__(self.aligner, model, out)
 
     def measure(self, model: AlignModel) -> dict[str, float]:
-        model = self.aligner.calibrate_norms(model, (32,), batches=10)
+        model = self.aligner.calibrate_norms(model, 32, batches=10)
         return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.bank.pooled[:3], to_pixels, 32, 60)}
 
 

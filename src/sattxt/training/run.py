@@ -169,7 +169,7 @@ class AlignRun(Run[AlignModel]):
     def measure(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
         """On up to ``limit`` tiles a set: zero-shot top-1, one template, under the set's name; and caption recall."""
         size, figures = self.recipe.image.size, {}
-        model = self.aligner.calibrate_norms(model, (size,), batches=20)
+        model = self.aligner.calibrate_norms(model, size, batches=20)
         for tiles in self.validation:
             if tiles.classes:
                 plain = self._pooled(self._plain[tiles.name])
@@ -194,7 +194,7 @@ class AlignRun(Run[AlignModel]):
         labelled = [tiles for tiles in self.validation if tiles.classes]
         if not labelled:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
-        model = self.aligner.calibrate_norms(self.average, (size,), batches=norm_batches)
+        model = self.aligner.calibrate_norms(self.average, size, batches=norm_batches)
         texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
         return export_model(
             model,

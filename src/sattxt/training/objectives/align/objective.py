@@ -267,31 +267,27 @@ class AlignObjective(Objective):
         rates = {"backbone_lr": self.config.freeze_backbone, "text_lr": self.config.freeze_text_head}
         return {key: value for key, value in super().identity().items() if not rates.get(key)}
 
-    def calibrate_norms(self, model: AlignModel, sizes: tuple[int, ...], batches: int = 60) -> AlignModel:
+    def calibrate_norms(self, model: AlignModel, size: int, batches: int) -> AlignModel:
         """A copy of ``model`` in eval mode whose BatchNorm statistics are means over plain training batches.
 
         Averaged weights need their own: those of the weights they were averaged from do not fit. A frozen backbone and
-        frozen norms keep the statistics they were trained with: then, and where there is nothing to measure, it is
-        ``model`` itself.
+        frozen norms keep the statistics they were trained with: then, and for 0 ``batches``, it is ``model`` itself.
+
+        Args:
+            size: side in pixels of the tiles.
         """
         if self.config.freeze_backbone or self.config.freeze_norms or not batches:
             return model.eval()
-        model = copy.deepcopy(model)
-        random, device = generator(self.config.seed, Stream.NORMS), model.log_scale.device
+        model, device = copy.deepcopy(model), model.log_scale.device
+        random = generator(self.config.seed, Stream.NORMS)
 
-        def draw(batch: int) -> Tensor:
-            drawn = [
-                s.take(torch.randint(len(s), (count,), generator=random))
-                for s, count in zip(self.sets, self.config.counts, strict=True)
-            ]
-            size = sizes[batch % len(sizes)]
+        def draw() -> Tensor:
+            counted = zip(self.sets, self.config.counts, strict=True)
+            drawn = [s.take(torch.randint(len(s), (count,), generator=random)) for s, count in counted]
             return self.pixels(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
 
-        def run(pixels: Tensor) -> None:
-            with autocast(self.config.precision, device):
-                model.image(pixels)
-
-        measure_norms(model, map(draw, range(batches)), run)
+        with autocast(self.config.precision, device):
+            measure_norms(model, (draw() for _ in range(batches)), model.image)
         return model
 
 
