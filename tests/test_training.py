@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -17,13 +16,11 @@ from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 from sattxt.errors import InputError
 from sattxt.text.tower import TextHead
 from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample
-from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
 from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
 from sattxt.training.objectives.align.model import make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.align.views import add_noise
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
-from sattxt.training.recipe import read_recipe
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import caption_recall
@@ -158,19 +155,6 @@ def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
     assert torch.equal(plain.texts, hazy.texts)
     added = (hazy.pixels - plain.pixels).mean((0, 2, 3))
     assert float(added[2]) > float(added[0]) > 0
-
-
-# -- calibration ---------------------------------------------------------------------------------------------------
-
-
-def test_calibration_finds_the_temperature_that_made_the_labels() -> None:
-    torch.manual_seed(0)
-    scores = torch.rand(4000, 5) - 0.5
-    truth = torch.multinomial((12 * scores).softmax(1), 1)[:, 0]
-    scored = [Scored(scores, torch.zeros(4000, 2), truth)]
-    assert fit_logit_scale(scored) == pytest.approx(12, rel=0.15)
-    scale, _ = fit_multi_label(scored, 12.0)
-    assert scale > 0
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------
@@ -378,25 +362,3 @@ def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:
     assert set(figures) == {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} | {"recall"}
     assert figures["i2t_r10"] == 100  # nine captions in all
     assert figures["recall"] == pytest.approx(np.mean([v for k, v in figures.items() if k != "recall"]))
-
-
-# -- recipes -------------------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_recipe_reads_and_takes_overrides() -> None:
-    recipe = read_recipe("mini", {"align.steps": 7, "align.seed": 3})
-    assert recipe.align.steps == 7
-    assert recipe.align.seed == 3
-    assert len(recipe.align.counts) == len(recipe.align.sets)
-    assert recipe.head.dim == 320
-
-
-def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="mini"):
-        read_recipe("maxi")
-    with pytest.raises(InputError, match="stepz"):
-        read_recipe("mini", {"align.stepz": 3})
-    path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps({"name": "x", "surprise": 1}))
-    with pytest.raises(InputError, match="surprise"):
-        read_recipe(path)
