@@ -98,18 +98,18 @@ RGB = ("B04", "B03", "B02")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pixels": torch.zeros(2, 3, 8, 8), "bands": ()}, "made: pixels is torch.float32 (2, 3, 8, 8)"),
-        ({"keys": ["only one"]}, "made: pixels is torch.float32 (2, 3, 8, 8)"),
+        ({"bands": ()}, "made: pixels is int16 (2, 3, 8, 8); pass square tiles (2, 3, 8, 8) of uint8"),
+        ({"keys": ["only one"]}, "made: pixels is int16 (2, 3, 8, 8); pass square tiles (1, 3, 8, 8)"),
         ({"labels": torch.zeros(3)}, "made: 2 tiles, 3 labels, 2 lists of captions"),
         ({"keys": []}, "made: 0 tiles"),
-        ({"pixels": torch.zeros(2, 3, 8, 4)}, "made: pixels is torch.float32 (2, 3, 8, 4)"),
-        ({"pixels": torch.full((2, 3, 8, 8), math.nan)}, "made: 2 tiles hold NaN or infinity, first a"),
+        ({"pixels": torch.zeros(2, 3, 8, 4, dtype=torch.int16)}, "made: pixels is int16 (2, 3, 8, 4)"),
+        ({"pixels": torch.full((2, 3, 8, 8), math.nan)}, "made: pixels is float32 (2, 3, 8, 8); pass square"),
         ({"bands": ("B04", "B03", "nir")}, "made: needs the bands B02, B03 and B04 to render RGB from, and lacks B02"),
         ({"bands": (*RGB, "red")}, "made: bands names a band twice"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(change, said):
-    good = {"name": "made", "keys": ["a", "b"], "pixels": torch.zeros(2, 3, 8, 8), "bands": RGB}
+    good = {"name": "made", "keys": ["a", "b"], "pixels": torch.zeros(2, 3, 8, 8, dtype=torch.int16), "bands": RGB}
     Tiles(**good)
     with pytest.raises(InputError, match=re.escape(said)):
         Tiles(**{**good, **change})

@@ -24,7 +24,7 @@ import io
 import logging
 import zipfile
 from collections import UserDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -96,9 +96,9 @@ def read_ssl4eo(
         samples = _samples(store, found[split][:shards], wanted)
         return samples if captions is None else _captioned(store, samples, captions, split, columns)
 
-    splits = _Splits(found, load)
-    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset or "auto")
-    return Dataset(data_name(store), store, splits, options=options, view=PatchSamples)
+    added: float | Literal["auto"] = "auto" if offset is None else offset
+    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=added)
+    return Dataset(data_name(store), store, _OnDemand(found, load), options=options, view=PatchSamples)
 
 
 class _Shards(Store):
@@ -124,22 +124,17 @@ class _Shards(Store):
         return self._tars[shard]
 
 
-class _Splits(Mapping[str, tuple[Sample, ...]]):
-    """Splits that are loaded when they are asked for."""
+class _OnDemand(UserDict[str, Any]):
+    """A mapping whose values are made when they are asked for."""
 
-    def __init__(self, names: Iterable[str], load: Callable[[str], tuple[Sample, ...]]) -> None:
-        self._names, self._load = list(names), load
+    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
+        super().__init__(dict.fromkeys(names))
+        self._make = make
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, split: str) -> tuple[Sample, ...]:
-        if split not in self._names:
-            raise KeyError(split)
-        return self._load(split)
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.data:
+            raise KeyError(name)
+        return self._make(name)
 
 
 def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tuple[Sample, ...]:
@@ -177,7 +172,7 @@ class PatchSamples(BandSamples):
         if tuple(self.options.band_names or ()) != _BANDS["S2RGB"]:
             return super().image(index)
         rgb = self._stored(index).transpose(1, 2, 0)
-        if rgb.min() < 0 or rgb.max() > 255:
+        if not (rgb.min() >= 0 and rgb.max() <= 255):
             raise ImageError(f"{self._where(index)}: values from {rgb.min()} to {rgb.max()}; S2RGB has 0 to 255")
         return rgb.round().astype(np.uint8) if rgb.dtype != np.uint8 else rgb
 
@@ -210,8 +205,8 @@ def _open(store: Store, file: str, row: int) -> tuple[Any, tuple[int, ...]]:
     """A file's zarr group, of which only what is asked for is read, and the place of a row in it."""
     if ".tar/" not in file:
         return _chunk(store.path / file), (row,)
-    zarr = _zarr()
-    members = _Members(zipfile.ZipFile(io.BytesIO(store.read(file))))
+    zarr, packed = _zarr(), zipfile.ZipFile(io.BytesIO(store.read(file)))
+    members = _OnDemand(packed.namelist(), lambda name: zarr.core.buffer.cpu.Buffer.from_bytes(packed.read(name)))
     return zarr.open_group(zarr.storage.MemoryStore(members), mode="r", use_consolidated=False), ()
 
 
@@ -223,23 +218,11 @@ def _chunk(path: Path) -> Any:
 def _zarr() -> Any:
     try:
         import zarr
+        import zarr.core.buffer.cpu
         import zarr.storage
     except ImportError as error:
         raise MissingExtraError("train", "zarr", "reading SSL4EO-S12 shards") from error
     return zarr
-
-
-class _Members(UserDict[str, Any]):
-    """The members of a zip as buffers of zarr."""
-
-    def __init__(self, packed: zipfile.ZipFile) -> None:
-        super().__init__(dict.fromkeys(packed.namelist()))
-        self._packed = packed
-
-    def __getitem__(self, name: str) -> Any:
-        from zarr.core.buffer.cpu import Buffer
-
-        return Buffer.from_bytes(self._packed.read(name))
 
 
 def _captioned(

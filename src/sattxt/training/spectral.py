@@ -52,33 +52,34 @@ def index_captions(bands: Bands) -> list[str]:
     ranked = sorted(cover.items(), key=lambda item: -item[1])
     (first, share), (second, rest) = ranked[0], ranked[1]
     amount = "almost entirely" if share > 0.9 else "mostly" if share > 0.6 else "partly"
-    texts = [f"a satellite image {amount} covered by {first}", f"Sentinel-2 view of {first}"]
-    if rest > 0.12:
-        texts.append(f"{first} with some {second} seen from space")
-        texts.append(f"an area of {first} and {second} at 10 metre resolution")
-    if forest > 0.5:
-        texts.append("dark green tree cover, probably forest, seen by Sentinel-2")
-    if built > 0.35:
-        texts.append("bright bare or sealed ground such as fields after harvest, rock or buildings")
-    if 0.05 < cover["water"] < 0.6:
-        texts.append("land beside a body of water such as a river, lake or coast")
     grass = (land & (ndvi > 0.6) & (nir > 0.3)).mean()
     middle = (land & (ndvi > 0.1) & (ndvi < 0.5)).mean()
-    if forest > 0.6:
-        texts += ["forest seen by a satellite", "dense trees covering the land"]
-    if grass > 0.6 and texture < 0.14:
-        texts += ["a green meadow or pasture", "evenly green grassland seen from space"]
-    if middle > 0.5 and texture > 0.17 and np.median(index(swir, nir)) > -0.15:
-        texts += ["houses and streets of a town", "a built-up area with many buildings"]
-    if cover["sparse vegetation or grass"] > 0.5 and texture < 0.16:
-        texts += ["shrubs and natural grassland", "low wild vegetation on open ground"]
-    bare = cover["bare soil or built-up ground"]
-    if bare > 0.4 and texture < 0.17:
-        texts += ["crop fields with bare soil", "farmland after the harvest seen by a satellite"]
-    if np.std(ndvi) > 0.15 and cover["water"] < 0.05 and texture < 0.17 and forest < 0.4:
-        texts += ["agricultural fields of different crops", "cropland divided into parcels"]
-    if cover["water"] > 0.9:
-        texts += ["a large lake or the sea from above", "nothing but water"]
-    if np.std(ndvi) > 0.2 and cover["water"] < 0.05:
-        texts.append("a patchwork of green and bare fields in farmland")
-    return texts
+    town = middle > 0.5 and texture > 0.17 and np.median(index(swir, nir)) > -0.15
+    shrubs = cover["sparse vegetation or grass"] > 0.5 and texture < 0.16
+    soil = cover["bare soil or built-up ground"] > 0.4 and texture < 0.17
+    varied, dry = np.std(ndvi), cover["water"] < 0.05
+    texts = [
+        (True, f"a satellite image {amount} covered by {first}"),
+        (True, f"Sentinel-2 view of {first}"),
+        (rest > 0.12, f"{first} with some {second} seen from space"),
+        (rest > 0.12, f"an area of {first} and {second} at 10 metre resolution"),
+        (forest > 0.5, "dark green tree cover, probably forest, seen by Sentinel-2"),
+        (built > 0.35, "bright bare or sealed ground such as fields after harvest, rock or buildings"),
+        (0.05 < cover["water"] < 0.6, "land beside a body of water such as a river, lake or coast"),
+        (forest > 0.6, "forest seen by a satellite"),
+        (forest > 0.6, "dense trees covering the land"),
+        (grass > 0.6 and texture < 0.14, "a green meadow or pasture"),
+        (grass > 0.6 and texture < 0.14, "evenly green grassland seen from space"),
+        (town, "houses and streets of a town"),
+        (town, "a built-up area with many buildings"),
+        (shrubs, "shrubs and natural grassland"),
+        (shrubs, "low wild vegetation on open ground"),
+        (soil, "crop fields with bare soil"),
+        (soil, "farmland after the harvest seen by a satellite"),
+        (varied > 0.15 and dry and texture < 0.17 and forest < 0.4, "agricultural fields of different crops"),
+        (varied > 0.15 and dry and texture < 0.17 and forest < 0.4, "cropland divided into parcels"),
+        (cover["water"] > 0.9, "a large lake or the sea from above"),
+        (cover["water"] > 0.9, "nothing but water"),
+        (varied > 0.2 and dry, "a patchwork of green and bare fields in farmland"),
+    ]
+    return [text for fits, text in texts if fits]

@@ -6,7 +6,6 @@ Tiles that cannot be read are counted, reported and left out, never silently dro
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ class Tiles:
     labels and captions before is to be looked up at :meth:`actual`.
 
     Raises:
-        InputError: shapes, names and counts do not fit together, or a reflectance is NaN or infinite.
+        InputError: shapes, dtypes, names and counts do not fit together.
     """
 
     name: str
@@ -49,16 +48,15 @@ class Tiles:
     labels: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) int64 into ``classes``; -1: none (default)
     classes: tuple[str, ...] = ()
     captions: list[list[str]] = field(default_factory=list)  # the texts of each tile, possibly none
-    bands: tuple[str, ...] = ()  # names of the C bands, reflectance x 10,000; () or of uint8: RGB in 0-255
+    bands: tuple[str, ...] = ()  # names of the C bands, int16 reflectance x 10,000; () or uint8: RGB in 0-255
     skipped: list[tuple[str, str]] = field(default_factory=list)  # names of what could not be used, and why
 
     def __post_init__(self) -> None:
         self.labels = self.labels if len(self.labels) else torch.full((len(self.keys),), -1)
         self.captions = [list(texts) for texts in self.captions] or [[] for _ in self.keys]
         self.bands = tuple(canonical(band) for band in self.bands)
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, list[str]] = {}
         self._last: tuple[list[int], Tensor] | None = None
-        self._lock = threading.Lock()
         counts = len(self.keys), len(self.labels), len(self.captions)
         if not self.keys or len(set(counts)) > 1:
             raise InputError(
@@ -71,29 +69,15 @@ class Tiles:
             if len(set(self.bands)) != len(self.bands):
                 raise InputError(f"{self.name}: bands names a band twice ({', '.join(self.bands)})")
         if isinstance(self.pixels, Tensor):
-            self._check(self.pixels)
-
-    def _check(self, pixels: Tensor) -> None:
-        due = (len(self.keys), len(self.bands) or 3)
-        right = pixels.ndim == 4 and pixels.shape[:2] == due and pixels.shape[2] == pixels.shape[3]
-        if not right or (not self.bands and pixels.dtype != torch.uint8):
-            kind = "reflectance" if self.bands else "uint8"
-            raise InputError(
-                f"{self.name}: pixels is {pixels.dtype} {tuple(pixels.shape)}; pass {(*due, 'S', 'S')} {kind}"
-            )
-        if pixels.is_floating_point():
-            bad = [key for key, tile in zip(self.keys, pixels, strict=True) if not bool(torch.isfinite(tile).all())]
-            if bad:
-                raise InputError(f"{self.name}: {len(bad)} tiles hold NaN or infinity, first {bad[0]}; leave them out")
+            due = (len(self.keys), len(self.bands) or 3, self.pixels.shape[-1], self.pixels.shape[-1])
+            kinds = (torch.uint8, torch.int16) if self.bands else (torch.uint8,)
+            if self.pixels.shape != due or self.pixels.dtype not in kinds:
+                found = f"{str(self.pixels.dtype).removeprefix('torch.')} {tuple(self.pixels.shape)}"
+                wanted = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
+                raise InputError(f"{self.name}: pixels is {found}; pass square tiles {due} of {wanted}")
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
 
     def take(self, index: Tensor) -> Tensor:
         """(n, 3, S, S) uint8: the RGB tiles at ``index``, int64 (n,), or what stands in for them.
@@ -173,12 +157,10 @@ class Tiles:
         except Exception as error:  # decoders raise many kinds
             if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
                 raise
-            reason = first_line(error).split(f"{self.keys[index]}: ", 1)[-1]
-        with self._lock:
-            if index not in self._failed:
-                self._failed[index] = reason
-                self.skipped.append((self.keys[index], reason))
-                log.warning("%s: %s is left out: %s", self.name, self.keys[index], reason)
+            reason = [first_line(error).split(f"{self.keys[index]}: ", 1)[-1]]
+        if self._failed.setdefault(index, reason) is reason:  # the first of several threads
+            self.skipped.append((self.keys[index], reason[0]))
+            log.warning("%s: %s is left out: %s", self.name, self.keys[index], reason[0])
         return None
 
     def _readable(self, index: int) -> tuple[int, NDArray[Any]]:
@@ -191,7 +173,7 @@ class Tiles:
 
     def _nothing(self) -> InputError:
         key = self.keys[0]
-        return InputError(f"{self.name}: none of {len(self)} tiles can be read, first {key}: {self._failed[0]}")
+        return InputError(f"{self.name}: none of {len(self)} tiles can be read, first {key}: {self._failed[0][0]}")
 
 
 def check_rgb(bands: Sequence[str], where: str) -> None:

@@ -142,8 +142,8 @@ def pair_set(count: int = 12, size: int = 32, name: str = "made") -> Tiles:
     """Tiles whose bands are simple functions of smooth RGB, and one (B08) that no single pixel tells."""
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    images = (F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) * 255).to(torch.uint8)
-    values = torch.cat([images.float() * (2750 / 255), images.float().mean(1, keepdim=True) * 20], dim=1)
+    rgb = (F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) * 5).round()  # of 51: whole numbers
+    values = torch.cat([rgb * 550, rgb.mean(1, keepdim=True) * 1020], dim=1).round().short()
     return Tiles(name, [f"{name}/{i}.tif" for i in range(count)], values, bands=("red", "green", "blue", "nir"))
 
 
