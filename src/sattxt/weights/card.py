@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import json
-
 from sattxt.config import ModelConfig, ModelSource
 from sattxt.weights.manifest import Metric, ModelEntry, find_model
 
+_USAGE = """## Use
 
-def model_card(config: ModelConfig, *, repo_id: str | None = None) -> str:
-    """The card's text, from the config and, for a model of the manifest, from its entry there.
+```python
+from sattxt import SatTxt
 
-    Args:
-        config: of the model.
-        repo_id: the hub id it will have, for the example; default: a placeholder path.
-    """
+model = SatTxt.from_pretrained("{name}")
+print(model.zero_shot("tile.png", ["forest", "river", "city"]))
+```
+"""
+
+
+def model_card(config: ModelConfig) -> str:
+    """The card's text, from a model's config and, for a model of the manifest, from its entry there."""
     entry = find_model(config.name)
-    parts = [_front_matter(config, entry), f"# {config.name}\n"]
-    parts.append((entry.summary if entry else "RGB satellite tiles and text in one embedding space.") + "\n")
-    parts.append(_usage(repo_id or config.name))
-    parts.append(_facts(config))
-    if entry is not None:
-        parts += _from_manifest(entry)
-    elif config.licence:
-        parts.append(f"## Licence\n\n{config.licence}\n")
+    summary = entry.summary if entry else "RGB satellite tiles and text in one embedding space."
+    parts = [_front_matter(config, entry), f"# {config.name}\n", f"{summary}\n", _USAGE.format(name=config.name)]
+    parts += _section("What it is", _facts(config))
+    parts += _from_manifest(entry) if entry else _section("Licence", [config.licence] if config.licence else [])
     return "\n".join(parts)
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {title}\n\n" + "\n".join(lines) + "\n"] if lines else []
 
 
 def _front_matter(config: ModelConfig, entry: ModelEntry | None) -> str:
     apache = config.licence.strip().lower() == "apache-2.0"
     lines = ["---", "library_name: sattxt", f"license: {'apache-2.0' if apache else 'other'}"]
     if not apache and config.licence:
-        lines += ["license_name: see-below", f"license_link: {json.dumps('README.md')}"]
+        lines += ["license_name: see-below", 'license_link: "README.md"']
     lines += ["pipeline_tag: zero-shot-image-classification", "language: en", "tags:"]
     lines += [f"- {tag}" for tag in ("remote-sensing", "satellite", "sentinel-2", "vision-language", "embeddings")]
     sources = [config.text.base, *config.text.adapters]
@@ -44,19 +47,7 @@ def _front_matter(config: ModelConfig, entry: ModelEntry | None) -> str:
     return "\n".join(lines)
 
 
-def _usage(name: str) -> str:
-    return f"""## Use
-
-```python
-from sattxt import SatTxt
-
-model = SatTxt.from_pretrained("{name}")
-print(model.zero_shot("tile.png", ["forest", "river", "city"]))
-```
-"""
-
-
-def _facts(config: ModelConfig) -> str:
+def _facts(config: ModelConfig) -> list[str]:
     image, text, head = config.image, config.text, config.vision.head
     encoder = "in this directory" if text.base is None else _source(text.base)
     if text.adapters:
@@ -69,39 +60,29 @@ def _facts(config: ModelConfig) -> str:
         ("text encoder", f"{text.kind}, {text.hidden_size} wide, {encoder}; at most {text.max_length} tokens"),
         ("logit scale", f"{config.logit_scale:g} ({config.logit_scale_source})"),
     ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
-    return f"## What it is\n\n| | |\n|-|-|\n{table}\n"
+    return ["| | |", "|-|-|", *(f"| {key} | {value} |" for key, value in rows)]
 
 
 def _from_manifest(entry: ModelEntry) -> list[str]:
-    parts = []
-    if entry.preprocessing_note:
-        parts.append(f"Pixel scaling: {entry.preprocessing_note}\n")
-    if entry.metrics:
-        rows = "\n".join(f"| {m.task} | {m.data} | {m.metric} | {m.value:g} | {_origin(m)} |" for m in entry.metrics)
-        parts.append(f"## Measured\n\n| task | data | metric | value | how |\n|-|-|-|-|-|\n{rows}\n")
-    if entry.training_data:
-        rows = "\n".join(f"- {d.name}: {d.licence} ({d.url}){_use(d.use)}" for d in entry.training_data)
-        parts.append(f"## Training data\n\n{rows}\n")
-    if entry.limits:
-        parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in entry.limits) + "\n")
-    rows = "\n".join(
-        f"- {item.covers}: {item.says} ({item.where}){'. ' + item.accept if item.accept else ''}"
-        for item in entry.licences
-    )
-    parts.append(f"## Licences\n\n{rows}\n")
-    parts.append("## Citations\n\n" + "\n".join(f"- {item.text} {item.url}" for item in entry.citations) + "\n")
-    return parts
+    measured = [f"| {m.task} | {m.data} | {m.metric} | {m.value:g} | {_origin(m)} |" for m in entry.metrics]
+    header = ["| task | data | metric | value | how |", "|-|-|-|-|-|"] if measured else []
+    data = [f"- {d.name}: {d.licence} ({d.url}){f'; {d.use}' if d.use else ''}" for d in entry.training_data]
+    licences = [f"- {x.covers}: {x.says} ({x.where}){f'. {x.accept}' if x.accept else ''}" for x in entry.licences]
+    return [
+        *([f"Pixel scaling: {entry.preprocessing_note}\n"] if entry.preprocessing_note else []),
+        *_section("Measured", header + measured),
+        *_section("Training data", data),
+        *_section("Limits", [f"- {limit}" for limit in entry.limits]),
+        *_section("Licences", licences),
+        *_section("Citations", [f"- {item.text} {item.url}" for item in entry.citations]),
+    ]
 
 
 def _origin(metric: Metric) -> str:
-    if metric.command:
-        return f"`{metric.command}`" + (f", {metric.date}" if metric.date else "")
-    return metric.source or ""
-
-
-def _use(use: str | None) -> str:
-    return f"; {use}" if use else ""
+    """How a number was found: the command and its date, or where it was published."""
+    if metric.command is None:
+        return metric.source or ""
+    return f"`{metric.command}`" + (f", {metric.date}" if metric.date else "")
 
 
 def _source(source: ModelSource) -> str:
