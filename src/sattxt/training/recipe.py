@@ -22,7 +22,7 @@ from sattxt.training.schema import Config, Count, Positive
 from sattxt.training.sets import SetEntry, entry_config
 from sattxt.training.teachers.registry import TeacherSource
 from sattxt.training.text_start import LLMSource, SentenceSource
-from sattxt.training.vision_start import VisionSource
+from sattxt.training.vision_start import VisionSource, find_path
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def _part(block: Config, cls: type[_STAGE]) -> _STAGE:
 
 def _read_beside(named: str, folder: Path) -> Any:
     """What a vocabulary's JSON or YAML file holds; its path is relative to the recipe, or to where we are."""
-    path = next((p for p in (folder / named, Path(named).expanduser()) if p.is_file()), None)
+    path = find_path(named, folder)
     if path is None:
         raise InputError(f"align.vocabulary: {folder / named}: no such file")
     if path.suffix != ".json":

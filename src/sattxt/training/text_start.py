@@ -18,6 +18,7 @@ from sattxt.errors import HubError, InputError, UnknownModelError
 from sattxt.io import read_json
 from sattxt.text.encoder import TextEncoder
 from sattxt.training.schema import Config, Count
+from sattxt.training.vision_start import find_path, fixed_seed
 from sattxt.weights.components import find_language_model, read_hidden_size
 from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
 from sattxt.weights.hub import is_repo_id
@@ -109,7 +110,7 @@ def _sentence_folder(source: SentenceSource, data: Path) -> Path:
     if (source.path is None) == (source.package is None):
         raise InputError("text_encoder: pass either path, a folder, or package, an installed package that holds one")
     if source.path is not None:
-        return _existing(source.path, data) or _missing_folder(source.path, data, "path")
+        return find_path(source.path, data) or _missing_folder(source.path, data, "path")
     spec = find_spec(str(source.package))
     if spec is None or not spec.submodule_search_locations:
         package = str(source.package).replace("_", "-")
@@ -156,14 +157,10 @@ def _start_llm(source: LLMSource, data: Path) -> TextStart:
 def _find_part(named: str | HubSource, data: Path) -> ModelSource:
     """A part of the LLM: a folder here, or else a hub id."""
     source = ModelSource(named) if isinstance(named, str) else ModelSource(named.location, named.revision)
-    found = _existing(source.location, data)
+    found = find_path(source.location, data)
     if found is not None:
         return ModelSource(str(found))
     return source if is_repo_id(source.location) else _missing_folder(source.location, data, "base or adapters")
-
-
-def _existing(named: str, data: Path) -> Path | None:
-    return next((path for path in (data / named, Path(named).expanduser()) if path.is_dir()), None)
 
 
 def _missing_folder(named: str, data: Path, key: str) -> Any:
@@ -176,8 +173,7 @@ def _missing_folder(named: str, data: Path, key: str) -> Any:
 def _start_random(source: SentenceSource | LLMSource, folder: Path, *, seed: int) -> TextStart:
     """An encoder of random weights that reads bytes: as wide as ``hidden_size``, two layers, always float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with fixed_seed(seed):
         if isinstance(source, SentenceSource):
             from sattxt.text.sentence import digest_sentence_encoder
 

@@ -44,6 +44,11 @@ class VisionSource(Config):
     num_heads: Count | None = None  # attention heads of a checkpoint file that does not have them
 
 
+def find_path(named: str, data: Path) -> Path | None:
+    """The file or folder of this name below ``data``, or else anywhere; ``None`` where there is none."""
+    return next((path for path in (data / named, Path(named).expanduser()) if path.exists()), None)
+
+
 @contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
     """What is drawn inside depends on ``seed`` alone; the generator of the process is left as it was."""
@@ -147,11 +152,11 @@ def _read_checkpoint(source: VisionSource, data: Path) -> tuple[BackboneConfig, 
 
 def _find(named: str, revision: str | None, data: Path) -> Path:
     """A folder or file on this machine, downloaded if ``named`` is a hub id and no such folder is there."""
-    for path in (data / named, Path(named).expanduser()):
-        if path.exists():
-            if revision is not None:
-                raise InputError(f"vision.revision={revision!r}: {path} is on this machine; leave revision out")
-            return path
+    path = find_path(named, data)
+    if path is not None and revision is not None:
+        raise InputError(f"vision.revision={revision!r}: {path} is on this machine; leave revision out")
+    if path is not None:
+        return path
     from sattxt.weights.hub import HubAccess, is_repo_id
 
     if not is_repo_id(named):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -15,6 +14,7 @@ from sattxt.training.schema import Config, Count, Positive
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
+from sattxt.training.vision_start import find_path, fixed_seed
 
 
 class GalileoSource(Config):
@@ -61,7 +61,7 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
     """
     if isinstance(source, RandomSource):
         return _start_random(source, seed)
-    path = next((p for p in (data / source.path, Path(source.path).expanduser()) if p.exists()), None)
+    path = find_path(source.path, data)
     if path is None:
         raise InputError(f"srd.teacher.path: {data / source.path}: no such file or folder")
     if isinstance(source, GalileoSource):
@@ -71,8 +71,7 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
 
 def _start_random(source: RandomSource, seed: int) -> Teacher:
     count = len(source.bands)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with fixed_seed(seed):
         network = nn.Conv2d(count, source.width, source.patch, source.patch)
     return CallableTeacher(
         network, source.bands, source.width, name="random", mean=[1500.0] * count, std=[1000.0] * count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sattxt.training.calibrate import Scored, fit_logit_scale, fit_multi_label
+from sattxt.training.export import Scored, fit_logit_scale, fit_multi_label
 
 
 def test_calibration_finds_the_temperature_that_made_the_labels() -> None:
