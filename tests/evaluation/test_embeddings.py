@@ -21,10 +21,10 @@ from sattxt.evaluation.encoder import SatTxtEncoder
 def test_embeddings_are_computed_once_and_kept(tmp_path):
     data = open_data(write_folders(tmp_path / "x", 2)).split()
     encoder = ColourEncoder()
-    first = Embedder(encoder, cache=tmp_path / "cache")(data)
+    first = Embedder(encoder, cache=tmp_path / "cache")(data)[1]
     assert encoder.images_seen == 6
     again = Embedder(encoder, cache=tmp_path / "cache")
-    assert np.array_equal(again(data), first)
+    assert np.array_equal(again(data)[1], first)
     assert encoder.images_seen == 6
     other = ColourEncoder()
     other.fingerprint = "d" * 64
@@ -32,7 +32,7 @@ def test_embeddings_are_computed_once_and_kept(tmp_path):
     assert other.images_seen == 6, "another model has its own"
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    assert np.array_equal(Embedder(encoder, cache=tmp_path / "cache")(data), first)
+    assert np.array_equal(Embedder(encoder, cache=tmp_path / "cache")(data)[1], first)
     assert encoder.images_seen == 12, "a damaged file is not used"
 
 
@@ -44,10 +44,10 @@ def test_images_a_model_refuses_are_left_out_too(golden_model_dir, tmp_path):
     with pytest.raises(ImageError, match="cut it into tiles"):
         Embedder(encoder, cache=False)(data)
     embed = Embedder(encoder, cache=tmp_path / "cache", on_error="skip")
-    kept = embed.readable(data)
+    kept, vectors = embed(data)
     assert [s.id for s in kept.samples] == [s.id for s in data.samples if "strip" not in s.id]
     assert [f.source for f in embed.skipped] == ["RedField/strip.png"]
-    assert np.allclose(embed(kept), Embedder(encoder, cache=False)(kept), atol=1e-5)
+    assert np.allclose(vectors, Embedder(encoder, cache=False)(kept)[1], atol=1e-5)
 
 
 def test_a_damaged_archive_member_is_one_unreadable_image(tmp_path):
@@ -58,7 +58,7 @@ def test_a_damaged_archive_member_is_one_unreadable_image(tmp_path):
     content[first.header_offset + 60 : first.header_offset + 100] = bytes(40)
     archive.write_bytes(bytes(content))
     embed = Embedder(ColourEncoder(), cache=False, on_error="skip")
-    assert len(embed.readable(open_data(archive).split())) == 5
+    assert len(embed(open_data(archive).split())[0]) == 5
     assert [f.source for f in embed.skipped] == [first.filename]
 
 
@@ -72,13 +72,13 @@ def test_embeddings_come_in_the_order_of_the_samples(tmp_path):
     data = open_data(write_folders(tmp_path / "x", 4)).split()
     embed = Embedder(ColourEncoder(), cache=False, workers=3)
     backwards = data.take(range(len(data))[::-1])
-    assert np.array_equal(embed(backwards)[::-1], embed(data))
+    assert np.array_equal(embed(backwards)[1][::-1], embed(data)[1])
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
     data = open_data(write_folders(tmp_path / "x", 1)).split()
     (tmp_path / "cache").write_text("no folder")
-    assert Embedder(ColourEncoder(), cache=tmp_path / "cache")(data).shape == (3, 3)
+    assert Embedder(ColourEncoder(), cache=tmp_path / "cache")(data)[1].shape == (3, 3)
 
 
 def test_an_image_that_was_mended_is_read_again(tmp_path):
@@ -88,9 +88,9 @@ def test_an_image_that_was_mended_is_read_again(tmp_path):
     broken.write_bytes(b"no picture")
     data = open_data(folder).split()
     embed = Embedder(encoder, cache=tmp_path / "cache", on_error="skip")
-    assert len(embed.readable(data)) == 5
+    assert len(embed(data)[0]) == 5
     again = Embedder(encoder, cache=tmp_path / "cache", on_error="skip")
-    assert len(again.readable(open_data(folder).split())) == 5
+    assert len(again(open_data(folder).split())[0]) == 5
     assert encoder.images_seen == 5, "only what could not be read is tried again"
     broken.write_bytes(good)
-    assert len(again.readable(open_data(folder).split())) == 6
+    assert len(again(open_data(folder).split())[0]) == 6

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from sattxt.errors import InputError
 
 Array = NDArray[Any]
 ROUNDS = 1000
+SEED = 0
 _LIMITS = (2.5, 97.5)  # percentiles of a 95 % interval
 _CHUNK = 2**24  # counts of resampled samples that are held at a time
 
@@ -88,42 +89,36 @@ class Figure:
         return Figure(self.above[list(indices)], self.below[list(indices)], self.scale, self.complement)
 
 
-def interval(figure: Figure, *, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:
+def interval(figure: Figure) -> tuple[float, float]:
     """95 % percentile interval of a figure."""
-    return _limits(np.concatenate([figure.resampled(counts) for counts in _resamples(len(figure), rounds, seed)]))
+    return _limits(np.concatenate([figure.resampled(counts) for counts in _resamples(len(figure))]))
 
 
-class Difference(NamedTuple):
-    """B minus A on the same samples.
-
-    low, high: its 95 % interval. p: a two-sided bootstrap p value, twice the share of resamples beyond 0.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-
-def paired_difference(a: Figure, b: Figure, *, rounds: int = ROUNDS, seed: int = 0) -> Difference:
+def paired_difference(a: Figure, b: Figure) -> dict[str, float]:
     """How much more ``b`` is than ``a``, with the same samples drawn for both.
+
+    Returns:
+        ``difference``; ``low`` and ``high``, its 95 % interval; ``p``, a two-sided bootstrap p value (twice the share
+        of resamples beyond 0).
 
     Raises:
         InputError: they are of different samples.
     """
     if len(a) != len(b):
         raise InputError(f"figures of {len(a)} and {len(b)} samples cannot be paired")
-    gaps = [b.resampled(counts) - a.resampled(counts) for counts in _resamples(len(a), rounds, seed)]
-    values, value = np.concatenate(gaps), b.value - a.value
-    other = float((values <= 0).mean()) if value > 0 else float((values >= 0).mean())
-    return Difference(value, *_limits(values), min(1.0, 2 * other))
+    gaps = np.concatenate([b.resampled(counts) - a.resampled(counts) for counts in _resamples(len(a))])
+    difference = b.value - a.value
+    beyond = float((gaps <= 0).mean()) if difference > 0 else float((gaps >= 0).mean())
+    low, high = _limits(gaps)
+    return {"difference": difference, "low": low, "high": high, "p": min(1.0, 2 * beyond)}
 
 
-def _resamples(n: int, rounds: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    generator = np.random.default_rng(seed)
-    step = max(1, min(rounds, _CHUNK // max(n, 1)))
-    for start in range(0, rounds, step):
-        size = min(step, rounds - start)
+def _resamples(n: int) -> Iterator[NDArray[np.float64]]:
+    """(B, n) how often each sample is drawn; the same for every figure of as many samples."""
+    generator = np.random.default_rng(SEED)
+    step = max(1, min(ROUNDS, _CHUNK // max(n, 1)))
+    for start in range(0, ROUNDS, step):
+        size = min(step, ROUNDS - start)
         drawn = generator.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 

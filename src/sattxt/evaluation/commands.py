@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +13,7 @@ from sattxt.data.masks import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.options import Setup, cell, put_table, read_words
+from sattxt.evaluation.options import Setup, put_table, read_words
 from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe
 from sattxt.evaluation.result import read_result
@@ -43,14 +42,6 @@ Templates = Annotated[
         help="Prompt template with {} for the class (several are averaged), 'ensemble', or @FILE with one a line.",
     ),
 ]
-
-
-class Queries(str, Enum):
-    """What is searched with."""
-
-    auto = "auto"
-    classes = "classes"
-    captions = "captions"
 
 
 @app.command("zero-shot", no_args_is_help=True)
@@ -95,14 +86,9 @@ def _zero_shot(
     100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores or --together
     the result says "transductive": true among its settings.
     """
-    if centre_scores and together:
-        raise InputError("--centre-scores and --together exclude each other")
     if prompts is not None:
-        if centre_scores or together:
-            flag = "--centre-scores" if centre_scores else "--together"
-            raise InputError(f"{flag} and --prompts exclude each other; pass --names for words of your own")
-        if names is not None or label_set is not None:
-            raise InputError("--prompts gives the words: it excludes --names and --label-set")
+        if centre_scores or together or names is not None or label_set is not None:
+            raise InputError("--prompts excludes --names, --label-set, --centre-scores and --together")
         chosen = setup.templates(templates)
         result = phrasings(setup.embedder, setup.samples, read_words(prompts), chosen, source=prompts.name)
         setup.finish(result, "per_phrase")
@@ -131,8 +117,9 @@ def _retrieval(
     label_set: LabelSet = None,
     names: Names = None,
     queries: Annotated[
-        Queries, typer.Option("--queries", help="Default: captions where there are any.")
-    ] = Queries.auto,
+        Literal["auto", "classes", "captions"],
+        typer.Option("--queries", help="Default: captions where there are any."),
+    ] = "auto",
 ) -> None:
     """Search images by text: mAP@100 of class names, or R@1, R@5, R@10 of captions, both ways.
 
@@ -143,7 +130,7 @@ def _retrieval(
     """
     data = setup.samples
     captioned = any(sample.captions for sample in data.samples)
-    if queries is Queries.captions or (queries is Queries.auto and captioned):
+    if queries == "captions" or (queries == "auto" and captioned):
         if templates or names or label_set:
             raise InputError("captions are queries as they are: --templates, --names and --label-set are for classes")
         setup.finish(caption_retrieval(setup.embedder, data))
@@ -341,10 +328,5 @@ def _compare(
         output.put(f"  {side.upper()}: {found[side]['model']} ({path})\n")
     for warning in found["warnings"]:
         output.put(f"  note: {warning}\n")
-    output.put("\n")
-    rows = []
-    for row in found["figures"]:
-        span = f"{cell(row['low'])} to {cell(row['high'])}" if row["low"] is not None else ""
-        rows.append((row["figure"], cell(row["a"]), cell(row["b"]), cell(row["difference"]), span, cell(row["p"])))
-    output.put_rows(rows, ("figure", "A", "B", "B - A", "95 %", "p"))
+    put_table(found["figures"])
     put_table(found["per_class"])

@@ -29,14 +29,13 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"the results are of different images: {a['data']['name']} and {b['data']['name']}")
     figures = []
     for name in _figure_names(a, b):
-        row = {"figure": name, "a": a[name], "b": b[name], "low": None, "high": None, "p": None}
-        row["difference"] = b[name] - a[name]
+        row = {"figure": name, "a": a[name], "b": b[name], "difference": b[name] - a[name]}
+        row |= {"low": None, "high": None, "p": None}
         packed = [document["samples"].get("figures", {}).get(name) for document in (a, b)]
         if rows_a and all(packed):
-            left, right = (Figure.from_dict(p).take(rows) for p, rows in zip(packed, (rows_a, rows_b), strict=True))
-            found = paired_difference(left, right)
-            row |= {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
-            row |= {"a": left.value, "b": right.value} if partial else {}
+            one, other = (Figure.from_dict(p).take(rows) for p, rows in zip(packed, (rows_a, rows_b), strict=True))
+            row |= paired_difference(one, other)
+            row |= {"a": one.value, "b": other.value} if partial else {}
         figures.append(row)
     warnings = [] if same_data else ["the data differ (images, labels or how they are read)"]
     if partial:
@@ -45,19 +44,10 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
             f"only {len(rows_a)} of up to {most} samples are in both; figures with an interval are of these"
         )
     for key in ("templates", "names_from", "queries"):
-        if a["settings"].get(key) != b["settings"].get(key):
-            warnings.append(f"{key} differ: {a['settings'].get(key)} and {b['settings'].get(key)}")
-    document = {
-        "task": a["task"],
-        "data": a["data"]["name"],
-        "paired": len(rows_a),
-        "a": _side(a),
-        "b": _side(b),
-        "warnings": warnings,
-        "figures": figures,
-        "per_class": _per_class(a, b),
-    }
-    return plain(document)
+        left, right = (document["settings"].get(key) for document in (a, b))
+        warnings += [f"{key} differ: {left} and {right}"] if left != right else []
+    facts = {"task": a["task"], "data": a["data"]["name"], "paired": len(rows_a), "a": _side(a), "b": _side(b)}
+    return plain(facts | {"warnings": warnings, "figures": figures, "per_class": _per_class(a, b)})
 
 
 def _figure_names(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -67,12 +57,8 @@ def _figure_names(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def _side(document: dict[str, Any]) -> dict[str, Any]:
     model = document["model"]
-    return {
-        "model": model["name"],
-        "fingerprint": model["fingerprint"],
-        "n": document["n"],
-        "command": document["command"],
-    }
+    found = {"model": model["name"], "fingerprint": model["fingerprint"]}
+    return found | {"n": document["n"], "command": document["command"]}
 
 
 def _per_class(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:

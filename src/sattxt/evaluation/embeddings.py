@@ -25,8 +25,8 @@ class Embedder:
     """Image embeddings of data sets by one model.
 
     cache: the folder they are kept in, ``False`` for none. A file's name is a sha256 over the model's fingerprint,
-    that of the images with how they are read, and the kind of samples. on_error: what :meth:`readable` does with
-    images that cannot be read; ``skipped`` lists those that were left out, by their place among the samples.
+    that of the images with how they are read, and the kind of samples. on_error: ``"skip"`` leaves images out that
+    cannot be read; ``skipped`` lists them, by their place among the samples.
     """
 
     def __init__(
@@ -43,63 +43,42 @@ class Embedder:
         self._cache = user_cache_dir() / "eval" if cache is True else cache or None
         self._workers = workers
         self._progress = progress
-        self._skip = on_error == "skip"
-        self._kept: dict[str, FloatArray] = {}
+        self._on_error = on_error
 
-    def __call__(self, data: Samples) -> FloatArray:
-        """(N, D) float32 unit vectors of the data's images, in order.
+    def __call__(self, data: Samples) -> tuple[Samples, FloatArray]:
+        """The data, and (N, D) float32 unit vectors of their images, in order.
 
-        Raises:
-            ImageError: an image cannot be read, whatever ``on_error`` says; see :meth:`readable`.
-        """
-        return self._embed(data, skip=False)[0]
-
-    def readable(self, data: Samples) -> Samples:
-        """The data as they are; with ``on_error="skip"`` without the images that cannot be read.
-
-        It takes embedding them to know; the embeddings are kept for the calls that follow.
+        With ``on_error="skip"`` the data come back without the images that cannot be read.
 
         Raises:
-            InputError: none can be read.
+            ImageError: an image cannot be read (``on_error="raise"``). InputError: none can be.
         """
-        if not self._skip:
-            return data
-        vectors, failures = self._embed(data, skip=True)
+        path = None
+        vectors = np.empty((0, 0), np.float32)
+        if self._cache:
+            key = digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__)
+            path = Path(self._cache) / f"{key}.npy"
+            vectors = _load(path, len(data))
+        unknown = np.flatnonzero(np.isnan(vectors[:, 0])).tolist() if vectors.size else list(range(len(data)))
+        if not unknown:
+            return data, vectors
+        done, found, failures = self._compute(data, unknown)
         if len(failures) == len(data):
             first = failures[0].error
             raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
-        known = {lost.source for lost in self.skipped}
-        self.skipped += [lost for lost in failures if lost.source not in known]
-        rows = sorted(set(range(len(data))) - {lost.index for lost in failures})
-        kept = data.take(rows) if failures else data
-        self._kept[self._key(kept)] = vectors[rows]
-        return kept
-
-    def _key(self, data: Samples) -> str:
-        return digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__)
-
-    def _embed(self, data: Samples, *, skip: bool) -> tuple[FloatArray, list[Failure]]:
-        """Embeddings with rows of NaN for the images that cannot be read, and these."""
-        key = self._key(data) if self._skip or self._cache else ""
-        if key in self._kept:
-            return self._kept[key], []
-        path = self._cache / f"{key}.npy" if isinstance(self._cache, Path) else None
-        vectors = np.empty((0, 0), np.float32) if path is None else _load(path, len(data))
-        unknown = np.flatnonzero(np.isnan(vectors[:, 0])).tolist() if vectors.size else list(range(len(data)))
-        if not unknown:
-            return vectors, []
-        done, found, failures = self._compute(data, unknown, skip=skip)
+        vectors = vectors if vectors.size else np.full((len(data), found.shape[1]), np.nan, dtype=np.float32)
         if done:
-            vectors = vectors if vectors.size else np.full((len(data), found.shape[1]), np.nan, dtype=np.float32)
             vectors[done] = found
         if done and path is not None:
             with suppress(OSError, WeightsError), atomic_write(path) as file:  # a full disk: they are only not kept
                 np.save(file, vectors)
-        return vectors, failures
+        if not failures:
+            return data, vectors
+        self.skipped += failures
+        rows = np.flatnonzero(~np.isnan(vectors[:, 0])).tolist()
+        return data.take(rows), vectors[rows]
 
-    def _compute(
-        self, data: Samples, rows: Sequence[int], *, skip: bool
-    ) -> tuple[list[int], FloatArray, list[Failure]]:
+    def _compute(self, data: Samples, rows: Sequence[int]) -> tuple[list[int], FloatArray, list[Failure]]:
         """The rows whose images were embedded, their embeddings, and the images that could not be."""
         from tqdm import tqdm
 
@@ -111,7 +90,7 @@ class Embedder:
             data.image,
             batch_size=CHUNK,
             workers=self._workers,
-            on_error="skip" if skip else "raise",
+            on_error=self._on_error,
             name_of=lambda row, _: f"{data.store.path}/{data.samples[row].id}",
         )
         with tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False) as bar:
@@ -121,7 +100,7 @@ class Embedder:
                     parts.append(self.encoder.encode_images(batch.images))
                     done += known
                 except ImageError:
-                    if not skip:
+                    if self._on_error == "raise":
                         raise
                     for row, image in zip(known, batch.images, strict=True):
                         try:

@@ -24,10 +24,6 @@ from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
 from sattxt.labels.prompts import parse_templates
 
-MODEL_HELP = "A model's name, directory or hub id; transformers:ID; open_clip:ARCHITECTURE/TAG."
-SPLIT_HELP = "Split to measure on, or all. Default: val, else test, else all."
-CAPTIONS_HELP = "Captions of the images: .json as published, or .jsonl."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(ImageModelFlags, ReadFlags):
@@ -38,13 +34,22 @@ class Setup(ImageModelFlags, ReadFlags):
         Path, typer.Option("--data", show_default=False, help="Folder, zip or tar of the data set; or a manifest.")
     ]
     dataset: Annotated[str, typer.Option("--dataset", help=f"Its layout: auto, {', '.join(DATASETS)}.")] = "auto"
-    split: Annotated[str | None, typer.Option("--split", help=SPLIT_HELP)] = None
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split to measure on, or all. Default: val, else test, else all.")
+    ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most N images, evenly spaced over the split.")
     ] = None
-    captions: Annotated[Path | None, typer.Option("--captions", help=CAPTIONS_HELP)] = None
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="Captions of the images: .json as published, or .jsonl.")
+    ] = None
     images: Annotated[Path | None, typer.Option("--images", help="What a manifest's paths are relative to.")] = None
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "sattxt-mini"
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="A model's name, directory or hub id; transformers:ID; open_clip:ARCHITECTURE/TAG."
+        ),
+    ] = "sattxt-mini"
     instruction: options.Instruction = None
     batch_size: options.BatchSize = None
     workers: options.Workers = None
@@ -55,18 +60,13 @@ class Setup(ImageModelFlags, ReadFlags):
     quiet: options.Quiet = False
 
     def __post_init__(self) -> None:
-        if self.json is not None and not self.to_stdout and not self.json.resolve().parent.is_dir():
+        if self.json is not None and not self.json.resolve().parent.is_dir():
             raise InputError(f"--json {self.json}: its folder does not exist")
         if self.report is not None:
             try:
                 self.report.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"--report {self.report}: cannot be made a folder ({error.strerror})") from error
-
-    @property
-    def to_stdout(self) -> bool:
-        """Whether the result goes to standard output as JSON, and nothing else does."""
-        return self.json is not None and str(self.json) == "-"
 
     @cached_property
     def collection(self) -> Dataset:
@@ -140,7 +140,7 @@ class Setup(ImageModelFlags, ReadFlags):
         """Write the result where it was asked for, and show it with some of its tables."""
         result.command = command_line(self.context)
         document = result.to_dict()
-        if self.to_stdout:
+        if self.json == Path("-"):
             output.put(dump(document))
             return
         if self.json is not None:
@@ -167,9 +167,8 @@ def put_result(document: dict[str, Any], figures: Sequence[str], tables: Sequenc
     output.put(f"{document['task']}: {model['name']} on {data['name']}{split}, {data['n']} images\n\n")
     shown = []
     for name in figures:
-        value = document.get(name)
         low, high = document["ci95"].get(name, (None, None))
-        shown.append((name, cell(value), f"{cell(low)} to {cell(high)}" if low is not None else ""))
+        shown.append((name, cell(document[name]), "" if low is None else f"{cell(low)} to {cell(high)}"))
     output.put_rows(shown, ("figure", "value", "95 %"))
     for table in tables:
         put_table(document.get(table, ()))

@@ -48,11 +48,11 @@ def phrasings(
     if len(phrases) < 2:
         raise LabelError(f"{source}: at least two classes are needed, {data.store.path} has {len(phrases)}")
     encoder, sizes = embedder.encoder, [len(group) for group in phrases.values()]
-    data = embedder.readable(data)
+    data, images = embedder(data)
     texts = tuple(phrase for group in phrases.values() for phrase in group)
     filled = tuple(tuple(template.replace("{}", text) for template in templates) for text in texts)
     prompts = ClassPrompts(texts, texts, filled, templates, source)
-    vectors, images, targets = prompts.vectors(encoder), embedder(data), data.targets
+    vectors, targets = prompts.vectors(encoder), data.targets
     scores = images @ vectors.T
     starts = np.cumsum([0, *sizes])
     generator = np.random.default_rng(SEED)

@@ -13,7 +13,7 @@ from sattxt.data.dataset import Dataset, Samples
 from sattxt.errors import InputError
 from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.metrics import average_precisions, class_rows, label_ranking_precision, percent, sklearn
+from sattxt.evaluation.metrics import average_precisions, class_rows, sklearn
 from sattxt.evaluation.result import Result
 
 Array = NDArray[Any]
@@ -59,15 +59,15 @@ def probe(
     if not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction}: pass a share in (0, 1]")
     *parts, note = three_ways(collection, split, limit)
-    train_data, held_data, data = (embedder.readable(part) for part in parts)
-    own_split = held_data.split != train_data.split
+    own_split = parts[0].split != parts[1].split
     if fraction < 1:
-        kept = np.linspace(0, len(train_data) - 1, max(1, round(fraction * len(train_data)))).round().astype(int)
-        train_data = train_data.take(np.unique(kept).tolist())
+        places = np.linspace(0, len(parts[0]) - 1, max(1, round(fraction * len(parts[0]))))
+        parts[0] = parts[0].take(np.unique(places.round().astype(int)).tolist())
+    seen = [embedder(part) for part in parts]
     train, held_out, test = (
-        (embedder(part), part.indicators if part.multi_label else part.targets)
-        for part in (train_data, held_data, data)
+        (features, part.indicators if part.multi_label else part.targets) for part, features in seen
     )
+    data = seen[2][0]
     classes = len(data.classes)
     tried = {s: 100 * _quality(linear_scores(train, held_out[0], classes, s), held_out[1]) for s in STRENGTHS}
     strength = max(tried, key=lambda s: tried[s])  # of equal ones the most regularised
@@ -83,12 +83,23 @@ def probe(
         "seed": seed,
     }
     result = Result("probe", embedder.encoder, data, settings, embedder.skipped)
-    scores = linear_scores(train, test[0], classes, strength)
-    _measure(result, "linear", scores, test[1])
-    _measure(result, "knn", neighbour_scores(train, test[0], neighbours, classes), test[1])
-    result.tables["per_class"] = _per_class(scores, test[1], data.classes)
-    found = ((n, few_shot(train, test, classes, n, repeats, seed)) for n in shots)
-    result.tables["few_shot"] = [{"shots": n, **row} for n, row in found if row]
+    linear = linear_scores(train, test[0], classes, strength)
+    for name, scores in (("linear", linear), ("knn", neighbour_scores(train, test[0], neighbours, classes))):
+        if data.multi_label:
+            result.add_precisions(scores, f"{name}_")
+        else:
+            result.add(f"{name}_top1", Figure.mean(scores.argmax(axis=1) == test[1]))
+    if data.multi_label:
+        found = 100 * average_precisions(linear, test[1])
+        rows = [{"class": key, "n": test[1][:, k].sum(), "ap": found[k]} for k, key in enumerate(data.classes)]
+    else:
+        hits = linear.argmax(axis=1) == test[1]
+        result.figures["linear_balanced_accuracy"] = Figure.group_mean(hits, test[1], classes).value
+        rows = class_rows(test[1], linear.argmax(axis=1), data.classes)
+        rows = [{key: row[key] for key in ("class", "n", "accuracy")} for row in rows]
+    result.tables["per_class"] = rows
+    draws = ((n, few_shot(train, test, classes, n, repeats, seed)) for n in shots)
+    result.tables["few_shot"] = [{"shots": n, **row} for n, row in draws if row]
     return result
 
 
@@ -162,6 +173,8 @@ def few_shot(train: Labelled, test: Labelled, classes: int, shots: int, repeats:
 
     Empty where a class that occurs has fewer samples than ``shots``.
     """
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore] # which scikit-learn brings
+
     features, targets = train
     indicators = targets if targets.ndim == 2 else np.eye(classes, dtype=bool)[targets]
     members = [np.flatnonzero(column) for column in indicators.T if column.any()]
@@ -173,16 +186,9 @@ def few_shot(train: Labelled, test: Labelled, classes: int, shots: int, repeats:
         chosen = np.unique(np.concatenate([generator.choice(m, shots, replace=False) for m in members]))
         scores = linear_scores((features[chosen], targets[chosen]), test[0], classes, FEW_SHOT_STRENGTH)
         figures.append(100 * _quality(scores, test[1]))
-    mean, spread = float(np.mean(figures)), float(np.std(figures, ddof=1)) if repeats > 1 else 0.0
-    half = _student(repeats) * spread / repeats**0.5 if repeats > 1 else float("nan")
+    mean, spread = np.mean(figures), np.std(figures, ddof=1) if repeats > 1 else 0.0
+    half = stats.t.ppf(0.975, repeats - 1) * spread / repeats**0.5 if repeats > 1 else np.nan
     return {"mean": mean, "low": mean - half, "high": mean + half, "std": spread, "draws": repeats}
-
-
-def _student(draws: int) -> float:
-    sklearn("linear_model")  # which brings scipy
-    from scipy import stats  # type: ignore[import-untyped, unused-ignore]
-
-    return float(stats.t.ppf(0.975, draws - 1))
 
 
 def _regression(features: Array, targets: Array, strength: float) -> Any:
@@ -198,27 +204,6 @@ def _quality(scores: Array, targets: Array) -> float:
     if targets.ndim == 2:
         return float(np.nanmean(average_precisions(scores, targets)))
     return float((scores.argmax(axis=1) == targets).mean())
-
-
-def _measure(result: Result, name: str, scores: Array, targets: Array) -> None:
-    if targets.ndim == 2:
-        micro = sklearn("metrics").average_precision_score(targets.ravel(), scores.ravel())
-        result.figures[f"{name}_map_macro"] = percent(average_precisions(scores, targets))
-        result.figures[f"{name}_map_micro"] = 100 * micro
-        result.add(f"{name}_label_ranking_precision", Figure.mean(label_ranking_precision(scores, targets)))
-        return
-    hits = scores.argmax(axis=1) == targets
-    result.add(f"{name}_top1", Figure.mean(hits))
-    if name == "linear":
-        result.figures["linear_balanced_accuracy"] = Figure.group_mean(hits, targets, scores.shape[1]).value
-
-
-def _per_class(scores: Array, targets: Array, classes: Sequence[str]) -> list[dict[str, Any]]:
-    if targets.ndim == 2:
-        found = 100 * average_precisions(scores, targets)
-        return [{"class": key, "n": targets[:, k].sum(), "ap": found[k]} for k, key in enumerate(classes)]
-    rows = class_rows(targets, scores.argmax(axis=1), classes)
-    return [{key: row[key] for key in ("class", "n", "accuracy")} for row in rows]
 
 
 def _hold_out(data: Samples) -> tuple[Samples, Samples]:

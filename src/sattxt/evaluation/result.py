@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -20,7 +21,9 @@ from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
 from sattxt.evaluation.bootstrap import Figure, interval
 from sattxt.evaluation.encoder import Encoder
+from sattxt.evaluation.metrics import average_precisions, label_ranking_precision, percent, sklearn
 from sattxt.images.load import Failure
+from sattxt.vision.embeddings import FloatArray
 
 FORMAT = 1
 DECIMALS = 4
@@ -54,6 +57,14 @@ class Result:
         """Report a figure that can be resampled."""
         self.samples[name] = figure
         self.figures[name] = figure.value
+
+    def add_precisions(self, scores: FloatArray, prefix: str = "") -> None:
+        """Report mean average precision, macro and micro, and label ranking precision of (N, K) scores."""
+        truth = self.data.indicators
+        micro = sklearn("metrics").average_precision_score(truth.ravel(), scores.ravel())
+        self.figures[f"{prefix}map_macro"] = percent(average_precisions(scores, truth))
+        self.figures[f"{prefix}map_micro"] = 100 * micro
+        self.add(f"{prefix}label_ranking_precision", Figure.mean(label_ranking_precision(scores, truth)))
 
     @property
     def title(self) -> str:
@@ -127,10 +138,8 @@ def environment() -> dict[str, Any]:
 
     versions = {"sattxt": sattxt.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {"system": platform.system(), "cpu": _cpu(), "cores": cores}
     if torch.cuda.is_available():
@@ -152,9 +161,8 @@ def plain(value: Any) -> Any:
 
 
 def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    except OSError:
-        match = None
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
+    with suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if match:
+            return match.group(1).strip()
+    return platform.processor() or platform.machine()

@@ -28,8 +28,8 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
     among the first 100.
     """
     encoder = embedder.encoder
-    data = embedder.readable(data)
-    scores = classes.vectors(encoder) @ embedder(data).T
+    data, images = embedder(data)
+    scores = classes.vectors(encoder) @ images.T
     relevant = data.indicators.T
     met = np.asarray(relevant.any(axis=1))
     standard = average_precision_at_k(scores, relevant, depth)
@@ -66,7 +66,7 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
     Raises:
         InputError: an image has no caption.
     """
-    data = embedder.readable(data)
+    data, images = embedder(data)
     without = sum(not sample.captions for sample in data.samples)
     if without:
         raise InputError(f"{data.store.path}: {without} images have no caption")
@@ -75,7 +75,7 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
     texts = [caption for sample in data.samples for caption in sample.captions]
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     which = np.array([place[text] for text in texts])
-    images, vectors = embedder(data), encoder.encode_texts(list(place))[which]
+    vectors = encoder.encode_texts(list(place))[which]
     own = np.arange(len(data))[:, None] == owners
     uses = np.zeros((len(data), len(place)), dtype=np.float32)
     np.add.at(uses, (owners, which), 1)

@@ -69,7 +69,7 @@ def scale(
     """
     if any(factor < 1 for factor in factors):
         raise InputError(f"factors {', '.join(f'{f:g}' for f in factors)}: pass 1 or more")
-    data = embedder.readable(data)
+    data, images = embedder(data)
     weights = classes.vectors(embedder.encoder)
     name = "map_macro" if data.multi_label else "top1"
     settings = {**classes.describe(), "factors": list(factors), "sizes": list(sizes), "figure": name}
@@ -77,11 +77,11 @@ def scale(
     own = {each.name: getattr(data, each.name) for each in fields(Samples)}
     rows = []
     for factor in factors:
-        seen = data if factor == 1 else CoarseSamples(**own, whole=data, factor=factor)
-        rows.append({"factor": factor, **_measure(result, f"{name}_x{factor:g}", embedder(seen) @ weights.T)})
+        seen = images if factor == 1 else embedder(CoarseSamples(**own, whole=data, factor=factor))[1]
+        rows.append({"factor": factor, **_measure(result, f"{name}_x{factor:g}", seen @ weights.T)})
     result.tables["gsd"] = rows
     result.tables["input_size"] = [
-        {"size": size, **_measure(result, f"{name}_{size}px", open_at(size)(data) @ weights.T)} for size in sizes
+        {"size": size, **_measure(result, f"{name}_{size}px", open_at(size)(data)[1] @ weights.T)} for size in sizes
     ]
     return result
 

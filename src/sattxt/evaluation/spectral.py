@@ -47,14 +47,15 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
     fitted = [i for i, sample in enumerate(train.samples) if train.checksum(sample.id) not in measured]
     if len(fitted) < 10 or len(test) < 3:
         raise InputError(f"{train.store.path}: {len(fitted)} training and {len(test)} test tiles are too few")
-    parts = [embedder.readable(with_bands(data)) for data in (train.take(fitted), test)]
+    seen = [embedder(with_bands(data)) for data in (train.take(fitted), test)]
+    parts = [part for part, _ in seen]
     targets, colours = zip(*(_measure_tiles(part) for part in parts), strict=True)
     names = [name for name in targets[0][0] if all(name in tile for part in targets for tile in part)]
     if not names:
         raise InputError(f"{train.store.path}: the tiles hold no band beside RGB")
     known, truth = (np.array([[tile[name] for name in names] for tile in part]) for part in targets)
     features = {
-        "features": [embedder(part) for part in parts],
+        "features": [vectors for _, vectors in seen],
         "mean_rgb": [part[:, :3] for part in colours],
         "mean_std_rgb": colours,
     }
@@ -67,8 +68,8 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
     result = Result("spectral", embedder.encoder, parts[1], settings, embedder.skipped)
     spread = (truth - truth.mean(axis=0)) ** 2
     rows: list[dict[str, Any]] = [{"target": target} for target in names]
-    for name, (seen, unseen) in features.items():
-        residual = (truth - ridge(seen, known, unseen)) ** 2
+    for name, (fit_on, unseen) in features.items():
+        residual = (truth - ridge(fit_on, known, unseen)) ** 2
         result.add("r2" if name == "features" else f"r2_{name}", Figure(residual, spread, 1.0, complement=True))
         for t, row in enumerate(rows):
             row[name] = Figure(residual[:, [t]], spread[:, [t]], 1.0, complement=True).value

@@ -13,7 +13,6 @@ from sattxt.evaluation.metrics import (
     best_threshold,
     class_rows,
     expected_calibration_error,
-    label_ranking_precision,
     percent,
     sklearn,
 )
@@ -59,14 +58,13 @@ def zero_shot(
         InputError: ``centre_scores`` or ``together`` with multi-label data, with fewer tiles than classes, or both.
     """
     if centre_scores and together:
-        raise InputError("centre_scores and together exclude each other; pass one")
+        raise InputError("centre_scores and together (--centre-scores, --together) exclude each other; pass one")
     if (centre_scores or together) and data.multi_label:
         what = "centred scores are" if centre_scores else "tiles classified together are"
         raise InputError(f"{data.store.path}: {what} for data with one label a tile; leave it out")
     encoder = embedder.encoder
-    data = embedder.readable(data)
-    tuning = None if tuning is None else embedder.readable(tuning)
-    weights, images = classes.vectors(encoder), embedder(data)
+    weights = classes.vectors(encoder)
+    data, images = embedder(data)
     scores, scale = images @ weights.T, encoder.logit_scale
     result = Result("zero-shot", encoder, data, classes.describe(), embedder.skipped)
     if centre_scores:
@@ -79,11 +77,13 @@ def zero_shot(
         scores, scale = np.log(transduce(images, weights, scale).clip(_LEAST)), 1.0
         result.settings |= {"together": True, "transductive": True}
         result.notes.append(TOGETHER)
-    if data.multi_label:
-        tuned = None if tuning is None else best_threshold(embedder(tuning) @ weights.T, tuning.indicators)
-        _measure_multi_label(result, scores, classes, tuned)
-    else:
+    if not data.multi_label:
         _measure_single_label(result, scores, classes, scale)
+    elif tuning is None:
+        _measure_multi_label(result, scores, classes, None)
+    else:
+        tuning, vectors = embedder(tuning)
+        _measure_multi_label(result, scores, classes, best_threshold(vectors @ weights.T, tuning.indicators))
     return result
 
 
@@ -124,7 +124,7 @@ def _measure_multi_label(result: Result, scores: FloatArray, classes: ClassPromp
 
     mAP macro and micro, label ranking precision, and micro and macro F1 at one threshold for all classes.
     ``binary_accuracy`` is what some papers call accuracy on BigEarthNet: the mean over classes and images of whether
-    "the score is above the image's mean over the other classes" agrees with the truth; ``always_negative`` is what
+    "the score is above the image's mean over all classes" agrees with the truth; ``always_negative`` is what
     answering no throughout would score by it.
     """
     truth = result.data.indicators
@@ -136,20 +136,16 @@ def _measure_multi_label(result: Result, scores: FloatArray, classes: ClassPromp
         for half in (0, 1) if len(truth) > 1 else ():
             predicted[half::2] = scores[half::2] >= best_threshold(scores[1 - half :: 2], truth[1 - half :: 2])
         result.settings["threshold"] = {"chosen_on": "the other half of the samples, both ways"}
-    metrics = sklearn("metrics")
     found = average_precisions(scores, truth)
     counted = (truth | predicted).any(axis=0)
-    f1 = metrics.f1_score(truth, predicted, average=None, zero_division=0)
-    others = (scores.sum(axis=1, keepdims=True) - scores) / max(truth.shape[1] - 1, 1)
-    result.figures["map_macro"] = percent(found)
-    result.figures["map_micro"] = 100 * metrics.average_precision_score(truth.ravel(), scores.ravel())
+    f1 = sklearn("metrics").f1_score(truth, predicted, average=None, zero_division=0)
+    result.add_precisions(scores)
     agreed = 2.0 * (predicted & truth).sum(axis=1, keepdims=True)
     result.add(
         "f1_micro", Figure(agreed, 0.0 + predicted.sum(axis=1, keepdims=True) + truth.sum(axis=1, keepdims=True))
     )
     result.figures["f1_macro"] = percent(f1[counted])
-    result.add("label_ranking_precision", Figure.mean(label_ranking_precision(scores, truth)))
-    result.figures["binary_accuracy"] = percent((scores > others) == truth)
+    result.figures["binary_accuracy"] = percent((scores > scores.mean(axis=1, keepdims=True)) == truth)
     result.figures["always_negative"] = percent(~truth)
     result.tables["per_class"] = [
         {"class": key, "name": classes.names[k], "n": truth[:, k].sum(), "ap": 100 * found[k], "f1": 100 * f1[k]}
