@@ -212,7 +212,7 @@ def _train(prepare: Callable[[], Run[Any]], folder: Path, flags: LoopFlags) -> N
     check_start(folder, loop, resume=resume)
     trained = prepare()
     start = trained.resume() if resume else 0
-    total = trained.objective.step_config.steps
+    total = trained.objective.config.steps
     with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=rank() > 0 or None) as bar:
 
         def show(step: int, row: dict[str, float]) -> None:

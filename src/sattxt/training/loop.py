@@ -102,7 +102,7 @@ def fit(
     board = open_tensorboard(out / "tensorboard") if options.tensorboard and ranks.rank() == 0 else None
     state = restore(out / CHECKPOINT, objective, model, average) if resume else {}
     identity, kept = run_identity(objective, model), trained_names(objective, model)
-    config, steps = objective.step_config, objective.step_config.steps
+    config, steps = objective.config, objective.config.steps
     losses_log, validation_log = CsvLog(out / "losses.csv", board), CsvLog(out / "validation.csv", board)
     device = ranks.join()
     with stop_on_signal() as stop_asked:
@@ -204,7 +204,7 @@ class StepBatches(IterableDataset[Batch]):
         self.objective, self.start = objective, start
 
     def __iter__(self) -> Iterator[Batch]:
-        worker, accumulate = get_worker_info(), self.objective.step_config.accumulate
+        worker, accumulate = get_worker_info(), self.objective.config.accumulate
         turn, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for position in itertools.count(self.start * accumulate + turn, workers):
             yield self.objective.draw(*divmod(position, accumulate), ranks.rank(), ranks.ranks())

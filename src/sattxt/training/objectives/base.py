@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.hardware import Precision
 from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
-from sattxt.training.tiles import Sampler
+from sattxt.training.tiles import Sampler, Tiles
 
 #: (n, ...) of this rank to (ranks * n, ...) of all of them, in rank order; with gradient where there is one.
 Gather: TypeAlias = Callable[[Tensor], Tensor]
@@ -48,19 +48,6 @@ def generator(*key: int) -> torch.Generator:
     words = [part & 0xFFFF_FFFF_FFFF_FFFF for part in key]
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
-
-
-class NamedTiles(Protocol):
-    """The part of a tile set that every stage needs."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def keys(self) -> list[str]: ...  # noqa: D102
-    def __len__(self) -> int: ...
-
-    def take(self, index: Tensor) -> Tensor:
-        """(n, 3, S, S) uint8."""
 
 
 class StepConfig(Config):
@@ -93,7 +80,13 @@ class Batch:
 
     def to(self: BatchT, device: torch.device | str) -> BatchT:
         """The same with every tensor on ``device``."""
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(item) for item in value]
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 class StepLosses(NamedTuple):
@@ -120,11 +113,12 @@ class Objective(ABC):
     """
 
     stage: str
+    config: StepConfig
 
     def __init__(
         self,
         config: StepConfig,
-        sets: Sequence[NamedTiles],
+        sets: Sequence[Tiles],
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
@@ -141,7 +135,7 @@ class Objective(ABC):
                 f"accumulate={config.accumulate} cuts each set's count ({min(config.counts)} at the least) into "
                 "micro-batches; pass no more than that"
             )
-        self.step_config, self.tiles, self.normalise = config, sets, normalise
+        self.config, self.sets, self.normalise = config, sets, normalise
         self.context = dict(context or {})
         self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
 
@@ -178,8 +172,8 @@ class Objective(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
-        config = self.step_config.model_dump(exclude={"steps"})
-        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.tiles}, **self.context}
+        config = self.config.model_dump(exclude={"steps"})
+        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.sets}, **self.context}
 
     def pixels(self, images: Tensor) -> Tensor:
         """Pixel values of (N, 3, H, W) floats in [0, 1], channels last."""
@@ -188,17 +182,9 @@ class Objective(ABC):
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
         """Each data set's tile indices of a micro-batch."""
         whole = self.sampler.batch(step * ranks + rank)
-        return [torch.tensor_split(part, self.step_config.accumulate)[micro] for part in whole]
+        return [torch.tensor_split(part, self.config.accumulate)[micro] for part in whole]
 
     def describe(self, parts: list[Tensor]) -> str:
         """The first tiles of a batch by name, for messages."""
-        named = zip(self.tiles, parts, strict=True)
+        named = zip(self.sets, parts, strict=True)
         return ", ".join(f"{s.name} ({', '.join(s.keys[i] for i in index[:3].tolist())}, …)" for s, index in named)
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, list):
-        return [_moved(item, device) for item in value]
-    return value

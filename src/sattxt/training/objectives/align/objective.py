@@ -75,6 +75,7 @@ class AlignObjective(Objective):
     """
 
     stage = "align"
+    config: AlignConfig
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class AlignObjective(Objective):
         context: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(config, sets, normalise, context)
-        self.config, self.sets, self.book, self.bank = config, sets, book, bank
+        self.book, self.bank = book, bank
         self.images: ImageBank | None = None
         self._captions = book.caption_rows()
         by_class = config.class_weight > 0 and max(book.class_counts, default=0) > 1

@@ -68,6 +68,7 @@ class SRDObjective(Objective):
     """
 
     stage = "srd"
+    config: SRDConfig
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class SRDObjective(Objective):
             )
         for tiles in sets:
             teacher.check(tiles.bands, tiles.name)
-        self.config, self.teacher, self.sets = config, teacher, sets
+        self.teacher = teacher
         self._whole: list[Tensor] | None = None
         self._look_ahead(model)
         if config.teacher_cache:
