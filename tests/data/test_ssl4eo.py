@@ -92,7 +92,7 @@ def test_chunk_files_give_rgb_with_captions(chunk_files):
     assert tiles.keys[5] == "ssl4eos12_train_seasonal_data_000001/01_1"
     assert tiles.captions[:7] == [["at 80717 0"], ["at 80717 1"], [], [], [], [], ["at 12 2"]]
     assert tiles.take(torch.tensor([5]))[0, :, 3, 0].tolist() == (reflectance(1, 1, 3) % 200)[:, 3, 0].tolist()
-    assert "3 captions for 3 of them" in describe([tiles])[0]
+    assert "3 captions for 3 of them" in describe(tiles)
     asked = open_set({**entry, "times": [2], "caption_columns": ["caption", "question_1"]}, chunk_files, "train")
     assert asked.captions == [[], ["at 12 2", "Q? A."], []]
 

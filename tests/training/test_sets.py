@@ -56,7 +56,7 @@ def test_a_set_is_the_same_in_memory_or_not(tmp_path, memory):
     everything = torch.arange(len(tiles))
     tiles.take(everything)
     assert {key for key, _ in tiles.skipped} == {"train/wood/broken.png", "train/stray.png"}
-    said = describe([tiles])[0]
+    said = describe(tiles)
     assert said.startswith("t: ")
     assert "3 classes, 2 captions for 1 of them, 2 skipped, such as train/stray.png: lies in no class folder" in said
 

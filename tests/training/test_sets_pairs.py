@@ -101,4 +101,4 @@ def test_real_two_page_tiles_and_a_broken_one(data_dir, tmp_path):
     for opened in (tiles, pairs):
         assert len(opened) == 3
         assert [key for key, _ in opened.skipped] == ["val/broken.tif"]
-    assert "bands B02 B03 B04 B08" in describe([pairs])[0]
+    assert "bands B02 B03 B04 B08" in describe(pairs)

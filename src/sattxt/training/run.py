@@ -269,17 +269,17 @@ def _open_splits(
     entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Tiles]
 ) -> tuple[list[Tiles], list[Tiles]]:
     """The train splits, and the validation splits there are; a set without one is told of and left out."""
-    train = [opener(entry.entry(), data, "train") for entry in entries]
-    for line in describe(train):
-        log.info("train: %s", line)
-    validation = []
+    train, validation = [], []
     for entry in entries:
+        train.append(opener(entry.entry(), data, "train"))
+        log.info("train: %s", describe(train[-1]))
         try:
             validation.append(opener(entry.entry(), data, "val"))
         except InputError as error:
             log.warning("%s has no validation split (%s)", entry.name, error)
-    for line in describe([tiles for tiles in validation if tiles.skipped]):
-        log.info("val: %s", line)
+        else:
+            if validation[-1].skipped:
+                log.info("val: %s", describe(validation[-1]))
     return train, validation
 
 

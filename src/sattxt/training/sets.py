@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -57,11 +58,6 @@ class FilesEntry(SetEntry):
     memory: Literal["auto"] | bool = "auto"  # whether all tiles are held in memory; auto: below 4 GB
     val_share: Annotated[float, Field(ge=0, le=0.9)] | None = None  # held out where nothing is val; default 0.1
     names: dict[str, str] = Field({})  # what classes are called instead
-    stretch: Any = None  # this and what follows: how image files are read, see ImageOptions
-    bands: Any = None
-    band_names: Any = None
-    value_range: Any = None
-    offset: Any = None
 
 
 def entry_config(kind: str, *, pairs: bool = False) -> type[FilesEntry | FieldsEntry]:
@@ -81,15 +77,14 @@ def entry_config(kind: str, *, pairs: bool = False) -> type[FilesEntry | FieldsE
         known = [*DATASETS, "s2", "eurosat_ms", "zip", "rgb" if pairs else "fields"]
         hint = near(kind, known) or f"; there are {', '.join(known)}"
         raise InputError(f"kind={kind!r}: no such kind{hint}") from error
-    hints = get_type_hints(reader.read)
-    keys: dict[str, Any] = {}
+    keys: dict[str, Any] = dict.fromkeys(_READING, (Any, None))
     for key, parameter in reader.arguments.items():
-        annotation: Any = str | None if Path in (hints[key], *get_args(hints[key])) else hints[key]
+        annotation = str | None if _is_path(parameter) else parameter.annotation
         keys[key] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
     if not pairs:
         keys["vocabulary"] = (str | None, None)  # of align.vocabulary: phrases for its classes; None: their names
     elif "modality" in keys:
-        keys["modality"] = (hints["modality"], "S2L2A")  # pictures have no bands
+        keys["modality"] = (keys["modality"][0], "S2L2A")  # pictures have no bands
     return cast("type[FilesEntry]", create_model("FilesEntry", __base__=FilesEntry, **keys))
 
 
@@ -144,6 +139,10 @@ def open_pairs(entry: Mapping[str, Any], root: Path, split: str) -> Tiles:
     return _held(config, tiles, 2 * len(bands) * size**2)
 
 
+def _is_path(parameter: Parameter) -> bool:
+    return Path in (parameter.annotation, *get_args(parameter.annotation))
+
+
 @contextmanager
 def _errors_name(entry: Mapping[str, Any]) -> Iterator[str]:
     """Gives a data set's name, and puts it before errors."""
@@ -157,11 +156,11 @@ def _errors_name(entry: Mapping[str, Any]) -> Iterator[str]:
 def _open(config: FilesEntry, root: Path, split: str) -> tuple[Samples, list[tuple[str, str]]]:
     """The samples of a split, and what cannot be used with the reason."""
     _, reader = find_entry(config.kind)
-    hints = get_type_hints(reader.read)
-    given = {key: value for key in reader.arguments if (value := getattr(config, key)) is not None}
-    for key in given:
-        if Path in (hints[key], *get_args(hints[key])):
-            given[key] = root / given[key]
+    given: dict[str, Any] = {}
+    for key, parameter in reader.arguments.items():
+        value = getattr(config, key)
+        if value is not None:
+            given[key] = root / value if _is_path(parameter) else value
     reading = {key: value for key in _READING if key not in given and (value := getattr(config, key)) is not None}
     options = ImageOptions(**reading) if reading else None
     data = open_data(root / config.path, config.kind, options=options, strict=False, **given)
@@ -285,24 +284,15 @@ class _BandTile:
         return tile
 
 
-def describe(sets: Sequence[Tiles]) -> list[str]:
-    """One line a set: tiles, classes, captions, and what was skipped so far with the first reason."""
-    return [_line(tiles) for tiles in sets]
-
-
-def _line(tiles: Tiles) -> str:
-    facts = [f"{len(tiles):,} tile{'s' * (len(tiles) != 1)}"]
-    if not isinstance(tiles.pixels, torch.Tensor):
-        facts[0] += " read as needed"
-    if tiles.bands:
-        facts.append(f"bands {' '.join(tiles.bands)}")
-    else:
-        facts.append(f"{len(tiles.classes)} classes" if tiles.classes else "no classes")
-        with_captions = sum(bool(texts) for texts in tiles.captions)
-        texts = sum(len(texts) for texts in tiles.captions)
-        share = "" if with_captions == len(tiles) else f" for {with_captions:,} of them"
-        facts.append(f"{texts:,} captions{share}" if texts else "no captions")
-    if tiles.skipped:
-        key, reason = tiles.skipped[0]
-        facts.append(f"{len(tiles.skipped):,} skipped, such as {key}: {reason}")
+def describe(tiles: Tiles) -> str:
+    """One line: how many tiles, classes and captions, or which bands, and what was skipped so far, with a reason."""
+    held = isinstance(tiles.pixels, torch.Tensor)
+    texts, captioned = sum(map(len, tiles.captions)), sum(map(bool, tiles.captions))
+    share = "" if captioned in (0, len(tiles)) else f" for {captioned:,} of them"
+    what = f"{len(tiles.classes) or 'no'} classes, {f'{texts:,}' if texts else 'no'} captions{share}"
+    facts = [
+        f"{len(tiles):,} tile{'s' * (len(tiles) != 1)}{'' if held else ' read as needed'}",
+        f"bands {' '.join(tiles.bands)}" if tiles.bands else what,
+        *(f"{len(tiles.skipped):,} skipped, such as {key}: {reason}" for key, reason in tiles.skipped[:1]),
+    ]
     return f"{tiles.name}: {', '.join(facts)}"
