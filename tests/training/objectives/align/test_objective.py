@@ -1,4 +1,4 @@
-"""Stage 2: objectives, augmentation, data, and a run that learns, stops and resumes."""
+"""Stage 2: what a batch holds, what is trained and what stays, and a run that learns."""
 
 from __future__ import annotations
 
@@ -14,139 +14,16 @@ import torch
 from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
 from sattxt.errors import InputError
-from sattxt.text.tower import TextHead
-from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_geometry, resample
-from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
-from sattxt.training.objectives.align.model import make_isometric
+from sattxt.training.augment import AugmentConfig
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.align.views import add_noise
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
-from sattxt.training.validate import caption_recall
 
 
 def unit(*shape: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
-
-
-# -- objectives ----------------------------------------------------------------------------------------------------
-
-
-def test_info_nce_of_one_pair_each_is_the_textbook_formula() -> None:
-    torch.manual_seed(0)
-    image, text, scale = unit(5, 8), unit(5, 8), torch.tensor(7.0)
-    logits = scale * image @ text.T
-    target = torch.arange(5)
-    wanted = 0.5 * (
-        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
-    )
-    assert info_nce(image, text, scale, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
-
-
-def test_info_nce_with_two_positives_shares_the_mass() -> None:
-    image = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    text = image.clone()
-    loss = info_nce(image, text, torch.tensor(50.0), torch.ones(2, 2, dtype=torch.bool))
-    assert float(loss) == pytest.approx(math.log(2), abs=1e-5)  # the best two equal targets allow
-
-
-def test_texts_of_no_image_only_make_image_to_text_harder() -> None:
-    torch.manual_seed(0)
-    image, text, eye = unit(4, 8), unit(4, 8), torch.eye(4, dtype=torch.bool)
-    plain = info_nce(image, text, torch.tensor(5.0), eye)
-    further = torch.cat([text, unit(20, 8)])
-    assert info_nce(image, further, torch.tensor(5.0), torch.eye(4, 24, dtype=torch.bool)) > plain
-
-
-def test_info_nce_refuses_an_image_without_a_text() -> None:
-    positives = torch.eye(3, dtype=torch.bool)
-    positives[1, 1] = False
-    with pytest.raises(InputError, match="every image needs"):
-        info_nce(unit(3, 4), unit(3, 4), torch.tensor(1.0), positives)
-
-
-def test_positives_are_ones_own_texts_their_like_and_the_phrases_of_ones_class() -> None:
-    vectors = torch.nn.functional.normalize(
-        torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0.01], [0, 0, 1.0], [1.0, 1.0, 1.0]]), dim=-1
-    )
-    own = torch.tensor([1, 3, 0])
-    plain = positive_pairs(vectors, own, 0.99)
-    assert plain.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]
-    groups = positive_pairs(vectors, own, 0.99, torch.tensor([5, 5, -1]), torch.tensor([-1, -1, -1, -1, 5]))
-    assert groups.int().tolist() == [[0, 1, 1, 0, 1], [0, 0, 0, 1, 1], [1, 0, 0, 0, 0]]
-
-
-def test_class_contrast_falls_when_the_right_class_is_nearer() -> None:
-    classes = torch.eye(3)
-    right = class_contrast(classes, classes, torch.arange(3), torch.tensor(5.0))
-    wrong = class_contrast(classes, classes, torch.tensor([1, 2, 0]), torch.tensor(5.0))
-    assert right < 0.1 < wrong
-
-
-# -- augmentation --------------------------------------------------------------------------------------------------
-
-
-def test_augmentation_is_a_function_of_its_generator() -> None:
-    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    draws = [augment(images, 24, AugmentConfig(), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert draws[0].shape == (4, 3, 24, 24)
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert float(draws[0].min()) >= 0
-    assert float(draws[0].max()) <= 1
-
-
-def test_geometry_moves_every_band_alike() -> None:
-    """RGB and multispectral stacks resampled by the same map stay aligned."""
-    generator = torch.Generator().manual_seed(3)
-    rgb = torch.rand(6, 3, 40, 40)
-    theta = random_geometry(6, AugmentConfig(), generator)
-    stacked = resample(torch.cat([rgb, rgb[:, :1]], dim=1), theta, 32)
-    assert torch.allclose(stacked[:, 0], stacked[:, 3])
-    assert torch.allclose(stacked[:, :3], resample(rgb, theta, 32))
-
-
-def test_whole_crops_are_flips_and_quarter_turns() -> None:
-    image = torch.rand(1, 1, 8, 8)
-    symmetries = [torch.rot90(f, k, (-2, -1)) for f in (image, image.flip(-1)) for k in range(4)]
-    config = AugmentConfig(min_area=1.0, aspect=1.0)
-    seen = set()
-    for seed in range(60):
-        moved = resample(image, random_geometry(1, config, torch.Generator().manual_seed(seed)), 8)
-        matches = [i for i, s in enumerate(symmetries) if torch.allclose(moved, s, atol=1e-5)]
-        assert len(matches) == 1
-        seen.update(matches)
-    assert seen == set(range(8))
-
-
-def test_the_atmosphere_adds_light_and_most_of_it_blue() -> None:
-    images = torch.rand(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    images[0], images[1] = 0, 1
-    before = images.clone()
-    config = AugmentConfig(atmosphere_probability=1.0)
-    draws = [atmosphere(images, config, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(images, before), "what is given stays as it is"
-    assert float(draws[0].min()) >= 0
-    assert float(draws[0].max()) <= 1
-    red, green, blue = (draws[0][2:] - images[2:]).mean((2, 3)).unbind(1)
-    assert bool((blue > green).all())
-    assert bool((green > red).all())
-    assert bool((red > 0).all())
-    darkest = atmosphere(torch.zeros(1000, 3, 1, 1), config, torch.Generator().manual_seed(0)).flatten(1)
-    assert 0.29 < float(darkest[:, 2].max()) <= 0.3
-    assert 0.294 < float((darkest[:, 0] / darkest[:, 2]).min()) < 0.31, "clear air: (490 / 665) ** 4 = 0.295"
-
-
-def test_without_a_probability_there_is_no_atmosphere() -> None:
-    images = torch.rand(4, 3, 8, 8)
-    generator = torch.Generator().manual_seed(5)
-    assert torch.equal(atmosphere(images, AugmentConfig(), generator), images)
-    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state()), "nothing is drawn"
-    some = atmosphere(torch.zeros(1000, 3, 1, 1), AugmentConfig(atmosphere_probability=0.3), generator)
-    assert 250 < int((some.amax((1, 2, 3)) > 0).sum()) < 350
 
 
 def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
@@ -155,9 +32,6 @@ def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
     assert torch.equal(plain.texts, hazy.texts)
     added = (hazy.pixels - plain.pixels).mean((0, 2, 3))
     assert float(added[2]) > float(added[0]) > 0
-
-
-# -- a run ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_learns_what_chance_cannot(tmp_path: Path) -> None:
@@ -199,24 +73,6 @@ def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_p
         module.eval()
     pixels = to_pixels(run.sets[0].pixels[:40].float() / 255)
     assert torch.allclose(run.model.image(pixels)[:2], run.model.image(pixels[:2]), atol=1e-5)
-
-
-# -- the text head -------------------------------------------------------------------------------------------------
-
-
-def test_an_isometric_text_head_keeps_what_the_frozen_encoder_holds_alike() -> None:
-    torch.manual_seed(0)
-    pooled, head = torch.randn(200, 24) + 2 * torch.randn(24), TextHead(24, 32)
-    make_isometric(head, pooled)
-    centred = torch.nn.functional.layer_norm(pooled, (24,))
-    centred = centred - centred.mean(0)
-    ours, wanted = (torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") for x in (head(pooled), centred))
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
-    with pytest.raises(InputError, match="the shared space has 16 dimensions, 24 are due"):
-        make_isometric(TextHead(24, 16), pooled)
-
-
-# -- objective -----------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_a_function_of_step_micro_batch_and_rank(tmp_path: Path) -> None:
@@ -335,15 +191,6 @@ def test_options_that_make_no_run_are_refused(tmp_path: Path, options: dict[str,
         Toy(tmp_path, **options)
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [({"min_area": 3.0}, "min_area=3.0"), ({"aspect": 0.5}, "aspect=0.5"), ({"grey_probability": math.nan}, "nan")],
-)
-def test_augmentation_out_of_range_is_refused(settings: dict[str, float], said: str) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
-        AugmentConfig(**settings)
-
-
 @pytest.mark.parametrize("phrases", [[], [["one class"]]])
 def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Path, phrases: list[list[str]]) -> None:
     run = Toy(tmp_path)
@@ -352,13 +199,3 @@ def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Pat
     bank = TextBank(torch.zeros(len(book.prompts), 24), book.row)
     with pytest.raises(InputError, match="nothing to learn from"):
         AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
-
-
-def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:
-    run = Toy(tmp_path)
-    figures = caption_recall(
-        run.model, run.sets[0], lambda texts: run.aligner.bank.vectors(run.aligner.bank.rows(texts)), to_pixels, 32, 60
-    )
-    assert set(figures) == {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} | {"recall"}
-    assert figures["i2t_r10"] == 100  # nine captions in all
-    assert figures["recall"] == pytest.approx(np.mean([v for k, v in figures.items() if k != "recall"]))

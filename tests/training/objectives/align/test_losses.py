@@ -1,0 +1,66 @@
+"""The contrastive losses of stage 2, against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sattxt.errors import InputError
+from sattxt.training.objectives.align.losses import class_contrast, info_nce, positive_pairs
+
+
+def unit(*shape: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_info_nce_of_one_pair_each_is_the_textbook_formula() -> None:
+    torch.manual_seed(0)
+    image, text, scale = unit(5, 8), unit(5, 8), torch.tensor(7.0)
+    logits = scale * image @ text.T
+    target = torch.arange(5)
+    wanted = 0.5 * (
+        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+    )
+    assert info_nce(image, text, scale, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_info_nce_with_two_positives_shares_the_mass() -> None:
+    image = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    text = image.clone()
+    loss = info_nce(image, text, torch.tensor(50.0), torch.ones(2, 2, dtype=torch.bool))
+    assert float(loss) == pytest.approx(math.log(2), abs=1e-5)  # the best two equal targets allow
+
+
+def test_texts_of_no_image_only_make_image_to_text_harder() -> None:
+    torch.manual_seed(0)
+    image, text, eye = unit(4, 8), unit(4, 8), torch.eye(4, dtype=torch.bool)
+    plain = info_nce(image, text, torch.tensor(5.0), eye)
+    further = torch.cat([text, unit(20, 8)])
+    assert info_nce(image, further, torch.tensor(5.0), torch.eye(4, 24, dtype=torch.bool)) > plain
+
+
+def test_info_nce_refuses_an_image_without_a_text() -> None:
+    positives = torch.eye(3, dtype=torch.bool)
+    positives[1, 1] = False
+    with pytest.raises(InputError, match="every image needs"):
+        info_nce(unit(3, 4), unit(3, 4), torch.tensor(1.0), positives)
+
+
+def test_positives_are_ones_own_texts_their_like_and_the_phrases_of_ones_class() -> None:
+    vectors = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0.01], [0, 0, 1.0], [1.0, 1.0, 1.0]]), dim=-1
+    )
+    own = torch.tensor([1, 3, 0])
+    plain = positive_pairs(vectors, own, 0.99)
+    assert plain.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]
+    groups = positive_pairs(vectors, own, 0.99, torch.tensor([5, 5, -1]), torch.tensor([-1, -1, -1, -1, 5]))
+    assert groups.int().tolist() == [[0, 1, 1, 0, 1], [0, 0, 0, 1, 1], [1, 0, 0, 0, 0]]
+
+
+def test_class_contrast_falls_when_the_right_class_is_nearer() -> None:
+    classes = torch.eye(3)
+    right = class_contrast(classes, classes, torch.arange(3), torch.tensor(5.0))
+    wrong = class_contrast(classes, classes, torch.tensor([1, 2, 0]), torch.tensor(5.0))
+    assert right < 0.1 < wrong
