@@ -146,6 +146,27 @@ def test_a_file_damaged_in_the_cache_is_fetched_again_or_refused_offline(hub: Hu
     assert blob.read_bytes() == whole
 
 
+def test_what_was_downloaded_once_is_converted_again_offline(hub: HubStandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    first = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
+    config = read_model(first).config
+    shutil.rmtree(cache / "converted")
+    hub.stop()
+    assert read_model(resolve("sattxt-vitl16", cache_dir=cache, local_files_only=True)).config == config
+    shutil.rmtree(cache / "converted")
+    next(cache.glob("models--ikhado--sattxt/snapshots/*/sattxt_text_head.pt")).unlink()
+    with pytest.raises(OfflineError, match=f"{HEADS}.*not cached.*local_files_only"):
+        resolve("sattxt-vitl16", cache_dir=cache, local_files_only=True)
+
+
+def test_a_damaged_ledger_is_named(hub: HubStandIn, tmp_path: Path) -> None:
+    ledger = Path(os.environ["SATTXT_CACHE"]) / "checksums.json"
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_text("{")
+    with pytest.raises(WeightsError, match=r"checksums.json: cannot be read as JSON.*remove it"):
+        resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+
+
 def test_two_processes_convert_once(hub: HubStandIn, tmp_path: Path) -> None:
     code = (
         "import sattxt.weights.convert as c\n"

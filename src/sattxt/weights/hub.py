@@ -92,7 +92,7 @@ class HubAccess:
             if known is None:
                 raise
             return known
-        for name in {requested, found.commit}:
+        for name in {requested, found.commit} if found != known else ():
             remember("listings", f"{repo}@{name}", asdict(found))
         return found
 
