@@ -75,7 +75,5 @@ def convert(
         local_files_only=offline,
         revisions=revisions,
     )
-    if as_json:
-        output.put_json({"output": str(written), "name": name})
-    else:
-        output.say(f"{written}: open it with SatTxt.from_pretrained or --model")
+    words = f"{written}: open it with SatTxt.from_pretrained or --model"
+    output.report({"output": str(written), "name": name}, words, as_json=as_json)

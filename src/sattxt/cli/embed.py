@@ -85,10 +85,8 @@ def embed(
             output.note(f"stopped after {len(ids)} of {len(paths)} images, which are in {kept}")
         raise
     count, dim = _write(out, ids, parts, repr(opened))
-    if as_json:
-        output.put_json({"output": str(out), "rows": count, "dim": dim, "skipped": given.skipped})
-    elif not given.quiet:
-        output.say(f"{out}: {count} x {dim} float32")
+    facts = {"output": str(out), "rows": count, "dim": dim, "skipped": given.skipped}
+    output.report(facts, f"{out}: {count} x {dim} float32", as_json=as_json, quiet=given.quiet)
     given.finish(len(paths))
 
 

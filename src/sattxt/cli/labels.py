@@ -95,10 +95,9 @@ def import_(banks: BankFiles, as_json: options.Json = False, quiet: options.Quie
     cache = TextCache()
     for path, bank in zip(banks, loaded, strict=True):
         new = bank.to_cache(cache)
-        if as_json:
-            output.put_json({"path": str(path), "texts": len(bank.texts), "new": new, "cache": str(cache.path)})
-        elif not quiet:
-            output.say(f"{path}: {new} of {len(bank.texts)} texts were new to {cache.path}")
+        facts = {"path": str(path), "texts": len(bank.texts), "new": new, "cache": str(cache.path)}
+        words = f"{path}: {new} of {len(bank.texts)} texts were new to {cache.path}"
+        output.report(facts, words, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -138,7 +137,5 @@ def _facts(path: Path, bank: LabelBank) -> dict[str, Any]:
 
 
 def _report(path: Path, bank: LabelBank, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        output.put_json(_facts(path, bank))
-    elif not quiet:
-        output.say(f"{path}: {len(bank.texts)} texts for {bank.model}")
+    words = f"{path}: {len(bank.texts)} texts for {bank.model}"
+    output.report(_facts(path, bank), words, as_json=as_json, quiet=quiet)

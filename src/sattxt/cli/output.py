@@ -45,6 +45,14 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def report(facts: Any, words: str, *, as_json: bool, quiet: bool = False) -> None:
+    """Say what a command did: ``facts`` as JSON on standard output, else ``words`` on standard error unless quiet."""
+    if as_json:
+        put_json(facts)
+    elif not quiet:
+        say(words)
+
+
 def note(text: str) -> None:
     """Write a line to standard error that begins with the program's name."""
     say(f"sattxt: {one_line(text)}")
