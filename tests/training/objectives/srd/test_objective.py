@@ -1,9 +1,8 @@
-"""Stage 1: the loss is the published one, views move together, runs resume exactly, and a student does learn."""
+"""Stage 1: centres, what is trained, exact resume, and a student that learns."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 import re
 import zipfile
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from distilling_toy import VISION, Distilling, pair_set, teacher
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,194 +21,14 @@ from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.objectives.srd.losses import move_centre, patch_regression, srd_loss
 from sattxt.training.objectives.srd.model import SRDModel
-from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.objectives.srd.views import ms_view, rgb_view, view_geometry
 from sattxt.training.run import Run
 from sattxt.training.sets import open_pairs
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.tiles import Tiles
 
-TAU = {"student_temperature": 0.1, "teacher_temperature": 0.04}
 PLAIN = AugmentConfig(radiometry_probability=0.0, coarse_probability=0.0)
-VISION = VisionConfig(
-    BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, output_stride=16),
-    HeadConfig(input_dim=256, dim=32, depth=1, heads=2, ffn_dim=64),
-)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def to_pixels(x: Tensor) -> Tensor:
-    return 2 * x - 1
-
-
-# The loss
-
-
-def test_srd_loss_is_the_mean_cross_entropy_over_all_pairs_of_views():
-    student, teacher, centre = normal(3, 4, 5), normal(2, 4, 5, seed=1) / 10, normal(5, seed=2) / 10
-    pairs = [
-        -(F.softmax((teacher[u, n] - centre) / 0.04, 0) * F.log_softmax(student[v, n] / 0.1, 0)).sum()
-        for v, u, n in itertools.product(range(3), range(2), range(4))
-    ]
-    torch.testing.assert_close(srd_loss(student, teacher, centre, **TAU), torch.stack(pairs).mean())
-
-
-def test_a_student_that_says_nothing_pays_the_logarithm_of_the_width():
-    loss = srd_loss(torch.full((1, 2, 8), 3.0), normal(2, 2, 8), torch.zeros(8), **TAU)
-    assert float(loss) == pytest.approx(math.log(8), abs=1e-6)
-
-
-def test_a_teacher_at_its_centre_asks_for_the_uniform_distribution():
-    centre = normal(2)
-    student = torch.tensor([[[0.1 * math.log(3.0), 0.0]]])  # p = (3/4, 1/4)
-    loss = srd_loss(student, centre.expand(1, 1, 2), centre, **TAU)
-    assert float(loss) == pytest.approx(-0.5 * (math.log(0.75) + math.log(0.25)), abs=1e-6)
-
-
-def test_no_gradient_reaches_teacher_or_centre_and_the_students_is_p_minus_q():
-    student, teacher, centre = (
-        t.requires_grad_() for t in (normal(1, 2, 6), normal(1, 2, 6, seed=1), normal(6, seed=2))
-    )
-    srd_loss(student, teacher, centre, **TAU).backward()
-    assert teacher.grad is None
-    assert centre.grad is None
-    expected = (F.softmax(student / 0.1, -1) - F.softmax((teacher - centre) / 0.04, -1)) / (0.1 * 2)
-    torch.testing.assert_close(student.grad, expected.detach())
-
-
-@pytest.mark.parametrize("tau_t", [0.0, 0.1, 0.2, -1.0])
-def test_the_teacher_must_be_the_sharper_one(tau_t):
-    with pytest.raises(InputError, match="pass 0 < teacher_temperature < student_temperature"):
-        srd_loss(normal(1, 1, 4), normal(1, 1, 4), torch.zeros(4), student_temperature=0.1, teacher_temperature=tau_t)
-    with pytest.raises(InputError, match=re.escape(f"teacher_temperature={tau_t}")):
-        SRDConfig(steps=1, counts=(1,), teacher_temperature=tau_t)
-
-
-def test_the_centre_is_the_published_moving_average():
-    centre = torch.zeros(2)
-    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]], requires_grad=True)  # mean (4, 5)
-    move_centre(centre, first, 0.75)
-    assert centre.tolist() == [1.0, 1.25]
-    move_centre(centre, torch.zeros(1, 2), 0.75)
-    assert centre.tolist() == [0.75, 0.9375]
-    assert not centre.requires_grad
-
-
-def test_patch_regression_is_zero_for_the_layer_normalised_teacher_only():
-    teacher = (3 + 5 * normal(2, 16, 4, 4)).requires_grad_()
-    target = F.layer_norm(teacher.detach().permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2)
-    student = target.clone().requires_grad_()
-    assert float(patch_regression(student, teacher).detach()) == pytest.approx(0, abs=1e-6)
-    wrong = patch_regression(student.flip(-1), teacher)
-    wrong.backward()
-    assert wrong > 0.3
-    assert teacher.grad is None
-
-
-def test_patch_regression_by_hand():
-    teacher = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)  # layer-normalised: itself
-    cases = (((3.0, -3.0), 0.0), ((2.0, 2.0), 1.0), ((-1.0, 1.0), 2.0), ((1.0, 0.0), 1 - math.sqrt(0.5)))
-    for student, wanted in cases:
-        loss = patch_regression(torch.tensor(student).view(1, 2, 1, 1), teacher)
-        assert float(loss) == pytest.approx(wanted, abs=1e-5)
-
-
-def test_a_centred_target_is_what_is_left_of_the_mean_token():
-    teacher = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)  # layer-normalised: itself
-    centre = torch.tensor([1.0, 0.0])
-    left = torch.tensor([0.0, -3.0]).view(1, 2, 1, 1)
-    assert float(patch_regression(left, teacher, centre)) == pytest.approx(0, abs=1e-4)
-    assert float(patch_regression(left, teacher)) == pytest.approx(1 - 1 / math.sqrt(2), abs=1e-4)
-
-
-@pytest.mark.parametrize(("student", "teacher"), [(6, 3), (3, 6), (4, 6)])
-def test_patch_grids_are_resampled_to_the_coarser(student, teacher):
-    constant = torch.tensor([1.0, -1.0, 2.0]).view(1, 3, 1, 1)
-    loss = patch_regression(2 * constant.expand(1, 3, student, student), constant.expand(1, 3, teacher, teacher))
-    assert float(loss) == pytest.approx(float(patch_regression(2 * constant, constant)), abs=1e-5)
-
-
-# Views and data
-
-
-def pair_set(count: int = 12, size: int = 32, name: str = "made") -> Tiles:
-    """Tiles whose bands are simple functions of smooth RGB, and one (B08) that no single pixel tells."""
-    generator = torch.Generator().manual_seed(3)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    rgb = (F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) * 5).round()  # of 51: whole numbers
-    values = torch.cat([rgb * 550, rgb.mean(1, keepdim=True) * 1020], dim=1).round().short()
-    return Tiles(name, [f"{name}/{i}.tif" for i in range(count)], values, bands=("red", "green", "blue", "nir"))
-
-
-def test_geometry_moves_both_alike_and_radiometry_moves_rgb_only():
-    sets, parts = [pair_set()], [torch.arange(12)]
-    thetas = view_geometry(parts, (0.3, 0.8), PLAIN, torch.Generator().manual_seed(0))
-    tiles, values = [sets[0].take(parts[0])], [sets[0].spectral(parts[0])]
-    (bands,) = ms_view(values, thetas)
-    rgb = rgb_view(tiles, thetas, 32, PLAIN, torch.Generator())
-    torch.testing.assert_close(rgb * 2750, bands[:, :3], rtol=0, atol=0.05)
-    assert (bands[:, :3] - sets[0].pixels[:, :3]).abs().max() > 100  # they did move
-    wild = AugmentConfig(radiometry_probability=1.0)
-    assert (rgb_view(tiles, thetas, 32, wild, torch.Generator()) - rgb).abs().mean() > 0.02
-    assert torch.equal(ms_view(values, thetas)[0], bands)
-
-
-def test_views_keep_to_their_share_of_the_tile():
-    parts = [torch.arange(400)]
-    (theta,) = view_geometry(parts, (0.1, 0.4), AugmentConfig(), torch.Generator().manual_seed(0))
-    area = torch.linalg.det(theta[:, :, :2]).abs()
-    assert 0.0999 < float(area.min()) < 0.12
-    assert 0.37 < float(area.max()) < 0.4001
-    corners = torch.tensor([[x, y, 1.0] for x in (-1, 1) for y in (-1, 1)])
-    reached = torch.einsum("nij,cj->nci", theta, corners)
-    assert float(reached.abs().max()) <= 1 + 1e-6  # inside the tile
-    assert float(reached.abs().amax()) > 0.95  # up to its edge
-
-
-# The run
-
-
-def teacher(**options) -> CallableTeacher:
-    """Sees 2 x 2 places: the means of red and near infrared there, and two mixtures of them."""
-    mix = torch.tensor([[1.0, 0, 1, -1], [0, 1, 1, 2]]) / 4
-
-    def look(x: Tensor) -> Tensor:
-        return torch.einsum("ncrs,cw->nwrs", F.adaptive_avg_pool2d(x, 2), mix)
-
-    return CallableTeacher(look, ("B04", "B08"), 4, mean=(1275, 2550), std=(700, 1000), **options)
-
-
-class Distilling(Run[SRDModel]):
-    """A small run of stage 1."""
-
-    def __init__(
-        self,
-        out: Path,
-        *,
-        seen: object = None,
-        sets: list[Tiles] | None = None,
-        normalise=to_pixels,
-        model: SRDModel | None = None,
-        **options,
-    ) -> None:
-        small = {"steps": 6, "counts": (4,), "global_size": 32, "local_size": 16, "local_views": 2, "warmup": 2}
-        config = SRDConfig(**{**small, "precision": "float32", **options})
-        if model is None:
-            torch.manual_seed(0)
-            model = SRDModel(VISION, 4, patches=True)
-        self.sets = sets or [pair_set()]
-        self.distiller = SRDObjective(config, model, seen or teacher(), self.sets, normalise)  # type: ignore[arg-type]
-        out.mkdir(parents=True, exist_ok=True)
-        super().__init__(self.distiller, model, out)
-
-    def measure(self, model: SRDModel) -> dict[str, float]:
-        return self.distiller.validate(model, self.sets[0])
 
 
 ENGINE = LoopOptions(log_every=1, checkpoint_every=2, validate_every=100)
@@ -386,12 +205,9 @@ def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
     run.train(ENGINE)
     model = AlignModel(tower, 8, 10.0)
     initialise(model, run.out)
-    pixels = normal(2, 3, 32, 32)
+    pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model.vision.eval()(pixels).embedding, run.average.vision(pixels).embedding)
-
-
-# Real tiles
 
 
 @pytest.fixture(scope="module")
