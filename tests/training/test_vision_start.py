@@ -59,6 +59,12 @@ def test_a_backbone_is_the_same_from_metas_file_and_from_transformers(tmp_path: 
     assert not torch.equal(reseeded.head.blocks[0].mlp.w1.weight, by_file.head.blocks[0].mlp.w1.weight)  # type: ignore[union-attr,index]
 
 
+def test_every_weight_that_may_train_gets_a_gradient_as_several_processes_need(tmp_path: Path) -> None:
+    tower = load_vision(golden_recipe(BACKBONE), tmp_path)
+    tower(torch.randn(2, 3, 32, 32)).embedding.sum().backward()
+    assert [name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def mobilenet_folder(folder: Path, **changes: torch.Tensor | None) -> Path:
     """A quarter-width MobileNet as transformers writes one; ``None`` leaves a tensor out."""
     folder.mkdir(parents=True)

@@ -78,7 +78,7 @@ def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> Visio
     config = _vision_config(recipe, BackboneConfig(backbone.model_type, backbone.options, source.output_stride))
     with fixed_seed(recipe.align.seed if seed is None else seed):
         tower = VisionTower(config)
-    _switch_off_jitter(tower.backbone)
+    _fit_dinov3(tower.backbone)
     if state is not None:
         _load(tower.backbone, state, str(source.path))
     return tower.train()
@@ -167,10 +167,14 @@ def _find(named: str, revision: str | None, data: Path) -> Path:
         raise type(error)(f"vision.path: there is no folder {data / named}, and on the hub: {error}") from error
 
 
-def _switch_off_jitter(backbone: torch.nn.Module) -> None:
+def _fit_dinov3(backbone: torch.nn.Module) -> None:
     """No random rescaling of DINOv3's position encoding in training: it draws from the process's generator, so that a
-    resumed run would differ; and views have random scales already.
+    resumed run would differ; and views have random scales already. No gradient for its mask token either: no image is
+    masked, and DDP waits for the gradient of every parameter that has one.
     """
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)
     config: Any = getattr(backbone, "config", None)
     for name in ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"):
         if hasattr(config, name):
