@@ -138,8 +138,8 @@ def adapt_norms(
     path = write_model(
         out,
         config,
-        {key: _smallest(value.cpu()) for key, value in tower.state_dict().items()},
-        {key: _smallest(value) for key, value in stored.text_head.items()},
+        {key: _shrink(value.cpu()) for key, value in tower.state_dict().items()},
+        {key: _shrink(value) for key, value in stored.text_head.items()},
         stored.text_encoder_dir,
         model_card(config) + _note(stored, config, where, measured, len(skipped)),
         overwrite=overwrite,
@@ -199,7 +199,7 @@ def _without_small_rest(loader: Stream) -> Iterator[list[NDArray[Any]]]:
         yield held
 
 
-def _smallest(value: Tensor) -> Tensor:
+def _shrink(value: Tensor) -> Tensor:
     """As float16 where that changes no value, as it does not for what was stored so."""
     half = value.half()
     return half if value.ndim >= 2 and value.is_floating_point() and torch.equal(half.float(), value) else value

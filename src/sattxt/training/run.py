@@ -140,7 +140,7 @@ class AlignRun(Run[AlignModel]):
     def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
         data, out, config = Path(data), Path(out), recipe.align.settings
         self.recipe, self.normalise = recipe, Normaliser(recipe.image.config())
-        with _locked(out):
+        with _lock_folder(out):
             self.sets, validation = _open_splits(recipe.align.sets, data, open_set)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
             self._plain = {tiles.name: self._plain_texts(tiles) for tiles in self.validation}
@@ -172,10 +172,10 @@ class AlignRun(Run[AlignModel]):
         model = self.aligner.calibrate_norms(model, size, batches=20)
         for tiles in self.validation:
             if tiles.classes:
-                plain = self._pooled(self._plain[tiles.name])
+                plain = self._vectors(self._plain[tiles.name])
                 figures[tiles.name] = zero_shot_accuracy(model, tiles, plain, self.normalise, size, limit)
             if any(tiles.captions):
-                recall = caption_recall(model, tiles, self._pooled, self.normalise, size, limit)
+                recall = caption_recall(model, tiles, self._vectors, self.normalise, size, limit)
                 figures.update({f"{tiles.name}_{key}": value for key, value in recall.items()})
         return {name: round(value, 2) for name, value in figures.items()}
 
@@ -195,14 +195,14 @@ class AlignRun(Run[AlignModel]):
         if not labelled:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
         model = self.aligner.calibrate_norms(self.average, size, batches=norm_batches)
-        texts = [self._pooled(self._plain[tiles.name]) for tiles in labelled]
+        texts = [self._vectors(self._plain[tiles.name]) for tiles in labelled]
         return export_model(
             model,
             out,
             name=self.recipe.name,
             image=self.recipe.image.config(),
             text=self.text,
-            scored=score_sets(model, labelled, texts, self._pooled(list(BACKGROUNDS)), self.normalise, size),
+            scored=score_sets(model, labelled, texts, self._vectors(list(BACKGROUNDS)), self.normalise, size),
             licence=licence,
             overwrite=overwrite,
         )
@@ -211,7 +211,7 @@ class AlignRun(Run[AlignModel]):
         """One text a class, of its first phrase."""
         return [PLAIN_TEMPLATE.format(phrases[0]) for phrases in self.recipe.align.phrases(tiles.name, tiles.classes)]
 
-    def _pooled(self, texts: list[str]) -> Tensor:
+    def _vectors(self, texts: list[str]) -> Tensor:
         return self.bank.vectors(self.bank.rows(texts))
 
     def _sample(self, limit: int = 50_000) -> Tensor:
@@ -237,7 +237,7 @@ class SRDRun(Run[SRDModel]):
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
         self.recipe, config = recipe, recipe.srd.settings
-        with _locked(out):
+        with _lock_folder(out):
             teacher = start_teacher(recipe.srd.teacher, data, seed=recipe.align.seed)
             self.sets, self.validation = _open_splits(recipe.srd.pairs, data, open_pairs)
         tower = load_vision(recipe, data, seed=config.seed)
@@ -257,7 +257,7 @@ class SRDRun(Run[SRDModel]):
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _lock_folder(out: Path) -> Iterator[None]:
     """Ranks that start together prepare the folder one after the other; the first one does the work."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

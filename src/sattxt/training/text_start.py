@@ -194,13 +194,13 @@ def _write_bert(folder: Path, width: int) -> None:
     from sattxt.text.bert import Bert, BertSizes
 
     sizes = BertSizes(_write_byte_tokenizer(folder, "<s> $A </s>"), width, 2, 4, 2 * width, 512)
-    state = {name: _drawn(name, value) for name, value in Bert(sizes).state_dict().items()}
+    state = {name: _draw_like(name, value) for name, value in Bert(sizes).state_dict().items()}
     save_file(state, str(folder / "model.safetensors"))
     described = {"model_type": "bert", **{name: getattr(sizes, name) for name in BertSizes.__dataclass_fields__}}
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def _drawn(name: str, like: Tensor) -> Tensor:
+def _draw_like(name: str, like: Tensor) -> Tensor:
     if like.ndim < 2:
         return torch.ones_like(like) if name.endswith("LayerNorm.weight") else torch.zeros_like(like)
     return torch.randn(like.shape) / math.sqrt(like.shape[1])
