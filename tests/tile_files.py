@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluation_fakes import tile
 from PIL import Image
 
 COLOURS = {"lake": (0, 0, 200), "wood": (0, 100, 0), "sand": (220, 180, 120)}
@@ -85,3 +87,20 @@ def geotiff(values: np.ndarray, names: list[str] | None = None, **options: Any) 
 def bands(first: int, side: int = 8, count: int = 4) -> np.ndarray:
     """(count, side, side) uint16, each band one more than the band before."""
     return (first + np.arange(count)[:, None, None] + np.zeros((count, side, side))).astype(np.uint16)
+
+
+def write_png(path: Path, colour: str = "red", seed: int = 0) -> Path:
+    """A noisy tile of a colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tile(colour, seed)).save(path)
+    return path
+
+
+def write_geotiff(path: Path, values: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(geotiff(values))
+    return path
+
+
+def zipped(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))

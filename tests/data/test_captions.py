@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tile_files import COLOURS, pack, png, write
+from tile_files import COLOURS, pack, png, write, write_png, zipped
 
 from sattxt.data.captions import published_captions, table_captions
 from sattxt.data.registry import open_data
@@ -99,3 +99,24 @@ def test_a_line_that_is_no_caption_is_named(tmp_path):
     path.write_text('{"image": "a.png"}\n')
     with pytest.raises(InputError, match=r"c\.jsonl:1: expected a row with"):
         table_captions(path)
+
+
+def test_published_caption_json_and_jsonl(tmp_path):
+    for name in ("airport_1.jpg", "park_1.jpg"):
+        write_png(tmp_path / "x" / "RSICD_images" / name)
+    published = {
+        "images": [
+            {"filename": "airport_1.jpg", "split": "test", "sentences": [{"raw": "an airport ."}, {"raw": "planes"}]},
+            {"filename": "park_1.jpg", "split": "val", "sentences": [{"raw": "a park"}]},
+        ]
+    }
+    (tmp_path / "x" / "dataset_rsicd.json").write_text(json.dumps(published))
+    data = open_data(zipped(tmp_path / "x"), "rsicd")
+    assert data.split("test").samples[0].captions == ("an airport .", "planes")
+    assert len(data.split("val")) == 1
+    lines = [{"image": "train/airport/airport_1.jpg", "captions": ["a"]}, {"image": None, "captions": ["text only"]}]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert len(open_data(tmp_path / "x", captions=tmp_path / "c.jsonl").split("all")) == 1
+    (tmp_path / "d.jsonl").write_text(json.dumps({"image": "gone.jpg", "captions": ["a"]}))
+    with pytest.raises(InputError, match=r"d\.jsonl: none of its 1 images can be used, such as gone\.jpg: is not in x"):
+        open_data(tmp_path / "x", captions=tmp_path / "d.jsonl")

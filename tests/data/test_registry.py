@@ -61,3 +61,23 @@ def test_a_registered_data_set_is_a_kind_of_a_recipe(flat):
 def test_a_registered_data_set_is_suggested(flat):
     with pytest.raises(InputError, match="did you mean 'flat-files'"):
         open_data(flat, "flat-fils")
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'eurosat'"):
+        open_data(tmp_path, "eurosta")
+
+
+@pytest.mark.tiles
+def test_the_real_sets_have_the_splits_their_readme_states(data_dir):
+    for name, dataset, train, val in (
+        ("eurosat_rgb.zip", "eurosat", 17280, 4320),
+        ("resisc45_128.zip", "resisc45", 22120, 3188),
+        ("aid_128.zip", "aid", 8104, 869),
+        ("ucm.zip", "ucmerced", 1344, 336),
+    ):
+        data = open_data(data_dir / name, dataset)
+        assert {split: len(samples) for split, samples in data.splits.items()} == {"train": train, "val": val}
+        assert data.split().image(0).shape[2] == 3
+    captions = open_data(data_dir / "ucm.zip", captions=data_dir / "captions" / "ucm_captions.jsonl")
+    assert len(captions.split("val")) == 336

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tile_files import COLOURS, pack, png, table, write
+from tile_files import COLOURS, pack, png, table, write, write_png
 
 from sattxt.data.dataset import Dataset
 from sattxt.data.registry import open_data
@@ -164,3 +166,53 @@ def test_any_file_is_a_table_or_an_input_error(tmp_path, content, suffix):
             read_any(path)
         except InputError:
             continue
+
+
+def test_manifests_of_every_kind(tmp_path):
+    write_png(tmp_path / "a.png", "red")
+    write_png(tmp_path / "deep" / "b.png", "blue")
+    rows = [
+        {"path": "a.png", "label": "lava", "split": "test"},
+        {"path": "deep/b.png", "label": "sea", "split": "train"},
+    ]
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    prints = set()
+    for name in ("m.csv", "m.jsonl", "m.parquet"):
+        data = open_data(tmp_path / name)
+        assert [s.id for s in data.split("test").samples] == ["a.png"]
+        assert data.split("all").classes == ("lava", "sea")
+        prints.add(data.split("all").fingerprint)
+    assert len(prints) == 1
+
+
+def test_manifest_with_several_labels_and_with_captions(tmp_path):
+    write_png(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text("file,labels\na.png,forest; water\n")
+    data = open_data(tmp_path / "m.csv").split()
+    assert data.multi_label
+    assert data.indicators.tolist() == [[True, True]]
+    (tmp_path / "c.jsonl").write_text(json.dumps({"image": "a.png", "captions": ["a forest", "a lake"]}))
+    assert open_data(tmp_path / "c.jsonl").split().samples[0].captions == ("a forest", "a lake")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\na.png,x\n", "no column path, image"),
+        ("path,colour\na.png,x\n", "no column label"),
+        ("path,label\nmissing.png,x\n", r"m\.csv: none of its 1 images can be used, such as missing\.png: is not in"),
+        ("path,label\na.png,\n", "a.png: has neither caption nor label"),
+    ],
+)
+def test_a_manifest_that_lacks_something_says_what(tmp_path, text, message):
+    write_png(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_data(tmp_path / "m.csv")
