@@ -42,6 +42,7 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
     ("error", "raised"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), DiskFullError),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), DiskFullError),
         (OSError(errno.EROFS, "Read-only file system"), WeightsError),
         (ValueError("x"), ValueError),
         (KeyboardInterrupt(), KeyboardInterrupt),

@@ -46,15 +46,12 @@ def disk_errors(target: Path) -> Iterator[None]:
     """Turn a full disk (or an unwritable one) into one of our errors, naming ``target``."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        if code in _FULL or "No space left" in str(error):  # safetensors and torch wrap the system's error in their own
             raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise WeightsError(f"{target}: cannot be written ({error.strerror}); pass another folder") from error
-        raise
-    except Exception as error:  # safetensors wraps the operating system's error in its own
-        if type(error).__name__ == "SafetensorError" and "No space left" in str(error):
-            raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WeightsError(f"{target}: cannot be written ({os.strerror(code)}); pass another folder") from error
         raise
 
 
