@@ -49,7 +49,7 @@ def test_the_full_size_recipe_is_the_published_architecture() -> None:
 def test_teachers_open_by_the_recipe(tmp_path: Path, golden_dir: Path) -> None:
     checkpoint = golden_dir / "spectralgpt" / "spectralgpt_tiny.pth"
     meta = json.loads((golden_dir / "spectralgpt" / "meta.json").read_text())
-    block = {"kind": "spectralgpt", "path": str(checkpoint), "heads": meta["num_heads"], "missing": "mean"}
+    block = {"kind": "spectralgpt", "path": str(checkpoint), "heads": meta["num_heads"]}
     sources = []
     for overrides in ({"srd.teacher": block}, {}, TINY):
         srd = read_recipe("sattxt-vitl16", overrides).srd

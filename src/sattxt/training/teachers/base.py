@@ -6,21 +6,16 @@ understood) and hold reflectance x 10,000, without the +1000 that newer processi
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.images.bands import canonical
-
-#: Either name to (N, H, W), coarser bands at their own resolution, or one (N, C, H, W) array with its names beside it.
-Bands: TypeAlias = Mapping[str, Tensor] | Tensor | np.ndarray
 
 
 class TeacherTokens(NamedTuple):
@@ -70,13 +65,37 @@ class Teacher(nn.Module, ABC):
                 f"{', '.join(sorted(known)) or 'none'}); pass data that holds them, or another teacher"
             )
 
-    @abstractmethod
-    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
-        """(N, C, H, W) float32, as the network expects it. Arguments: as :func:`band_stack` takes them."""
+    def stack(self, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Band name to (N, H, W) float32, where the network is.
+
+        Args:
+            values: (N, C, H, W). names: of the C bands, in any spelling that :func:`canonical` knows.
+
+        Raises:
+            InputError: there are not as many names as bands, a band is named twice, a value is NaN or infinite, or the
+                teacher cannot work with these bands.
+        """
+        if values.ndim != 4 or len(names) != values.shape[1]:
+            raise InputError(
+                f"values has shape {tuple(values.shape)}, there are {len(names)} names; pass (N, bands, height, width) "
+                "and one name a band"
+            )
+        found = {canonical(name): values[:, i].to(self.mean) for i, name in enumerate(names)}
+        if len(found) < len(names):
+            raise InputError(f"names: a band is given twice among {', '.join(names)}")
+        bad = [name for name, band in found.items() if not bool(torch.isfinite(band).all())]
+        if bad:
+            raise InputError(f"band {bad[0]} holds NaN or infinity; fill or leave out these tiles")
+        self.check(tuple(found), "bands")
+        return found
 
     @abstractmethod
-    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
-        """Everything it sees, in one pass and without gradient. Arguments: as :func:`band_stack` takes them."""
+    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
+        """(N, C, H, W) float32, as the network expects it. Arguments and errors: as :meth:`stack`."""
+
+    @abstractmethod
+    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
+        """Everything it sees, in one pass and without gradient. Arguments and errors: as :meth:`stack`."""
 
 
 class CallableTeacher(Teacher):
@@ -110,16 +129,15 @@ class CallableTeacher(Teacher):
         self.function = function
         self.eval().requires_grad_(False)
 
-    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
+    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """(N, C, H, W) float32, ``(x - mean) / std``, in the order of :attr:`bands`."""
-        stack = band_stack(bands, names)
-        self.check(tuple(stack), "bands")
-        return (torch.stack([stack[band] for band in self.bands], dim=1).to(self.mean) - self.mean) / self.std
+        stack = self.stack(values, names)
+        return (torch.stack([stack[band] for band in self.bands], dim=1) - self.mean) / self.std
 
     @torch.no_grad()
-    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
+    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
         """Run the function once."""
-        pixels = self.normalise(bands, names)
+        pixels = self.normalise(values, names)
         out: Any = self.function(pixels)
         shape = tuple(out.shape) if isinstance(out, Tensor) else ()
         if len(shape) not in (2, 3, 4) or (shape[0], shape[1 if len(shape) == 4 else -1]) != (len(pixels), self.width):
@@ -157,44 +175,3 @@ class TeacherBlock(nn.Module):
         x = x + self.attn["proj"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
         return out
-
-
-def band_stack(bands: Bands, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Canonical band name to (N, H, W) float32, all of the finest band's size (coarser ones resampled bilinearly).
-
-    Args:
-        bands: a mapping from name to (N, H, W), or one (N, C, H, W) array or tensor.
-        names: the C names of an array's bands; not for a mapping, which has its own.
-
-    Raises:
-        InputError: names are missing or of another number than the bands, a band is named twice, shapes do not fit,
-            or a value is NaN or infinite.
-    """
-    if isinstance(bands, Mapping):
-        if names is not None:
-            raise InputError("names: a mapping has its bands' names already; pass names only with an array")
-        pairs = [(canonical(name), torch.as_tensor(values)) for name, values in bands.items()]
-    else:
-        array = torch.as_tensor(bands)
-        if array.ndim != 4:
-            raise InputError(f"bands has shape {tuple(array.shape)}; pass (N, bands, height, width)")
-        if names is None or len(names) != array.shape[1]:
-            given = "no names" if names is None else f"{len(names)} names"
-            raise InputError(f"{given} for {array.shape[1]} bands; pass names=('B02', ...), one a band")
-        pairs = [(canonical(name), array[:, i]) for i, name in enumerate(names)]
-    out: dict[str, Tensor] = {}
-    for name, values in pairs:
-        if name in out:
-            raise InputError(f"band {name} is given twice")
-        if values.ndim != 3 or len(values) != len(pairs[0][1]):
-            raise InputError(f"band {name} has shape {tuple(values.shape)}; pass (N, H, W), N the same for all bands")
-        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            raise InputError(f"band {name} holds NaN or infinity; fill or leave out these tiles")
-        out[name] = values.to(torch.float32)
-    if not out:
-        raise InputError("bands is empty; pass at least one band")
-    size = max((values.shape[-2:] for values in out.values()), key=math.prod)
-    for name, values in out.items():
-        if values.shape[-2:] != size:
-            out[name] = F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    return out

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
-from sattxt.training.teachers.base import Bands, Teacher, TeacherBlock, TeacherTokens, band_stack
+from sattxt.training.teachers.base import Teacher, TeacherBlock, TeacherTokens
 from sattxt.weights.tensors import check_tensors, read_checkpoint
 
 #: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.
@@ -125,16 +125,12 @@ class GalileoTeacher(Teacher):
                 f"({groups})"
             )
 
-    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
+    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """(N, 11, H, W) float32: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12 NDVI, mean -+ 2 std mapped to 0 and 1.
 
         A band that is not there is 0 throughout (its group is masked anyway).
         """
-        return self._normalise(band_stack(bands, names))
-
-    def _normalise(self, stack: dict[str, Tensor]) -> Tensor:
-        self.check(tuple(stack), "bands")
-        stack = {name: values.to(self.mean) for name, values in stack.items()}
+        stack = self.stack(values, names)
         if "B04" in stack and "B08" in stack:
             total = stack["B08"] + stack["B04"]
             stack["NDVI"] = torch.where(total > 0, (stack["B08"] - stack["B04"]) / total.clamp(min=1e-9), 0.0)
@@ -144,15 +140,14 @@ class GalileoTeacher(Teacher):
         return torch.where(there, (pixels - (self.mean - 2 * self.std)) / (4 * self.std), 0.0)
 
     @torch.no_grad()
-    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
+    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
         """Tokens row by row, column by column, then by group (present ones in the order of ``GROUPS``), after the final
         norm.
 
         Raises:
             InputError: no group is complete, or the tiles' sides are no multiples of ``patch_size``.
         """
-        stack = band_stack(bands, names)
-        pixels = self._normalise(stack)
+        pixels = self.normalise(values, names)
         height, width = pixels.shape[-2:]
         if height % self.patch_size or width % self.patch_size or 0 in (height, width):
             raise InputError(
@@ -160,7 +155,7 @@ class GalileoTeacher(Teacher):
                 "crop or resample them to a multiple"
             )
         rows, cols = height // self.patch_size, width // self.patch_size
-        present = _present(set(stack))
+        present = _present({canonical(name) for name in names})
         where = _place_encoding(rows, cols, self.metres * self.patch_size / _BASE_METRES, self.width // 4).to(pixels)
         when = torch.cat([self.pos_embed[0], self.month_embed.weight[self.month]]).expand(rows, cols, -1)
         tokens = []

@@ -33,7 +33,6 @@ class SpectralGPTSource(Config):
     kind: Literal["spectralgpt"]
     path: str  # the authors' checkpoint file
     heads: Count | None = None  # attention heads; None: width / 64
-    missing: Literal["error", "mean"] = "error"  # a band that the tiles lack: an error, or the band's mean
 
 
 class RandomSource(Config):
@@ -66,7 +65,7 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
         raise InputError(f"srd.teacher.path: {data / source.path}: no such file or folder")
     if isinstance(source, GalileoSource):
         return GalileoTeacher.from_folder(path, patch_size=source.patch_size, month=source.month, metres=source.metres)
-    return SpectralGPTTeacher.from_checkpoint(path, heads=source.heads, missing=source.missing)
+    return SpectralGPTTeacher.from_checkpoint(path, heads=source.heads)
 
 
 def _start_random(source: RandomSource, seed: int) -> Teacher:

@@ -10,15 +10,13 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
-from sattxt.images.bands import canonical
-from sattxt.training.teachers.base import Bands, Teacher, TeacherBlock, TeacherTokens, band_stack
+from sattxt.training.teachers.base import Teacher, TeacherBlock, TeacherTokens
 from sattxt.weights.tensors import check_tensors, read_checkpoint
 
 #: The 12 bands it was trained on, in order (cirrus, B10, is left out).
@@ -39,8 +37,6 @@ class SpectralGPTTeacher(Teacher):
     Args:
         width, depth, heads, hidden: of the transformer. grid: patches a side. groups: spectral patches.
         patch: bands and pixels a patch. bias: whether q, k and v have one.
-        missing: a band that is not there is an error, or (``mean``) is replaced by its mean, as the original code masks
-            bands.
     """
 
     def __init__(
@@ -54,16 +50,13 @@ class SpectralGPTTeacher(Teacher):
         patch: tuple[int, int, int] = (3, 8, 8),
         *,
         bias: bool = True,
-        missing: Literal["error", "mean"] = "error",
     ) -> None:
         super().__init__("spectralgpt", BANDS, width, _MEAN, _STD)
         if width % heads:
             raise InputError(f"heads={heads}: pass a number that divides the width {width}")
-        if missing not in ("error", "mean"):
-            raise InputError(f"missing={missing!r}: pass 'error' or 'mean'")
         if groups * patch[0] != len(BANDS):
             raise InputError(f"{groups} spectral patches of {patch[0]} bands: {len(BANDS)} bands in all are needed")
-        self.missing, self.grid, self.groups, self.size = missing, grid, groups, grid * patch[1]
+        self.grid, self.groups, self.size = grid, groups, grid * patch[1]
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(1, width, patch, patch)})
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, grid * grid, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, groups, width))
@@ -72,14 +65,11 @@ class SpectralGPTTeacher(Teacher):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, *, heads: int | None = None, missing: Literal["error", "mean"] = "error"
-    ) -> SpectralGPTTeacher:
+    def from_checkpoint(cls, path: str | Path, *, heads: int | None = None) -> SpectralGPTTeacher:
         """Open a checkpoint in the official layout, ``{"model": state dict}``; decoder and classifier are left aside.
 
         Args:
             heads: attention heads, which no tensor tells; by default width / 64, as in the published models.
-            missing: see the class.
 
         Raises:
             WeightsError: the file is missing or damaged, or its tensors are not those of this encoder.
@@ -109,34 +99,22 @@ class SpectralGPTTeacher(Teacher):
             state[needed[2]].shape[1],
             (kernel.shape[2], kernel.shape[3], kernel.shape[4]),
             bias="blocks.0.attn.q.bias" in state,
-            missing=missing,
         )
         check_tensors(state, {name: value.shape for name, value in teacher.state_dict().items()}, path)
         teacher.load_state_dict(state)
         return teacher
 
-    def check(self, available: Sequence[str], where: str) -> None:
-        """Raise InputError if a band is missing (with ``missing="mean"``: if all are)."""
-        if self.missing == "error":
-            super().check(available, where)
-        elif not {canonical(band) for band in available} & set(self.bands):
-            raise InputError(f"{where}: has none of the bands {', '.join(self.bands)} that {self.name} looks at")
-
-    def normalise(self, bands: Bands, names: Sequence[str] | None = None) -> Tensor:
+    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """(N, 12, H, W) float32 in [0, 1]: mean -+ 2 std mapped to 0 and 1, clipped, cut to 8 bits as in training."""
-        stack = band_stack(bands, names)
-        self.check(tuple(stack), "bands")
-        like = next(iter(stack.values()))
-        pixels = torch.stack(
-            [stack[b] if b in stack else torch.full_like(like, _MEAN[i]) for i, b in enumerate(self.bands)], dim=1
-        ).to(self.mean)
+        stack = self.stack(values, names)
+        pixels = torch.stack([stack[band] for band in self.bands], dim=1)
         unit = (pixels - (self.mean - 2 * self.std)) / (4 * self.std)
         return (unit * 255).clamp(0, 255).floor() / 255
 
     @torch.no_grad()
-    def encode(self, bands: Bands, names: Sequence[str] | None = None) -> TeacherTokens:
+    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
         """Tokens group by group, then row by row. Tiles of another size are resampled to the model's own."""
-        pixels = self.normalise(bands, names)
+        pixels = self.normalise(values, names)
         if pixels.shape[-2:] != (self.size, self.size):
             shrinks = min(pixels.shape[-2:]) > self.size
             pixels = F.interpolate(

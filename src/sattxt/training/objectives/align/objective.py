@@ -196,16 +196,15 @@ class AlignObjective(Objective):
     def _class_loss(
         self, model: AlignModel, image: Tensor, batch: AlignBatch, scale: Tensor, noise: torch.Generator
     ) -> Tensor:
-        total, count, start = image.new_zeros(()), 0, 0
-        for part, labels, classes in zip(batch.parts, batch.labels, batch.classes, strict=True):
-            stop = start + len(part)
+        total, count = image.new_zeros(()), 0
+        images = torch.split(image, [len(part) for part in batch.parts])
+        for own, labels, classes in zip(images, batch.labels, batch.classes, strict=True):
             if labels is not None and classes is not None:
                 texts, known = model.texts(add_noise(classes, self.config.text_noise, noise)), labels >= 0
-                own = labels[known]
-                if len(own):
-                    loss = class_contrast(image[start:stop][known], texts, own, scale, _SMOOTHING)
-                    total, count = total + loss * len(own), count + len(own)
-            start = stop
+                chosen = labels[known]
+                if len(chosen):
+                    loss = class_contrast(own[known], texts, chosen, scale, _SMOOTHING)
+                    total, count = total + loss * len(chosen), count + len(chosen)
         return total / count if count else _nothing(model, image, batch)
 
     def _caption_loss(

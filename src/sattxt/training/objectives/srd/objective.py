@@ -194,9 +194,9 @@ class SRDObjective(Objective):
         log.info("%s: the teacher %s sees %d tiles once", tiles.name, self.teacher.name, len(tiles))
         parts = []
         for index in torch.split(torch.arange(len(tiles)), batch):
-            patches = self.teacher.encode(tiles.spectral(index), tiles.bands).patches
-            assert patches is not None
-            parts.append(patches.half())
+            maps = self.teacher.encode(tiles.spectral(index), tiles.bands).patches
+            assert maps is not None  # looked at ahead
+            parts.append(maps.half())
         return torch.cat(parts)
 
     def _look_ahead(self, model: SRDModel) -> None:
