@@ -109,9 +109,9 @@ def fit(
         if device.type == "cpu":
             keep_freed_memory()
         objective.prepare(model, out, device)
+        trained = copy.deepcopy(model) if options.shard else model
+        network = ranks.connect(_Stepper(objective, trained), device, shard=options.shard)
         average.to(device)
-        trained = (copy.deepcopy(model) if options.shard else model).to(device)
-        network = ranks.connect(_Stepper(objective, trained), shard=options.shard)
         optimizer = torch.optim.AdamW(objective.groups(trained), betas=(0.9, 0.98))
         rates = [group["lr"] for group in optimizer.param_groups]
         meter, main, done = LossMeter(**state.get("losses", {})), ranks.rank() == 0, state.get("step", 0)

@@ -77,7 +77,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may hand it to others too
         dist.all_reduce(gradient)
         return gradient.chunk(ranks())[rank()]
 
@@ -92,23 +92,23 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(gather(torch.tensor([flag], device=device)).any())
 
 
-def connect(module: nn.Module, *, shard: bool) -> nn.Module:
-    """``module`` with the gradients of all processes.
+def connect(module: nn.Module, device: torch.device, *, shard: bool) -> nn.Module:
+    """``module`` on ``device``, with the gradients of all processes.
 
     Args:
-        module: on this process's device.
         shard: keep a part of every parameter in each process (FSDP), else all of them in each (DDP). The blocks of a
             module list are gathered one at a time, all else together.
     """
     if not shard:
+        module = module.to(device)
         return DistributedDataParallel(module) if dist.is_initialized() else module
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(next(module.parameters()).device.type, (ranks(),))
+    mesh = init_device_mesh(device.type, (ranks(),))
     for blocks in reversed([part for part in module.modules() if isinstance(part, nn.ModuleList)]):  # inner ones first
         for block in blocks:
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh)  # goes to the device a block at a time
     fully_shard(module, mesh=mesh)
     return module
 
