@@ -234,8 +234,9 @@ class Dataset:
             )
         if wanted is None:
             for name in ("val", "test"):
-                if self.has(name):
-                    return name, self.splits[name]
+                samples = self.splits.get(name)
+                if samples:
+                    return name, samples
         everything = tuple(sample for samples in self.splits.values() for sample in samples)
         return wanted or ("" if set(self.splits) == {""} else "+".join(self.splits)), everything
 
