@@ -11,7 +11,7 @@ import torch
 from sattxt.errors import InputError
 from sattxt.training import prompts
 from sattxt.training.objectives.align.losses import positive_pairs
-from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, phrases_of
+from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, find_phrases
 
 
 def test_shipped_templates_and_instructions_are_fit_for_use() -> None:
@@ -127,4 +127,4 @@ def test_a_class_phrase_fits_every_image_of_its_class() -> None:
 
 def test_a_class_without_phrases_is_named_with_the_near_match() -> None:
     with pytest.raises(InputError, match=r"'Rivr'.*'River'"):
-        phrases_of(["Rivr"], {"River": ["river"], "Lake": ["lake"]}, "align.sets.mine")
+        find_phrases(["Rivr"], {"River": ["river"], "Lake": ["lake"]}, "align.sets.mine")

@@ -114,7 +114,7 @@ def atmosphere(images: Tensor, config: AugmentConfig, generator: torch.Generator
     return torch.where(draw[2] < config.atmosphere_probability, images * (1 - 0.5 * light) + light, images).clamp_(0, 1)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
     """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], whole and unchanged: what validation looks at."""
     floats = images.to(torch.float32).div_(255)
     if tuple(floats.shape[-2:]) == (size, size):

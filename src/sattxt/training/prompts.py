@@ -159,8 +159,8 @@ class PromptBook:
         self._sets: list[_Rows] = []
         first = 0
         for part in sets:
-            classes = _Ragged([self._rows(_in_templates(phrases, config.templates)) for phrases in part.phrases])
-            names = _Ragged([self._rows(_in_templates(phrases[:1], config.templates)) for phrases in part.phrases])
+            classes = _Ragged([self._rows(_fill_templates(phrases, config.templates)) for phrases in part.phrases])
+            names = _Ragged([self._rows(_fill_templates(phrases[:1], config.templates)) for phrases in part.phrases])
             captions = _Ragged([self._rows(texts) for texts in part.captions])
             self._sets.append(_Rows(classes, names, captions, part.labels, first))
             first += len(classes)
@@ -259,7 +259,7 @@ class _Ragged:
         return self.flat[self.starts[index] + first]
 
 
-def phrases_of(
+def find_phrases(
     classes: Sequence[str], vocabulary: Mapping[str, Sequence[str]] | None, where: str
 ) -> list[tuple[str, ...]]:
     """What stands for each class: its vocabulary's phrases or, without a vocabulary, its name in plain words.
@@ -278,5 +278,5 @@ def phrases_of(
     return [tuple(vocabulary[name]) for name in classes]
 
 
-def _in_templates(phrases: Sequence[str], templates: Sequence[str]) -> list[str]:
+def _fill_templates(phrases: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", phrase) for phrase in phrases for template in templates]

@@ -16,7 +16,7 @@ from sattxt.errors import InputError
 from sattxt.labels.sets import near
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.prompts import PromptConfig, phrases_of
+from sattxt.training.prompts import PromptConfig, find_phrases
 from sattxt.training.recipe_yaml import override, read_yaml
 from sattxt.training.schema import Config, Count, Positive
 from sattxt.training.sets import SetEntry, entry_config
@@ -158,7 +158,7 @@ class AlignBlock(AlignConfig, PromptConfig):
             InputError: the vocabulary lacks a class.
         """
         vocabulary = next(entry for entry in self.sets if entry.name == name).vocabulary
-        return phrases_of(classes, None if vocabulary is None else self.vocabulary[vocabulary], f"align.sets.{name}")
+        return find_phrases(classes, None if vocabulary is None else self.vocabulary[vocabulary], f"align.sets.{name}")
 
 
 class Recipe(Config):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sattxt.evaluation.metrics import percent, recall_at_k
-from sattxt.training.augment import resized
+from sattxt.training.augment import resize
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.tiles import Tiles
 
@@ -30,7 +30,7 @@ def embed_tiles(model: AlignModel, tiles: Tiles, index: Tensor, normalise: Norma
     device = model.log_scale.device
     parts = []
     for part in torch.split(index, model.vision.images_per_pass(size, device) or _BATCH):
-        pixels = normalise(resized(tiles.take(part), size)).to(device)
+        pixels = normalise(resize(tiles.take(part), size)).to(device)
         parts.append(model.image(pixels.contiguous(memory_format=torch.channels_last)))
     return torch.cat(parts)
 

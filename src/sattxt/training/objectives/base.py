@@ -1,7 +1,7 @@
-"""What a stage is, apart from the engine that drives it: which batch a step draws, and the losses on it.
+"""What a stage of training is, apart from the loop that drives it: which batch a step draws, and the losses on it.
 
-Everything here is a pure function of (seed, step, micro-batch, rank, number of ranks): a run that was killed draws on
-what it would have drawn, and the batches of several ranks are those that one process would walk through in turn.
+Every batch is a pure function of (seed, step, micro-batch, rank, number of ranks). A run that was killed goes on with
+the batches it would have drawn, and several ranks draw the batches that one process would draw in turn.
 """
 
 from __future__ import annotations

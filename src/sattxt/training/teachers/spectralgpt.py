@@ -69,7 +69,7 @@ class SpectralGPTTeacher(Teacher):
         """Open a checkpoint in the official layout, ``{"model": state dict}``; decoder and classifier are left aside.
 
         Args:
-            heads: attention heads, which no tensor tells; by default width / 64, as in the published models.
+            heads: attention heads, which no tensor's shape gives; by default width / 64, as in the published models.
 
         Raises:
             WeightsError: the file is missing or damaged, or its tensors are not those of this encoder.

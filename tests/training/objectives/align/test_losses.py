@@ -53,7 +53,8 @@ def test_positives_are_ones_own_texts_their_like_and_the_phrases_of_ones_class()
         torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0.01], [0, 0, 1.0], [1.0, 1.0, 1.0]]), dim=-1
     )
     own = torch.tensor([1, 3, 0])
-    plain = positive_pairs(vectors, own, 0.99)
+    none = torch.full((5,), -1)
+    plain = positive_pairs(vectors, own, 0.99, none[:3], none)
     assert plain.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]
     groups = positive_pairs(vectors, own, 0.99, torch.tensor([5, 5, -1]), torch.tensor([-1, -1, -1, -1, 5]))
     assert groups.int().tolist() == [[0, 1, 1, 0, 1], [0, 0, 0, 1, 1], [1, 0, 0, 0, 0]]

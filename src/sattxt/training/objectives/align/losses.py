@@ -13,13 +13,7 @@ from torch import Tensor
 from sattxt.errors import InputError
 
 
-def positive_pairs(
-    unit: Tensor,
-    own: Tensor,
-    same_text: float,
-    image_group: Tensor | None = None,
-    text_group: Tensor | None = None,
-) -> Tensor:
+def positive_pairs(unit: Tensor, own: Tensor, same_text: float, image_group: Tensor, text_group: Tensor) -> Tensor:
     """Which texts describe which images: (N, M) bool, image i by text j.
 
     Its own text does, texts that are (nearly) the same do, and a class phrase does for every image of its class.
@@ -34,18 +28,11 @@ def positive_pairs(
     used, place = torch.unique(own, return_inverse=True)
     near = unit[used] @ unit.T > same_text
     near[torch.arange(len(used), device=unit.device), used] = True
-    positives = near[place]
-    if image_group is not None and text_group is not None:
-        positives |= (image_group[:, None] == text_group[None]) & (text_group >= 0)[None]
-    return positives
+    of_class = (image_group[:, None] == text_group[None]) & (text_group >= 0)[None]
+    return near[place] | of_class
 
 
-def info_nce(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    positives: Tensor,
-) -> Tensor:
+def info_nce(image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor) -> Tensor:
     """Symmetric InfoNCE with several positives a row.
 
     Args:
@@ -60,9 +47,9 @@ def info_nce(
     if not bool(positives.any(dim=1).all()):
         raise InputError("positives: every image needs at least one text")
     logits = logit_scale * image @ text.T
-    told = positives.any(dim=0)
+    described = positives.any(dim=0)
     image_to_text = _cross_entropy(logits, positives, dim=1)
-    text_to_image = _cross_entropy(logits[:, told], positives[:, told], dim=0)
+    text_to_image = _cross_entropy(logits[:, described], positives[:, described], dim=0)
     return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
-from sattxt.training.augment import atmosphere, augment, resized
+from sattxt.training.augment import atmosphere, augment, resize
 from sattxt.training.hardware import autocast
 from sattxt.training.image_bank import ImageBank
 from sattxt.training.objectives.align.config import AlignConfig
@@ -284,7 +284,7 @@ class AlignObjective(Objective):
         def draw() -> Tensor:
             counted = zip(self.sets, self.config.counts, strict=True)
             drawn = [s.take(torch.randint(len(s), (count,), generator=random)) for s, count in counted]
-            return self.pixels(torch.cat([resized(tiles, size) for tiles in drawn])).to(device)
+            return self.pixels(torch.cat([resize(tiles, size) for tiles in drawn])).to(device)
 
         with autocast(self.config.precision, device):
             measure_norms(model, (draw() for _ in range(batches)), model.image)

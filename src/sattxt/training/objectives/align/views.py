@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.training.augment import atmosphere, augment, resized
+from sattxt.training.augment import atmosphere, augment, resize
 from sattxt.training.checkpoint import checksum
 from sattxt.training.image_bank import ImageBank, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
@@ -43,7 +43,7 @@ def embed_views(
     def view(which: int, index: Tensor, number: int) -> Tensor:
         tiles = sets[which].take(index)
         if number == 0:
-            return pixels(resized(tiles, size))
+            return pixels(resize(tiles, size))
         random = generator(config.seed, Stream.VIEWS, which, number, int(index[0]))
         return pixels(atmosphere(augment(tiles, size, config.augment, random), config.augment, random))
 
@@ -71,7 +71,7 @@ def add_noise(texts: Tensor, share: float, random: torch.Generator) -> Tensor:
 
 
 def mix_some(texts: Tensor, others: Tensor, probability: float, random: torch.Generator) -> Tensor:
-    """(N, hidden) texts, some moved a random way towards those of ``others``."""
+    """(N, hidden) texts; with ``probability``, one is a random point between it and that of ``others``."""
     if probability == 0:
         return texts
     chosen = torch.rand(len(texts), 1, generator=random) < probability

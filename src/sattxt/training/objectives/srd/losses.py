@@ -72,11 +72,11 @@ def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = N
             resampled to the coarser. No gradient reaches the teacher.
         centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted.
     """
-    predicted, target = matched_maps(student, teacher, centre)
+    predicted, target = match_maps(student, teacher, centre)
     return (1 - F.cosine_similarity(predicted, target, dim=1)).mean()
 
 
-def matched_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def match_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The maps that :func:`patch_regression` compares: on one grid, the teacher's layer-normalised, no gradient.
 
     Raises:
@@ -87,19 +87,19 @@ def matched_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None)
             f"student is {tuple(student.shape)}, teacher {tuple(teacher.shape)}; pass (N, width, rows, cols) each"
         )
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    target = layer_normalised(teacher)
+    target = normalise_tokens(teacher)
     if centre is not None:
         target = target - centre.detach().view(1, -1, 1, 1)
-    return _resampled(student, size), _resampled(target, size)
+    return _resample(student, size), _resample(target, size)
 
 
-def layer_normalised(maps: Tensor) -> Tensor:
+def normalise_tokens(maps: Tensor) -> Tensor:
     """(N, width, rows, cols) with every token at mean 0 and variance 1 over the width; no gradient."""
     last = maps.detach().permute(0, 2, 3, 1)
     return F.layer_norm(last, last.shape[-1:]).permute(0, 3, 1, 2)
 
 
-def _resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def _resample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[2:]) == size:
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.errors import InputError
-from sattxt.training.augment import resized
+from sattxt.training.augment import resize
 from sattxt.training.hardware import autocast
 from sattxt.training.objectives.base import Batch, Gather, Objective, StepLosses, alone, generator
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.losses import (
-    layer_normalised,
-    matched_maps,
+    match_maps,
     move_centre,
+    normalise_tokens,
     patch_regression,
     srd_loss,
     teacher_distribution,
@@ -228,13 +228,13 @@ class SRDObjective(Objective):
         index = torch.arange(0, len(tiles), max(1, math.ceil(len(tiles) / limit)))
         logits, pooled, matched = [], [], []
         for part in torch.split(index, 64):
-            pixels = self.normalise(resized(tiles.take(part), config.global_size)).to(device)
+            pixels = self.normalise(resize(tiles.take(part), config.global_size)).to(device)
             answer, patches = model(pixels)
             seen = self.teacher.to(device).encode(tiles.spectral(part).to(device), tiles.bands)
             logits.append(answer)
             pooled.append(seen.pooled)
             if config.patch_weight > 0 and patches is not None and seen.patches is not None:
-                matched.append(matched_maps(patches, seen.patches, self._patch_centre(model)))
+                matched.append(match_maps(patches, seen.patches, self._patch_centre(model)))
         q = teacher_distribution(torch.cat(pooled), model.centre, config.teacher_temperature)
         log_p = F.log_softmax(torch.cat(logits) / config.student_temperature, dim=-1)
         constant = q.mean(dim=0).clamp(min=1e-12).log().expand_as(q)
@@ -250,4 +250,4 @@ class SRDObjective(Objective):
 
 def _all_tokens(maps: list[Tensor]) -> Tensor:
     """Every layer-normalised token of (N, width, rows, cols) maps: (tokens, width)."""
-    return torch.cat([layer_normalised(m).movedim(1, -1).flatten(0, 2) for m in maps])
+    return torch.cat([normalise_tokens(m).movedim(1, -1).flatten(0, 2) for m in maps])
