@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "evaluation"
 MANIFEST = ROOT / "src" / "sattxt" / "weights" / "weights_manifest.json"
 PHRASES = "src/sattxt/training/recipes/eurosat_paraphrases.json"
-PERFECT = "mean recall of an encoder that knows every caption, for pictures share some"
+PERFECT = "upper bound of mean recall (some pictures share a caption)"
 
 
 class Run(NamedTuple):
