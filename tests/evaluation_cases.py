@@ -24,7 +24,6 @@ from sattxt.data.registry import open_data
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
-from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import probe
 from sattxt.evaluation.prompts import class_prompts
 from sattxt.evaluation.result import Result, read_result, write_result
@@ -32,7 +31,7 @@ from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import scale
 from sattxt.evaluation.segment import segment
 from sattxt.evaluation.spectral import spectral
-from sattxt.evaluation.zero_shot import zero_shot
+from sattxt.evaluation.zero_shot import phrasings, zero_shot
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
 

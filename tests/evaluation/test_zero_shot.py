@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_fakes import prompts, tile, write_folders
+from evaluation_fakes import ColourEncoder, prompts, tile, write_folders
 from PIL import Image
 
 from sattxt.data.registry import open_data
-from sattxt.errors import InputError
-from sattxt.evaluation.zero_shot import centred, zero_shot
+from sattxt.errors import InputError, LabelError
+from sattxt.evaluation.zero_shot import centred, phrasings, zero_shot
 
 
 def test_zero_shot_of_tiles_that_match_their_names_is_perfect(tmp_path, embed):
@@ -85,3 +85,27 @@ def test_multi_label_figures_and_a_threshold_from_other_samples(tmp_path, embed)
     tuned = zero_shot(embed, data, prompts(data), tuning=data).to_dict()
     assert tuned["settings"]["threshold"]["chosen_on"] == "another split"
     assert tuned["f1_micro"] == 100
+
+
+def test_phrasings_average_over_assignments_and_tell_phrases_apart(tmp_path, embed):
+    data = open_data(write_folders(tmp_path / "x", 3)).split()
+    words = {
+        "BlueField": ["blue", "deep blue"],
+        "GreenField": ["green", "grass green"],
+        "RedField": ["red", "all blue"],
+    }
+    document = phrasings(embed, data, words, ColourEncoder.templates, draws=50).to_dict()
+    table = {row["phrase"]: row["accuracy"] for row in document["per_phrase"]}
+    assert table["red"] == 100
+    assert table["blue"] == 100
+    assert table["all blue"] == 0
+    assert document["top1_max"] == 100
+    assert document["top1_first"] == 100
+    assert document["top1_min"] == pytest.approx(200 / 3, abs=1e-3)
+    assert document["top1_min"] < document["top1"] < 100
+    assert document["settings"]["assignments"] == 52
+    assert document == phrasings(embed, data, words, ColourEncoder.templates, draws=50).to_dict() | {
+        "date": document["date"]
+    }
+    with pytest.raises(LabelError, match=r"p\.json: has no entry for the class 'GreenField'"):
+        phrasings(embed, data, {"BlueField": ["blue"]}, ColourEncoder.templates, source="p.json")

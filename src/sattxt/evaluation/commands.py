@@ -14,14 +14,13 @@ from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.compare import compare
 from sattxt.evaluation.options import Setup, put_table, read_words
-from sattxt.evaluation.phrasings import phrasings
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe
 from sattxt.evaluation.result import read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.scale import FACTORS, scale
 from sattxt.evaluation.segment import segment
 from sattxt.evaluation.spectral import spectral
-from sattxt.evaluation.zero_shot import zero_shot
+from sattxt.evaluation.zero_shot import phrasings, zero_shot
 
 app = typer.Typer(
     help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False

@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 
 from sattxt.errors import MissingExtraError
+from sattxt.evaluation.metrics import sklearn
 
-_COUNTED = 25  # classes up to which a confusion matrix has its counts written in
-_INK = 0.5  # shares above are dark: white numbers
+_COUNTED = 25  # classes up to which a confusion matrix has numbers written in
 
 
 def confusion_picture(path: Path, matrix: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-    """Rows are true classes, columns predicted ones; colour is the share of a row, numbers are counts."""
+    """Rows are true classes, columns predicted ones; colours and numbers are shares of a row."""
     counts = np.asarray(matrix, dtype=float)
     share = counts / counts.sum(axis=1, keepdims=True).clip(1)
     side = max(4.0, 0.42 * len(names) + 2.2)
     figure = _figure(side, side)
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    for row, column in np.argwhere(counts) if len(names) <= _COUNTED else ():
-        colour = "white" if share[row, column] > _INK else "black"
-        axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(picture, ax=axes, fraction=0.04, label="share of the true class")
+    display = sklearn("metrics").ConfusionMatrixDisplay(share, display_labels=names)
+    display.plot(
+        ax=figure.add_subplot(),
+        cmap="Blues",
+        xticks_rotation="vertical",
+        include_values=len(names) <= _COUNTED,
+        values_format=".0%",
+        text_kw={"fontsize": 7},
+        im_kw={"vmin": 0, "vmax": 1},
+    )
     figure.savefig(path, dpi=120)
 
 

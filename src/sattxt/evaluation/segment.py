@@ -12,7 +12,6 @@ from sattxt.errors import ImageError, InputError
 from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import failure
 from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
-from sattxt.evaluation.metrics import sklearn
 from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 from sattxt.images.load import Failure
@@ -51,7 +50,7 @@ def segment(
     if not isinstance(encoder, SatTxtEncoder):
         raise InputError(f"{encoder.name}: segmentation needs patch tokens in the text's space, which it does not give")
     prompts = dict(zip(classes.keys, classes.prompts, strict=True))
-    labels = range(len(prompts) + 1)  # 0: ignored
+    count = len(prompts) + 1  # 0: ignored
     matrices: dict[int, Any] = {}
     skipped: list[Failure] = []
     shown: list[Shown] = []
@@ -68,8 +67,8 @@ def segment(
             where = f"{data.store.path}/{data.samples[index].id}"
             raise InputError(f"{where}: is {image.shape[:2]} pixels, its mask {truth.shape}")
         found = encoder.segment(image, prompts, window=window, overlap=overlap).label_map
-        pairs = truth.ravel() + 1, found.ravel() + 1
-        matrices[index] = sklearn("metrics").confusion_matrix(*pairs, labels=labels)[1:, 1:]
+        pairs = (truth.ravel() + 1) * count + found.ravel() + 1
+        matrices[index] = np.bincount(pairs, minlength=count**2).reshape(count, count)[1:, 1:]
         if len(shown) < keep:
             shown.append((image, truth, found))
     if not matrices:
