@@ -22,6 +22,7 @@ def fitted(out: Path, **options: object) -> Toy:
     that Adam blows up.
     """
     run = Toy(out, **options)
+    run.model.vision.to(memory_format=torch.channels_last)  # as runs of a recipe have it
     backbone = run.model.vision.backbone.train()
     for _ in range(50):
         backbone(to_pixels(run.sets[0].take(torch.arange(60)).float() / 255))

@@ -117,7 +117,7 @@ def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path) -> None:
 
 def test_options_are_refused_before_any_data_are_read(tmp_path: Path) -> None:
     common = ["--data", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")]
-    for arguments, message in ((["align", "--shard"], "shard: there is one process; start several with torchrun"),):
+    for arguments, message in ((["align", "--shard"], "shard: there is one process; start several: torchrun"),):
         with pytest.raises(InputError, match=message):
             training(arguments + common, standalone_mode=False)
     assert not list(tmp_path.iterdir())
@@ -150,7 +150,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path: Pa
 
 
 def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="shard: there is one process; start several with torchrun"):
+    with pytest.raises(InputError, match="shard: there is one process; start several: torchrun"):
         Toy(tmp_path).train(LoopOptions(shard=True))
     with pytest.raises(InputError, match="log_every=0: pass 1 or more"):
         LoopOptions(log_every=0)

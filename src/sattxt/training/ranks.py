@@ -55,7 +55,9 @@ def wait() -> None:
 def check_shard(shard: bool) -> None:
     """Raise InputError where a model cannot be sharded."""
     if shard and not launched():
-        raise InputError("shard: there is one process; start several with torchrun --nproc-per-node 2 -m sattxt ...")
+        raise InputError(
+            "shard: there is one process; start several: torchrun --nproc-per-node 2 -m -- sattxt train"
+        )
     if shard and not hasattr(torch.distributed.fsdp, "fully_shard"):
         raise InputError(f"shard: needs torch 2.6 or later, this is {torch.__version__}")
 
@@ -105,6 +107,7 @@ def connect(module: nn.Module, device: torch.device, *, shard: bool) -> nn.Modul
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # shards take no other
     mesh = init_device_mesh(device.type, (ranks(),))
     for blocks in reversed([part for part in module.modules() if isinstance(part, nn.ModuleList)]):  # inner ones first
         for block in blocks:
