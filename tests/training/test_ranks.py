@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import pytest
 import ranks_job
 import torch
 from torch import Tensor
+from torch.distributed.run import parse_args
 from training_toy import EVERY_STEP, Toy, assert_same_weights, rows
 
 from sattxt.training.objectives.align.objective import AlignBatch, AlignObjective
@@ -115,3 +118,14 @@ def test_a_sharded_run_that_is_told_to_stop_resumes_exactly(two_processes: Path)
     assert (whole.resume(), stopped.resume()) == (4, 4)
     assert rows(stopped) == rows(whole)
     assert_same_weights(stopped, whole)
+
+
+def test_torchrun_takes_the_commands_of_the_documentation() -> None:
+    """Without ``--`` it would take ``--run`` for an option of its own."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    commands = re.findall(r"^torchrun (.+? train .+?)(?:  #.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        options = parse_args(shlex.split(command))
+        assert options.training_script == "sattxt"
+        assert options.training_script_args[0] == "train"

@@ -55,9 +55,7 @@ def wait() -> None:
 def check_shard(shard: bool) -> None:
     """Raise InputError where a model cannot be sharded."""
     if shard and not launched():
-        raise InputError(
-            "shard: there is one process; start several: torchrun --nproc-per-node 2 -m -- sattxt train"
-        )
+        raise InputError("shard: there is one process; start several: torchrun --nproc-per-node 2 -m -- sattxt train")
     if shard and not hasattr(torch.distributed.fsdp, "fully_shard"):
         raise InputError(f"shard: needs torch 2.6 or later, this is {torch.__version__}")
 
