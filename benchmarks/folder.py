@@ -130,7 +130,7 @@ def _measure(settings: Settings, result: Result, model: SatTxt, name: str, paths
 
 
 def _drain(paths: list[str], preprocessor: Preprocessor | None = None) -> None:
-    for batch in stream(paths, to_rgb, batch_size=BATCH):
+    for batch in stream(paths, lambda path, name: to_rgb(path, name=name), batch_size=BATCH):
         if preprocessor is not None:
             preprocessor.batch(batch.images)
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from sattxt.errors import DiskFullError, WeightsError
-from sattxt.io import atomic_write, disk_errors, first_line, read_json, user_cache_dir, write_directory
+from sattxt.io import (
+    atomic_write,
+    disk_errors,
+    first_line,
+    is_system_failure,
+    read_json,
+    user_cache_dir,
+    write_directory,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -105,3 +113,16 @@ def test_the_cache_directory_is_the_platforms_unless_chosen(monkeypatch: pytest.
     for platform, end in (("linux", "sattxt"), ("darwin", "Caches/sattxt"), ("win32", "sattxt/Cache")):
         monkeypatch.setattr("sys.platform", platform)
         assert user_cache_dir().as_posix().endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("error", "system"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENOSPC, "No space left"), True),
+        (OSError(errno.ENOENT, "No such file"), False),
+        (ValueError("damaged"), False),
+    ],
+)
+def test_what_is_the_systems_fault_and_not_the_files(error: Exception, system: bool) -> None:
+    assert is_system_failure(error) == system

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from sattxt.errors import DiskFullError, WeightsError
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 
 
 def user_cache_dir() -> Path:
@@ -109,3 +110,8 @@ def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, or its type's name where it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:500]
+
+
+def is_system_failure(error: BaseException) -> bool:
+    """Whether the system is out of file handles, memory or space, which is not the fault of the file being read."""
+    return isinstance(error, OSError) and error.errno in _EXHAUSTED

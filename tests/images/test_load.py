@@ -7,6 +7,7 @@ import gc
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,12 @@ from sattxt.images.load import Failure, source_name, stream
 from sattxt.images.read import to_rgb
 
 
-def constant(value: int) -> np.ndarray:
+def constant(value: int, name: str = "") -> np.ndarray:
     return np.full((2, 2, 3), value % 256, np.uint8)
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    return to_rgb(path, name=name)
 
 
 def load_threads() -> list[str]:
@@ -41,36 +46,40 @@ def files(tmp_path: Path) -> list[Path]:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 4), st.sets(st.integers(0, 59)))
 def test_every_image_once_in_order(count: int, batch_size: int, workers: int, bad: set[int]) -> None:
-    def load(source: int) -> np.ndarray:
+    def load(source: int, name: str) -> np.ndarray:
         if source in bad:
-            raise ImageError(f"img: no {source}")
+            raise ImageError(f"{name}: no {source}")
         return constant(source)
 
-    batches = stream(range(count), load, batch_size=batch_size, workers=workers, on_error="skip")
+    failures: list[Failure] = []
+    batches = stream(range(count), load, batch_size=batch_size, workers=workers, failures=failures)
     sizes, seen = [], []
     for batch in batches:
         sizes.append(len(batch))
         seen += batch.indices
+        assert batch.sources == batch.indices
         for index, image in zip(batch.indices, batch.images, strict=True):
             assert (image == index).all()
     assert seen == [i for i in range(count) if i not in bad]
     assert all(size == batch_size for size in sizes[:-1])
-    assert [f.index for f in batches.failures] == sorted(i for i in bad if i < count)
+    lost = sorted(i for i in bad if i < count)
+    assert failures == [Failure(i, f"image {i}", f"image {i}: no {i}") for i in lost]
     assert not load_threads()
 
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_bad_files_are_skipped_and_listed(files: list[Path], workers: int) -> None:
-    batches = stream(files, to_rgb, batch_size=4, workers=workers, on_error="skip")
+    failures: list[Failure] = []
+    batches = stream(files, read, batch_size=4, workers=workers, failures=failures)
     assert [batch.indices for batch in batches] == [[0, 1, 2, 4], [5, 6, 8, 9]]
-    assert [(f.index, f.source) for f in batches.failures] == [(3, str(files[3])), (7, str(files[7]))]
-    assert batches.failures[1].error == f"{files[7]}: no such file"
-    assert all(f.error.startswith(f.source) and "\n" not in f.error for f in batches.failures)
+    assert [(f.index, f.source) for f in failures] == [(3, str(files[3])), (7, str(files[7]))]
+    assert failures[1].error == f"{files[7]}: no such file"
+    assert all(f.error.startswith(f.source) and "\n" not in f.error for f in failures)
 
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_raise_names_the_file_after_giving_out_what_came_before(files: list[Path], workers: int) -> None:
-    batches = stream(files, to_rgb, batch_size=2, workers=workers)
+    batches = stream(files, read, batch_size=2, workers=workers)
     assert next(batches).indices == [0, 1]
     assert next(batches).indices == [2]
     with pytest.raises(ImageError, match=r"3\.png: is no image") as error:
@@ -81,41 +90,43 @@ def test_raise_names_the_file_after_giving_out_what_came_before(files: list[Path
 
 
 def test_sources_without_a_name_go_by_their_position() -> None:
+    failures: list[Failure] = []
     sources = [constant(0), np.zeros((0, 3, 3)), io.BytesIO(b"x")]
-    batches = stream(sources, to_rgb, batch_size=2, workers=0, on_error="skip")
-    list(batches)
+    assert list(stream(sources, read, batch_size=2, workers=0, failures=failures)) == []
     # the first is 2 x 2 x 3: an ambiguous shape, and said so
-    assert [f.source for f in batches.failures] == ["image 0", "image 1", "image 2"]
-    assert batches.failures[1] == Failure(1, "image 1", "image 1: has shape 0x3x3, which is empty")
+    assert [f.source for f in failures] == ["image 0", "image 1", "image 2"]
+    assert failures[1] == Failure(1, "image 1", "image 1: has shape 0x3x3, which is empty")
 
 
-def test_names_of_wrapped_sources(files: list[Path]) -> None:
+def test_a_message_that_does_not_name_the_source_gets_its_name(files: list[Path]) -> None:
+    failures: list[Failure] = []
     batches = stream(
-        enumerate(files),
-        lambda item: to_rgb(item[1]),
+        range(10),
+        lambda index, _: to_rgb(io.BytesIO(files[index].read_bytes())),
         batch_size=20,
         workers=2,
-        on_error="skip",
-        name_of=lambda item, index: source_name(item[1], index),
+        failures=failures,
+        name_of=lambda source, index: f"tile {source}/{index}",
     )
     assert len(next(batches)) == 8
-    assert [f.source for f in batches.failures] == [str(files[3]), str(files[7])]
-    assert batches.failures[1].error == f"{files[7]}: no such file"
+    assert [f.source for f in failures] == ["tile 3/3", "tile 7/7"]
+    assert failures[0].error.startswith("tile 3/3: img: is no image")
+    assert str(failures[1]) == "tile 7/7: No such file or directory"
 
 
 def test_source_names() -> None:
     assert source_name(Path("a/b.tif"), 4) == str(Path("a/b.tif"))
     assert source_name(constant(1), 4) == "image 4"
-    assert source_name(constant(1), None) is None
+    assert source_name(constant(1)) is None
 
 
 def test_plain_os_errors_are_input_failures_and_typed() -> None:
-    def load(source: str) -> np.ndarray:
+    def load(source: str, name: str) -> np.ndarray:
         raise PermissionError(errno.EACCES, "Permission denied", source)
 
-    batches = stream(["a.tif"], load, batch_size=2, workers=1, on_error="skip")
-    assert list(batches) == []
-    assert batches.failures == [Failure(0, "a.tif", "a.tif: Permission denied")]
+    failures: list[Failure] = []
+    assert list(stream(["a.tif"], load, batch_size=2, workers=1, failures=failures)) == []
+    assert failures == [Failure(0, "a.tif", "a.tif: Permission denied")]
     with pytest.raises(ImageError, match=r"a\.tif: Permission denied"):
         list(stream(["a.tif"], load, batch_size=2, workers=1))
 
@@ -133,11 +144,11 @@ def test_plain_os_errors_are_input_failures_and_typed() -> None:
 )
 @pytest.mark.parametrize("workers", [0, 2])
 def test_faults_that_are_not_of_one_image_propagate(error: Exception, workers: int) -> None:
-    def load(source: int) -> np.ndarray:
+    def load(source: int, name: str) -> np.ndarray:
         raise error
 
     with pytest.raises(type(error)):
-        list(stream(range(9), load, batch_size=2, workers=workers, on_error="skip"))
+        list(stream(range(9), load, batch_size=2, workers=workers, failures=[]))
     assert not load_threads()
 
 
@@ -150,7 +161,7 @@ def test_sources_are_drawn_only_as_far_ahead_as_promised() -> None:
             drawn += 1
             yield i
 
-    with stream(sources(), constant, batch_size=8, workers=2) as batches:
+    with closing(stream(sources(), constant, batch_size=8, workers=2)) as batches:
         for given_out in range(8, 81, 8):
             assert len(next(batches)) == 8
             assert drawn <= given_out + 2 * 8 + 2
@@ -160,11 +171,11 @@ def test_sources_are_drawn_only_as_far_ahead_as_promised() -> None:
 def test_images_are_loaded_while_the_caller_works() -> None:
     loaded = threading.Semaphore(0)
 
-    def load(source: int) -> np.ndarray:
+    def load(source: int, name: str) -> np.ndarray:
         loaded.release()
         return constant(source)
 
-    with stream(range(100), load, batch_size=4, workers=1) as batches:
+    with closing(stream(range(100), load, batch_size=4, workers=1)) as batches:
         next(batches)
         for _ in range(8):  # four given out, and at least four more without asking for them
             assert loaded.acquire(timeout=30)
@@ -194,7 +205,7 @@ def test_an_error_of_the_sources_reaches_the_caller() -> None:
     assert not load_threads()
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_error": "ignore"}])
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}])
 def test_arguments_are_checked_at_once(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         stream([], constant, **{"batch_size": 1, **bad})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -85,15 +85,17 @@ class Embedder:
         done: list[int] = []
         parts: list[FloatArray] = []
         failures: list[Failure] = []
+        lost: list[Failure] = []
         batches = stream(
             rows,
-            data.image,
+            lambda row, _: data.image(row),
             batch_size=CHUNK,
             workers=self._workers,
-            on_error=self._on_error,
+            failures=lost if self._on_error == "skip" else None,
             name_of=lambda row, _: f"{data.store.path}/{data.samples[row].id}",
         )
-        with tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False) as bar:
+        bar = tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False)
+        with closing(batches), bar:
             for batch in batches:
                 known = [rows[i] for i in batch.indices]
                 try:
@@ -109,9 +111,9 @@ class Embedder:
                         except ImageError as error:
                             failures.append(failure(data, row, error))
                 bar.update(len(batch))
-        failures += [failure(data, rows[lost.index], lost.error) for lost in batches.failures]
+        failures += [failure(data, rows[each.index], each.error) for each in lost]
         found = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-        return done, found, sorted(failures, key=lambda lost: lost.index)
+        return done, found, sorted(failures, key=lambda each: each.index)
 
 
 def failure(data: Samples, row: int, error: Exception | str) -> Failure:

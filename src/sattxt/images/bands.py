@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from sattxt.errors import ImageError
 
@@ -24,6 +25,7 @@ _BASELINE = re.compile(r"(?:^|[_/\\])N(?!9999)(\d{2})(\d{2})(?=[_./\\]|$)")  # N
 _ADDED_SINCE_0400 = 1000.0
 
 
+@lru_cache(maxsize=1024)
 def canonical(name: str) -> str:
     """The Sentinel-2 name of a band (``B4``, ``b04``, ``red``, ``B4, central wavelength 665 nm`` are ``B04``).
 
@@ -118,10 +120,10 @@ def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | Non
     its patches so, and they hold reflectance x 10,000 itself.
     """
     for key, value in tags.items():
-        if "ADD_OFFSET" in key.upper() and (number := _number(value)) is not None:
+        if "ADD_OFFSET" in key.upper() and (number := as_number(value)) is not None:
             return -number
     for key, value in tags.items():
-        if "PROCESSING_BASELINE" in key.upper() and (number := _number(value)) is not None:
+        if "PROCESSING_BASELINE" in key.upper() and (number := as_number(value)) is not None:
             return _ADDED_SINCE_0400 if number >= 4 else 0.0
     products = [value for key, value in tags.items() if "PRODUCT" in key.upper()]
     for text in (*products, path or ""):
@@ -131,7 +133,8 @@ def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | Non
     return None
 
 
-def _number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """The number that a piece of metadata holds, if it is one."""
     try:
         return float(text)
     except ValueError:

@@ -10,10 +10,14 @@ from typing import Any, Literal, TypedDict, cast
 import numpy as np
 
 from sattxt.errors import InputError
-from sattxt.images.stretch import Stretch, ValueRange
+
+Stretch = Literal["sentinel2", "percentile"] | tuple[float, float]
+ValueRange = Literal["0-1", "0-255", "0-10000"]
 
 #: A full Sentinel-2 scene (10,980 x 10,980) passes. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds besides.
 MAX_PIXELS = 2**27
+
+_CHOICES = {"channels": ("first", "last"), "value_range": ("0-1", "0-255", "0-10000")}
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,24 @@ class ImageOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in (None, *allowed):
+                raise InputError(f"{name}={value!r}: pass {', '.join(map(repr, allowed))} or None")
         object.__setattr__(self, "stretch", _checked_stretch(self.stretch))
-        if self.bands is not None:
-            object.__setattr__(self, "bands", _checked_bands(self.bands))
-        if self.band_names is not None:
-            if isinstance(self.band_names, str) or not all(isinstance(name, str) for name in self.band_names):
-                raise InputError(f"band_names={self.band_names!r}: pass the names of all bands in order, as strings")
-            object.__setattr__(self, "band_names", tuple(self.band_names))
-        if self.channels not in (None, "first", "last"):
-            raise InputError(f"channels={self.channels!r}: pass 'first', 'last' or None")
-        if self.value_range not in (None, "0-1", "0-255", "0-10000"):
-            raise InputError(f"value_range={self.value_range!r}: pass '0-1', '0-255', '0-10000' or None")
+        object.__setattr__(self, "bands", _checked_bands(self.bands))
+        names = self.band_names
+        if names is not None:
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise InputError(f"band_names={names!r}: pass the names of all bands in order, as strings")
+            object.__setattr__(self, "band_names", tuple(names))
         if self.value_range is not None and self.stretch not in (None, "sentinel2"):
             raise InputError(
                 f"value_range={self.value_range!r} means nothing with stretch={self.stretch!r}; leave it out"
             )
-        if self.offset not in (None, "auto"):
-            if isinstance(self.offset, bool) or not _is_finite(self.offset):
-                raise InputError(f"offset={self.offset!r}: pass 'auto', a number or None")
-            if self.offset and self.stretch is None:
-                raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")
+        if self.offset not in (None, "auto") and not _is_finite(self.offset):
+            raise InputError(f"offset={self.offset!r}: pass 'auto', a number or None")
+        if self.offset not in (None, "auto", 0) and self.stretch is None:
+            raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")
         if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
             raise InputError(f"max_pixels={self.max_pixels!r}: pass a positive whole number")
 
@@ -110,19 +112,19 @@ def _checked_stretch(stretch: Any) -> Stretch | None:
     raise InputError(f"stretch={stretch!r}: pass 'sentinel2', 'percentile', (low, high) with low < high, or None")
 
 
-def _checked_bands(bands: Any) -> tuple[int | str, ...]:
-    problem = f"bands={bands!r}: pass three bands (red, green, blue) or one, as numbers counted from 1 or as names"
-    if isinstance(bands, (str, bytes)) or not hasattr(bands, "__len__") or len(bands) not in (1, 3):
-        raise InputError(problem)
-    checked: list[int | str] = []
-    for band in bands:
-        if isinstance(band, bool) or not isinstance(band, (int, np.integer, str)):
-            raise InputError(problem)
-        if not isinstance(band, str) and band < 1:
-            raise InputError(f"bands={bands!r}: bands are counted from 1")
-        checked.append(band if isinstance(band, str) else int(band))
-    return tuple(checked)
+def _checked_bands(bands: Any) -> tuple[int | str, ...] | None:
+    if bands is None:
+        return None
+    some = not isinstance(bands, (str, bytes)) and hasattr(bands, "__len__") and len(bands) in (1, 3)
+    if not some or any(isinstance(band, bool) or not isinstance(band, (int, np.integer, str)) for band in bands):
+        raise InputError(
+            f"bands={bands!r}: pass three bands (red, green, blue) or one, as numbers counted from 1 or as names"
+        )
+    if any(not isinstance(band, str) and band < 1 for band in bands):
+        raise InputError(f"bands={bands!r}: bands are counted from 1")
+    return tuple(band if isinstance(band, str) else int(band) for band in bands)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and math.isfinite(value)

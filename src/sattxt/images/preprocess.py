@@ -50,7 +50,7 @@ class Preprocessor:
         out = torch.empty((len(images), 3, size, size), dtype=torch.float32)
         groups: dict[tuple[int, int, str], list[int]] = {}
         for index, image in enumerate(images):
-            height, width = check_size(image, f"image {index}")
+            height, width = check_shape(image, f"image {index}")
             groups.setdefault((height, width, image.dtype.str), []).append(index)
         for (height, width, _), indices in groups.items():
             step = max(1, _CHUNK // (3 * max(height * width, size * size)))
@@ -87,7 +87,7 @@ class Preprocessor:
         return pixels.sub_(self._mean).div_(self._std)
 
 
-def check_size(image: NDArray[Any], name: str) -> tuple[int, int]:
+def check_shape(image: NDArray[Any], name: str) -> tuple[int, int]:
     """Height and width of an image that can be preprocessed.
 
     Raises:

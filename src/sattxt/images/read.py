@@ -26,8 +26,8 @@ from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
 from sattxt.images.stretch import to_255
-from sattxt.images.tiff import DECODE_ERRORS, SYSTEM_ERRNOS, check_size, is_tiff, read_tiff
-from sattxt.io import first_line
+from sattxt.images.tiff import DECODE_ERRORS, check_size, is_tiff, read_tiff
+from sattxt.io import first_line, is_system_failure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +40,11 @@ Tile: TypeAlias = (
 #: And for several.
 Tiles: TypeAlias = "Iterable[Tile | Tensor | NDArray[Any]] | np.ndarray[tuple[int, int, int, int], np.dtype[Any]]"
 
-#: What errors call an image that came without a name.
-UNNAMED = "img"
-MAX_BANDS_TO_INFER = 13  # an axis as short as this may be the channels
+_MAX_BANDS = 13  # an axis as short as this may be the channels
 
 _FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?=.)|^data:")
 _VALUE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-
-
 _DEFAULT = ImageOptions()
 
 
@@ -70,7 +66,7 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
             asked for, or cannot be understood without a guess. One line that names it and says what to pass.
         MissingExtraError: a TIFF that needs rasterio, which is not installed.
     """
-    where = name or source_name(img, None) or UNNAMED
+    where = name or source_name(img) or "img"
     if isinstance(img, (str, os.PathLike)):
         return _from_path(img, options, where)
     if isinstance(img, Image.Image):
@@ -102,8 +98,8 @@ def is_single(images: Any) -> bool:
 @overload
 def source_name(source: object, index: int) -> str: ...
 @overload
-def source_name(source: object, index: None) -> str | None: ...
-def source_name(source: object, index: int | None) -> str | None:
+def source_name(source: object, index: None = None) -> str | None: ...
+def source_name(source: object, index: int | None = None) -> str | None:
     """What errors call a source: its path or file name, else its position ("image 3"), ``None`` where that is None."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
@@ -132,7 +128,7 @@ def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -
     except IsADirectoryError as error:
         raise ImageError(f"{where}: is a folder; pass the files in it") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        if is_system_failure(error):
             raise
         raise ImageError(f"{where}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     return _from_tiff(path, options, where)
@@ -152,10 +148,8 @@ def _from_file(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
 
 
 def _from_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
-    raster = read_tiff(
-        source, bands=options.bands, band_names=options.band_names, max_pixels=options.max_pixels, where=where
-    )
-    return _scaled(raster.pixels, raster.valid, options, raster.offset, where)
+    raster = read_tiff(source, options, where)
+    return to_255(raster.pixels, raster.valid, options, raster.offset, where)
 
 
 def _from_encoded(file: Any, head: bytes, options: ImageOptions, path: str, where: str) -> NDArray[Any]:
@@ -189,12 +183,8 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
         raise ImageError(f"{where}: cannot be decoded, it may be truncated ({first_line(error)})") from error
     if image.mode in _VALUE_MODES:
-        detected = reflectance_offset({}, path)
-        return _select(pixels[..., None], None, options, options.band_names, False, detected, where)
-    if options.bands is None and options.band_names is None:
-        return _scaled(pixels, None, options, None, where)
-    names = options.band_names or ("red", "green", "blue")
-    return _select(pixels, None, options, names, True, None, where)
+        return _select(pixels[..., None], None, options, where, added=reflectance_offset({}, path))
+    return _select(pixels, None, options, where, colours=("red", "green", "blue"))
 
 
 def _pil_pixels(image: Image.Image) -> NDArray[Any]:
@@ -231,23 +221,21 @@ def _from_array(array: NDArray[Any], options: ImageOptions, where: str) -> NDArr
         raise ImageError(f"{where}: has shape {shape or '()'}; an image is (H, W), (H, W, C) or (C, H, W)")
     if array.size == 0:
         raise ImageError(f"{where}: has shape {shape}, which is empty")
-    if array.dtype.kind not in "uif":
-        raise ImageError(f"{where}: has dtype {array.dtype}; pass uint8, or integers or floats with stretch=")
     if array.ndim == 2:
         array = array[..., None]
     elif _channel_axis(array.shape, options.channels, where) == 0:
         array = np.moveaxis(array, 0, -1) if not isinstance(array, np.ma.MaskedArray) else array.transpose(1, 2, 0)
     valid = ~np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
-    return _select(np.ma.getdata(array), valid, options, options.band_names, False, None, where)
+    return _select(np.ma.getdata(array), valid, options, where)
 
 
 def _channel_axis(shape: tuple[int, ...], channels: str | None, where: str) -> int:
     if channels is not None:
         return 0 if channels == "first" else 2
-    candidates = [axis for axis in (0, 2) if shape[axis] <= MAX_BANDS_TO_INFER]
+    candidates = [axis for axis in (0, 2) if shape[axis] <= _MAX_BANDS]
     if len(candidates) == 1:
         return candidates[0]
-    problem = "either end could be the channels" if candidates else f"no end has 1 to {MAX_BANDS_TO_INFER} channels"
+    problem = "either end could be the channels" if candidates else f"no end has 1 to {_MAX_BANDS} channels"
     raise ImageError(
         f"{where}: has shape {'x'.join(map(str, shape))}, {problem}; pass channels='first' or channels='last'"
     )
@@ -257,33 +245,15 @@ def _select(
     pixels: NDArray[Any],
     valid: Any,
     options: ImageOptions,
-    names: Sequence[str] | None,
-    declared_rgb: bool,
-    detected: float | None,
     where: str,
+    *,
+    colours: Sequence[str] | None = None,
+    added: float | None = None,
 ) -> NDArray[Any]:
     """Pick three of the bands on the last axis, then scale them. ``valid`` has the shape of ``pixels``."""
     count = pixels.shape[-1]
-    chosen = list(pick_bands(options.bands, count, names, where=where, declared_rgb=declared_rgb))
-    if chosen != [0, 1, 2] or count != 3:
-        pixels = pixels[..., chosen]
-    return _scaled(pixels, None if valid is None else valid[..., chosen].all(axis=-1), options, detected, where)
-
-
-def _scaled(
-    pixels: NDArray[Any],
-    valid: Any,
-    options: ImageOptions,
-    detected: float | None,
-    where: str,
-) -> NDArray[Any]:
-    scaled = to_255(
-        pixels,
-        valid,
-        stretch=options.stretch,
-        value_range=options.value_range,
-        offset=None if options.offset == "auto" else options.offset or 0.0,
-        detected_offset=detected,
-        where=where,
-    )
-    return np.ascontiguousarray(scaled)
+    names = colours if options.band_names is None else options.band_names
+    chosen = pick_bands(options.bands, count, names, where=where, declared_rgb=colours is not None)
+    if chosen != (0, 1, 2) or count != 3:
+        pixels = pixels[..., list(chosen)]
+    return to_255(pixels, None if valid is None else valid[..., list(chosen)].all(axis=-1), options, added, where)

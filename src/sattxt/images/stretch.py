@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.errors import ImageError
+from sattxt.images.options import ImageOptions, Stretch, ValueRange
 
-Stretch = Literal["sentinel2", "percentile"] | tuple[float, float]
-ValueRange = Literal["0-1", "0-255", "0-10000"]
 Pixels = NDArray[Any]
 
 #: EuroSAT's own stretch: reflectance x 10,000, clipped to this, becomes 0..255.
 SENTINEL2_RANGE = (0.0, 2750.0)
-PERCENTILES = (2.0, 98.0)
+_PERCENTILES = (2.0, 98.0)
 _SLACK = 1e-3  # of the range: what resampling and half precision overshoot
 
 
 def to_255(
-    pixels: Pixels,
-    valid: NDArray[np.bool_] | None,
-    *,
-    stretch: Stretch | None,
-    value_range: ValueRange | None,
-    offset: float | None,
-    detected_offset: float | None,
-    where: str,
+    pixels: Pixels, valid: NDArray[np.bool_] | None, options: ImageOptions, added: float | None, where: str
 ) -> Pixels:
-    """Scale ``pixels`` to 0..255: uint8 where they were, else float32 without rounding.
+    """Scale ``pixels`` to 0..255: uint8 where they were, else float32 without rounding. C-contiguous.
 
     Args:
         pixels: (H, W, 3), any integer or float dtype.
         valid: (H, W), False where a pixel holds no data; such pixels become 0 (black) and count for nothing.
-        stretch: see :class:`sattxt.images.read.ImageOptions`, as are ``value_range`` and ``offset``.
-        value_range: see there.
-        offset: subtracted before any stretch; ``None`` stands for "auto".
-        detected_offset: subtracted from integers before the "sentinel2" stretch when ``offset`` is "auto".
+        options: of them ``stretch``, ``value_range`` and ``offset``.
+        added: what ``offset="auto"`` stands for: the offset that metadata tell of, subtracted from integers before
+            the "sentinel2" stretch.
         where: what error messages call the image.
 
     Raises:
@@ -51,25 +42,28 @@ def to_255(
     is_float = pixels.dtype.kind == "f"
     if is_float and not np.isfinite(seen).all():
         raise ImageError(f"{where}: has NaN or infinite pixels; replace them, or pass a masked array")
+    if not is_float and options.value_range == "0-1" and pixels.dtype != np.uint8:
+        raise ImageError(f"{where}: value_range='0-1' is for floats, this is {pixels.dtype}")
 
-    if stretch is None:
-        out = _unstretched(pixels, seen, value_range, where)
+    if options.stretch is None:
+        out = _unstretched(pixels, seen, options.value_range, where)
     else:
         values = pixels.astype(np.float32)
-        if stretch == "sentinel2":
-            values *= _reflectance_unit(pixels.dtype, seen, value_range, where)
-            if offset is None:
-                offset = 0.0 if is_float else detected_offset
+        offset = options.offset
+        if options.stretch == "sentinel2":
+            values *= _reflectance_unit(pixels.dtype, seen, options.value_range, where)
+        if offset == "auto":
+            offset = added if options.stretch == "sentinel2" and not is_float else None
         if offset:
             values -= np.float32(offset)
-        low, high = _limits(stretch, values if valid is None else values[valid], where)
+        low, high = _limits(options.stretch, values if valid is None else values[valid], where)
         np.clip(values, low, high, out=values)
         values -= np.float32(low)
         values *= np.float32(255.0 / (high - low))
         out = np.minimum(values, np.float32(255), out=values)
     if valid is not None and not valid.all():
         out = np.where(valid[..., None], out, out.dtype.type(0))
-    return out
+    return np.ascontiguousarray(out)
 
 
 def _unstretched(pixels: Pixels, seen: Pixels, value_range: ValueRange | None, where: str) -> Pixels:
@@ -91,8 +85,6 @@ def _unstretched(pixels: Pixels, seen: Pixels, value_range: ValueRange | None, w
         )
     if value_range == "0-10000":
         raise ImageError(f"{where}: value_range='0-10000' is reflectance; pass stretch='sentinel2' too, or (low, high)")
-    if value_range == "0-1" and not is_float:
-        raise ImageError(f"{where}: value_range='0-1' is for floats, this is {pixels.dtype}")
     top = 1.0 if value_range == "0-1" else 255.0
     if low < -_SLACK * top or high > (1 + _SLACK) * top:
         raise ImageError(
@@ -125,8 +117,6 @@ def _reflectance_unit(dtype: np.dtype[Any], seen: Pixels, value_range: ValueRang
             f"{where}: value_range='0-255' is no reflectance; leave out stretch='sentinel2' or value_range="
         )
     if dtype.kind != "f":
-        if value_range == "0-1":
-            raise ImageError(f"{where}: value_range='0-1' is for floats, this is {dtype}")
         return np.float32(1)
     if value_range is None:
         raise ImageError(
@@ -145,7 +135,7 @@ def _limits(stretch: Stretch, values: Pixels, where: str) -> tuple[float, float]
     if stretch == "sentinel2":
         return SENTINEL2_RANGE
     if stretch == "percentile":
-        low, high = (float(v) for v in np.percentile(values, PERCENTILES))
+        low, high = (float(v) for v in np.percentile(values, _PERCENTILES))
         if not low < high:
             raise ImageError(
                 f"{where}: stretch='percentile' needs contrast, most pixels are {low:.4g}; pass stretch=(low, high)"

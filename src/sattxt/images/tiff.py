@@ -7,17 +7,16 @@ same with and without the ``geo`` extra; everything else is read by rasterio. Of
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from sattxt.errors import ImageError, MissingExtraError
-from sattxt.images.bands import pick_bands, reflectance_offset
-from sattxt.io import first_line
+from sattxt.images.bands import as_number, pick_bands, reflectance_offset
+from sattxt.images.options import ImageOptions
+from sattxt.io import first_line, is_system_failure
 
 #: What Pillow, and rasterio below it, raise on damaged files.
 DECODE_ERRORS = (
@@ -44,15 +44,15 @@ DECODE_ERRORS = (
     zlib.error,
 )
 
-#: A system out of file handles, memory or space is not the file's fault: these pass through as they are.
-SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ONE_BAND_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MANY_BAND_MODES = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _ITEM = re.compile(r'<Item\s+name="([^"]*)"([^>]*)>([^<]*)</Item>')
+_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIPS, _SAMPLES, _TILES = 256, 257, 258, 270, 273, 277, 324
 _PIXEL_SCALE, _TRANSFORM, _GDAL_METADATA, _GDAL_NODATA = 33550, 34264, 42112, 42113
+
+_NORTH_UP = (1.0, 0.0, 0.0, -1.0)
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,7 @@ def check_size(width: int, height: int, max_pixels: int, where: str) -> None:
         )
 
 
-def read_tiff(
-    source: Path | bytes,
-    *,
-    bands: Sequence[int | str] | None,
-    band_names: Sequence[str] | None,
-    max_pixels: int,
-    where: str,
-) -> Raster:
+def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> Raster:
     """Read red, green and blue (or one grey band, repeated) of a TIFF file, or of its bytes.
 
     A raster whose geotransform mirrors it (rows from south to north, columns from east to west) is turned north up;
@@ -114,27 +107,25 @@ def read_tiff(
 
     Args:
         source: a file's path, or its content.
-        bands: see :func:`sattxt.images.bands.pick_bands`.
-        band_names: names of all bands in order, in place of those in the file.
-        max_pixels: larger images are refused undecoded.
+        options: of them ``bands``, ``band_names`` and ``max_pixels``; larger images are refused undecoded.
         where: what error messages call the file.
 
     Raises:
         ImageError: unreadable, truncated, too large, or the bands are not there or not known.
         MissingExtraError: only rasterio reads this file and it is not installed.
     """
-    path = str(source) if isinstance(source, Path) else None
     tags = _directory(source, where)
     samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
     if not isinstance(samples, int) or not isinstance(bits, tuple):
         raise ImageError(f"{where}: cannot be read as a TIFF, its tags are damaged")
     failed: Exception | None = None
     if samples == 1 or (samples <= 4 and set(bits) == {8}):
+        all_bands = options.bands is not None or options.band_names is not None
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["TIFF"]) as image:
-                if _is_whole(image.mode, samples, all_bands=bands is not None or band_names is not None):
-                    check_size(*image.size, max_pixels, where)
-                    return _read_plain(image, tags, bands, band_names, path, where)
+                if _is_whole(image.mode, samples, all_bands=all_bands):
+                    check_size(*image.size, options.max_pixels, where)
+                    return _raster(_pillow_page(image, tags), source, options, where)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -144,13 +135,38 @@ def read_tiff(
         except DECODE_ERRORS as error:
             failed = error  # damaged, or a compression that Pillow does not know
     try:
-        return _read_with_rasterio(source, bands, band_names, max_pixels, path, where)
+        with _opened(source, where) as file:
+            check_size(file.width, file.height, options.max_pixels, where)
+            return _raster(_rasterio_page(file), source, options, where)
     except MissingExtraError:
         if failed is None:
             raise
-        raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(failed)})"
-        ) from failed
+        raise _unreadable(where, failed) from failed
+
+
+def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[Page]:
+    """All bands of every page of a TIFF file, or of its bytes, as stored. Read by rasterio.
+
+    Args: as :func:`read_tiff`.
+
+    Raises:
+        ImageError: unreadable, truncated or too large.
+        MissingExtraError: rasterio is not installed.
+    """
+    with _opened(source, where) as first, ExitStack() as stack:
+        rasterio = _rasterio(where)
+        files = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets] or [first]
+        for file in files:
+            check_size(file.width, file.height, max_pixels, where)
+        pages = [_rasterio_page(file) for file in files]
+        return [
+            Page(file.read(masked=True), page.names, page.description, page.offset(0, source, where))
+            for file, page in zip(files, pages, strict=True)
+        ]
+
+
+def _unreadable(where: str, error: Exception) -> ImageError:
+    return ImageError(f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})")
 
 
 def _directory(source: Path | bytes, where: str) -> Mapping[int, Any]:
@@ -165,11 +181,9 @@ def _directory(source: Path | bytes, where: str) -> Mapping[int, Any]:
             directory.load(file)
             tags = dict(directory)
     except DECODE_ERRORS as error:
-        if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        if is_system_failure(error):
             raise
-        raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
-        ) from error
+        raise _unreadable(where, error) from error
     if not {_WIDTH, _HEIGHT} <= set(tags) or not {_STRIPS, _TILES} & set(tags):
         raise ImageError(
             f"{where}: cannot be read as a TIFF, its first page has no size or no data; it may be truncated"
@@ -186,117 +200,128 @@ def _is_whole(mode: str, samples: int, *, all_bands: bool) -> bool:
     return mode in _MANY_BAND_MODES and samples == Image.getmodebands(mode)
 
 
-def _read_plain(
-    image: Image.Image,
-    tags: Mapping[int, Any],
-    bands: Sequence[int | str] | None,
-    band_names: Sequence[str] | None,
-    path: str | None,
-    where: str,
-) -> Raster:
+@dataclass(frozen=True)
+class _StoredPage:
+    """What a page says of its bands, and a way to read some of them, whichever library does it.
+
+    descriptions: the bands' own. units: scale and offset of each band. description: the TIFF tag. tags: GDAL's.
+    colours: the bands' names where the page is declared to be a picture. steps: a, b, d, e of the geotransform.
+    read: positions of bands to their pixels (H, W, bands) and which of these are valid (H, W), ``None``: all.
+    """
+
+    descriptions: Sequence[str | None]
+    units: Sequence[tuple[float, float]]
+    description: str
+    tags: Mapping[str, str]
+    colours: Sequence[str | None] | None
+    steps: tuple[float, float, float, float]
+    read: Callable[[Sequence[int]], tuple[NDArray[Any], NDArray[np.bool_] | None]]
+
+    @property
+    def names(self) -> Sequence[str | None] | None:
+        """Of the bands, from their descriptions, else from a JSON image description that has ``bands``."""
+        if any(self.descriptions):
+            return self.descriptions
+        try:
+            listed = json.loads(self.description.rstrip("\0"))["bands"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        known = isinstance(listed, list) and len(listed) == len(self.descriptions)
+        return listed if known and all(isinstance(name, str) for name in listed) else None
+
+    def offset(self, band: int, source: Path | bytes, where: str) -> float | None:
+        """What was added to reflectance x 10,000, from the band's scale and offset, the tags, or the file's name."""
+        scale, shift = self.units[band]
+        if shift and scale:
+            return round(-shift / scale, 6)
+        if scale == 1e-4:
+            return 0.0
+        return reflectance_offset(self.tags, str(source) if isinstance(source, Path) else where)
+
+
+def _raster(page: _StoredPage, source: Path | bytes, options: ImageOptions, where: str) -> Raster:
+    names = page.names or page.colours if options.band_names is None else options.band_names
+    declared = page.colours is not None
+    chosen = pick_bands(options.bands, len(page.descriptions), names, where=where, declared_rgb=declared)
+    pixels, valid = page.read(chosen)
+    a, b, d, e = page.steps
+    if not b and not d:
+        north_up = slice(None, None, -1 if e > 0 else 1), slice(None, None, -1 if a < 0 else 1)
+        pixels, valid = pixels[north_up], None if valid is None else valid[north_up]
+    return Raster(pixels, valid, page.offset(chosen[0], source, where))
+
+
+def _pillow_page(image: Image.Image, tags: Mapping[int, Any]) -> _StoredPage:
     stored = np.asarray(image)
     colour = image.mode in ("P", "PA", "CMYK", "YCbCr")
     pixels = np.asarray(image.convert("RGB")) if colour else stored
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
     if image.mode == "LA":
         pixels = pixels[..., :1]
-    xml = str(tags.get(_GDAL_METADATA, ""))
-    items = _ITEM.findall(xml)
-    count = pixels.shape[-1]
-    rgb = count >= 3
-    names: Sequence[str | None] | None = band_names
-    if names is None:
-        described = {
-            int(sample.group(1)): text
-            for _, attributes, text in items
-            if 'role="description"' in attributes and (sample := re.search(r'sample="(\d+)"', attributes))
-        }
-        names = _names([described.get(i) for i in range(count)], str(tags.get(_DESCRIPTION, "")))
-    if names is None and rgb:
-        names = ("red", "green", "blue", "alpha")[:count]
-    chosen = pick_bands(bands, count, names, where=where, declared_rgb=rgb)
-    pixels = np.ascontiguousarray(pixels[..., list(chosen)])
-    nodata = _nodata(tags.get(_GDAL_NODATA))
-    valid: NDArray[Any] | None = None
-    if nodata is not None and image.mode != "1":
-        tested = pixels if not colour else stored.reshape(*pixels.shape[:2], -1)
-        valid = np.asarray(~(np.isnan(tested) if np.isnan(nodata) else tested == nodata).any(axis=-1))
-    matrix, scales = tags.get(_TRANSFORM, ()), tags.get(_PIXEL_SCALE, ())
-    if len(scales) >= 2:  # positive means north up
-        pixels, valid = _north_up(pixels, valid, scales[0], 0, 0, -scales[1])
+    bands = list(map(str, range(pixels.shape[-1])))
+    of_file: dict[str, str] = {}
+    of_bands: dict[tuple[str | None, str], str] = {}
+    for name, attributes, text in _ITEM.findall(str(tags.get(_GDAL_METADATA, ""))):
+        known = dict(_ATTRIBUTE.findall(attributes))
+        if "sample" in known:
+            of_bands[known.get("role"), known["sample"]] = text
+        else:
+            of_file[name] = text
+    steps, matrix, sides = _NORTH_UP, tags.get(_TRANSFORM, ()), tags.get(_PIXEL_SCALE, ())
+    if len(sides) >= 2:  # positive means north up
+        steps = (sides[0], 0, 0, -sides[1])
     elif len(matrix) == 16:
-        pixels, valid = _north_up(pixels, valid, matrix[0], matrix[1], matrix[4], matrix[5])
-    by_role = {(name, attributes): text for name, attributes, text in items}
-    facts = {name: text for (name, attributes), text in by_role.items() if "sample=" not in attributes}
-    scale = next((t for (_, a), t in by_role.items() if 'role="scale"' in a), "1")
-    shift = next((t for (_, a), t in by_role.items() if 'role="offset"' in a), "0")
-    return Raster(pixels, valid, _added(float(scale), float(shift), facts, path))
+        steps = (matrix[0], matrix[1], matrix[4], matrix[5])
+    nodata = as_number(str(tags.get(_GDAL_NODATA, "")).strip("\0 "))
+
+    def read(chosen: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        picked = pixels[..., list(chosen)]
+        if nodata is None or image.mode == "1":
+            return picked, None
+        tested = stored.reshape(*pixels.shape[:2], -1) if colour else picked
+        present = ~np.isnan(tested) if np.isnan(nodata) else tested != nodata
+        return picked, np.asarray(present.all(axis=-1))
+
+    return _StoredPage(
+        [of_bands.get(("description", band)) for band in bands],
+        [(float(of_bands.get(("scale", band), 1)), float(of_bands.get(("offset", band), 0))) for band in bands],
+        str(tags.get(_DESCRIPTION, "")),
+        of_file,
+        ("red", "green", "blue", "alpha")[: len(bands)] if len(bands) >= 3 else None,
+        steps,
+        read,
+    )
 
 
-def _read_with_rasterio(
-    source: Path | bytes,
-    bands: Sequence[int | str] | None,
-    band_names: Sequence[str] | None,
-    max_pixels: int,
-    path: str | None,
-    where: str,
-) -> Raster:
-    with _opened(source, where) as file:
-        from rasterio.enums import ColorInterp, MaskFlags
+def _rasterio_page(file: Any) -> _StoredPage:
+    from rasterio.enums import ColorInterp, MaskFlags
 
-        check_size(file.width, file.height, max_pixels, where)
-        palette = file.colorinterp[0] == ColorInterp.palette and file.count == 1
-        declared = file.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-        names: Sequence[str | None] | None = band_names
-        if names is None:
-            names = _names(list(file.descriptions), file.tags().get("TIFFTAG_IMAGEDESCRIPTION", ""))
-        if names is None and declared:
-            names = ("red", "green", "blue", *[None] * (file.count - 3))
-        chosen = pick_bands(bands, file.count, names, where=where, declared_rgb=declared)
+    def read(chosen: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        once = list(dict.fromkeys(chosen))
         has_alpha = any(MaskFlags.alpha in flags for flags in file.mask_flag_enums)
-        read = file.read([i + 1 for i in dict.fromkeys(chosen)], masked=not has_alpha)
-        table = file.colormap(1) if palette else None
-        at = file.transform
-        offset = _added(file.scales[chosen[0]], file.offsets[chosen[0]], file.tags(), path)
-    mask = np.ma.getmaskarray(read).any(axis=0)
-    planes = dict(zip(dict.fromkeys(chosen), np.ma.getdata(read), strict=True))
-    pixels = np.stack([planes[i] for i in chosen], axis=-1)
-    if table is not None:
-        lookup = np.zeros((max(table) + 1, 3), dtype=np.uint8)
-        for index, colour in table.items():
-            lookup[index] = colour[:3]
-        pixels = lookup[pixels[..., 0]]
-    valid: NDArray[Any] | None = np.asarray(~mask) if mask.any() else None
-    if not at.is_identity:  # which is also what rasterio says where a file has none
-        pixels, valid = _north_up(pixels, valid, at.a, at.b, at.d, at.e)
-    return Raster(pixels, valid, offset)
+        bands = file.read([i + 1 for i in once], masked=not has_alpha)
+        mask = np.ma.getmaskarray(bands).any(axis=0)
+        pixels = np.stack([np.ma.getdata(bands)[once.index(i)] for i in chosen], axis=-1)
+        if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
+            table = file.colormap(1)
+            colours = [table.get(index, (0, 0, 0))[:3] for index in range(max(table) + 1)]
+            pixels = np.array(colours, dtype=np.uint8)[pixels[..., 0]]
+        return pixels, np.asarray(~mask) if mask.any() else None
 
-
-def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[Page]:
-    """All bands of every page of a TIFF file, or of its bytes, as stored. Read by rasterio.
-
-    Args: as :func:`read_tiff`.
-
-    Raises:
-        ImageError: unreadable, truncated or too large.
-        MissingExtraError: rasterio is not installed.
-    """
-    with _opened(source, where) as first, ExitStack() as stack:
-        rasterio = _rasterio(where)
-        pages = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets] or [first]
-        for page in pages:
-            check_size(page.width, page.height, max_pixels, where)
-        return [_page(page, where) for page in pages]
-
-
-def _page(file: Any, where: str) -> Page:
-    tags = file.tags()
-    text = tags.get("TIFFTAG_IMAGEDESCRIPTION", "")
-    offset = _added(file.scales[0], file.offsets[0], tags, where) if file.count else None
-    return Page(file.read(masked=True), _names(list(file.descriptions), text), text, offset)
+    declared = file.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    at, tags = file.transform, file.tags()
+    return _StoredPage(
+        file.descriptions,
+        list(zip(file.scales, file.offsets, strict=True)),
+        tags.get("TIFFTAG_IMAGEDESCRIPTION", ""),
+        tags,
+        ("red", "green", "blue", *[None] * (file.count - 3)) if declared else None,
+        # rasterio gives the identity where a file has no geotransform
+        _NORTH_UP if at.is_identity else (at.a, at.b, at.d, at.e),
+        read,
+    )
 
 
 @contextmanager
@@ -313,65 +338,23 @@ def _opened(source: Path | bytes, where: str) -> Iterator[Any]:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # GDAL's own errors have no public base class
-        raise ImageError(
-            f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})"
-        ) from error
-
-
-@lru_cache(maxsize=1)
-def _import_rasterio() -> Any:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    # Set once and not around each read: catch_warnings is not safe in threads, and tiles often have no position.
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio
+        raise _unreadable(where, error) from error
 
 
 def _rasterio(where: str) -> Any:
     try:
-        return _import_rasterio()
+        import rasterio
     except ImportError as error:
         raise MissingExtraError(
             "geo", "rasterio", f"{where}: reading this TIFF (Pillow cannot, or it is damaged)"
         ) from error
+    _allow_missing_positions()
+    return rasterio
 
 
-def _north_up(
-    pixels: NDArray[Any], valid: NDArray[np.bool_] | None, a: float, b: float, d: float, e: float
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    if b or d:
-        return pixels, valid
-    rows = slice(None, None, -1 if e > 0 else 1)
-    columns = slice(None, None, -1 if a < 0 else 1)
-    turned = np.ascontiguousarray(pixels[rows, columns])
-    return turned, None if valid is None else np.ascontiguousarray(valid[rows, columns])
+@cache
+def _allow_missing_positions() -> None:
+    """Once and not around each read: catch_warnings is not safe in threads, and tiles often have no position."""
+    from rasterio.errors import NotGeoreferencedWarning
 
-
-def _names(descriptions: Sequence[str | None], text: str) -> Sequence[str | None] | None:
-    """Band names from the bands' descriptions, else from a JSON image description that has ``bands``."""
-    if any(descriptions):
-        return descriptions
-    try:
-        listed = json.loads(text.rstrip("\0"))["bands"] if text.lstrip().startswith("{") else None
-    except (ValueError, KeyError, RecursionError):
-        return None
-    if isinstance(listed, list) and len(listed) == len(descriptions) and all(isinstance(x, str) for x in listed):
-        return listed
-    return None
-
-
-def _nodata(text: object) -> float | None:
-    try:
-        return None if text is None else float(str(text).strip("\0 "))
-    except ValueError:
-        return None
-
-
-def _added(scale: float, shift: float, tags: Mapping[str, str], path: str | None) -> float | None:
-    """What was added to reflectance x 10,000: GDAL's scale and offset of the band say it, or the tags, or the name."""
-    if shift and scale:
-        return round(-shift / scale, 6)
-    if scale == 1e-4:
-        return 0.0
-    return reflectance_offset(tags, path)
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)

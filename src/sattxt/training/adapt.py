@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
 from sattxt.data.dataset import Sample, Samples, split_name, split_of
 from sattxt.errors import InputError
-from sattxt.images.load import Stream, stream
+from sattxt.images.load import Failure, LoadedBatch, stream
 from sattxt.images.options import ImageOptions
-from sattxt.images.preprocess import Preprocessor, check_size
+from sattxt.images.preprocess import Preprocessor, check_shape
 from sattxt.training.objectives.base import generator
 from sattxt.training.optim import measure_norms
 from sattxt.vision.device import resolve_device
@@ -117,14 +118,16 @@ def adapt_norms(
     chosen = [count * i // limit for i in range(limit)] if count > limit else list(range(count))
     order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator(0)).tolist()]
 
-    def load(index: int) -> NDArray[Any]:
+    def load(index: int, name: str) -> NDArray[Any]:
         image = samples.image(index)
-        check_size(image, samples.samples[index].id)
+        check_shape(image, name)
         return image
 
-    loader = stream(order, load, batch_size=_BATCH, on_error="skip", name_of=lambda i, _: samples.samples[i].id)
-    measured = _measure(tower, Preprocessor(config.image), loader, resolve_device(device), str(source))
-    skipped = [(each.source, each.error.removeprefix(f"{each.source}: ")) for each in loader.failures]
+    failures: list[Failure] = []
+    loaded = stream(order, load, batch_size=_BATCH, failures=failures, name_of=lambda i, _: samples.samples[i].id)
+    with closing(loaded):
+        measured = _measure(tower, Preprocessor(config.image), loaded, resolve_device(device), str(source))
+    skipped = [(each.source, each.error.removeprefix(f"{each.source}: ")) for each in failures]
     if skipped:
         total = measured + len(skipped)
         log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", source, len(skipped), total, *skipped[0])
@@ -168,18 +171,19 @@ def _read_s2(source: Path, split: str) -> Samples:
     return open_data(source, "s2").split(split)
 
 
-def _measure(tower: VisionTower, preprocess: Preprocessor, loader: Stream, device: torch.device, source: str) -> int:
+def _measure(
+    tower: VisionTower, preprocess: Preprocessor, loaded: Iterator[LoadedBatch], device: torch.device, source: str
+) -> int:
     """Run the tiles through the tower, whose BatchNorms take their statistics; returns how many there were."""
     tower.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     low, high = float("inf"), -float("inf")
 
     def batches() -> Iterator[Tensor]:
         nonlocal low, high
-        with loader:
-            for images in _without_small_rest(loader):
-                pixels = preprocess.batch(images)
-                low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
-                yield pixels.to(device).contiguous(memory_format=torch.channels_last)
+        for images in _without_small_rest(loaded):
+            pixels = preprocess.batch(images)
+            low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
+            yield pixels.to(device).contiguous(memory_format=torch.channels_last)
 
     seen = measure_norms(tower, batches(), tower)
     if seen >= FEWEST_TILES and low == high:
@@ -187,10 +191,10 @@ def _measure(tower: VisionTower, preprocess: Preprocessor, loader: Stream, devic
     return seen
 
 
-def _without_small_rest(loader: Stream) -> Iterator[list[NDArray[Any]]]:
+def _without_small_rest(loaded: Iterator[LoadedBatch]) -> Iterator[list[NDArray[Any]]]:
     """The batches, the last one joined to the one before: one tile alone may have no variance."""
     held: list[NDArray[Any]] = []
-    for batch in loader:
+    for batch in loaded:
         if held and len(batch) == _BATCH:
             yield held
             held = []

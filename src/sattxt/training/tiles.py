@@ -20,8 +20,7 @@ from sattxt.data.multispectral import RGB_BANDS, render
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.images.bands import canonical
 from sattxt.images.stretch import SENTINEL2_RANGE
-from sattxt.images.tiff import SYSTEM_ERRNOS
-from sattxt.io import first_line
+from sattxt.io import first_line, is_system_failure
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ class Tiles:
         except (MissingExtraError, MemoryError):
             raise
         except Exception as error:  # decoders raise many kinds
-            if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+            if is_system_failure(error):
                 raise
             reason = [first_line(error).split(f"{self.keys[index]}: ", 1)[-1]]
         if self._failed.setdefault(index, reason) is reason:  # the first of several threads

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import ImageError, InputError
-from sattxt.images.load import Stream, stream
+from sattxt.images.load import Failure, stream
 from sattxt.images.options import ReadOptions, merge_options
-from sattxt.images.preprocess import Preprocessor, check_size
+from sattxt.images.preprocess import Preprocessor, check_shape
 from sattxt.images.read import is_single, source_name, to_rgb
 from sattxt.vision.embeddings import Embeddings, FloatArray
 from sattxt.vision.tower import ImageTokens, VisionTower
@@ -111,59 +113,58 @@ class ImageEncoder:
 
         Where the one image given cannot be read, ``on_error="skip"`` raises too.
         """
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error={on_error!r}: pass 'raise' or 'skip'")
         reading = merge_options(options)
-        sources: Any = images
-        if is_single(images):
-            sources = [images]
-            on_error = "raise" if on_error == "skip" else on_error
-            workers = workers or 0  # a pool of threads costs more than it brings
-        names: dict[int, str | None] = {}
-        blank: list[tuple[int, str]] = []
+        single = is_single(images)
+        sources = [images] if single else images
 
-        def load(item: tuple[int, Any]) -> np.ndarray:
-            index, source = item
-            names[index] = source_name(source, None)
-            name = source_name(source, index)
+        def load(source: Any, name: str) -> NDArray[Any]:
             rgb = to_rgb(source, reading, name=name)
-            check_size(rgb, name)  # here, where it is a failure of this one image
-            if _is_blank(rgb):
-                blank.append((index, name))
+            check_shape(rgb, name)  # here, where it is a failure of this one image
             return rgb
 
-        loader = stream(
-            enumerate(sources),
+        failures: list[Failure] = []
+        batches = stream(
+            sources,
             load,
             batch_size=DEFAULT_BATCH if batch_size is None else batch_size,
-            workers=workers,
-            on_error=on_error,
-            name_of=lambda item, index: source_name(item[1], index),
+            workers=workers or 0 if single else workers,  # for one image, a pool of threads costs more than it brings
+            failures=failures if on_error == "skip" and not single else None,
         )
         parts: list[FloatArray] = []
         indices: list[int] = []
+        names: list[str | None] = []
+        blank: list[str] = []
+
+        def embeddings() -> Embeddings:
+            vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
+            return Embeddings(vectors, indices, names, failures)
+
+        total = len(sources) if hasattr(sources, "__len__") else None
+        # disable=None: the bar shows on a terminal only
+        bar = tqdm(total=total, unit=" images", disable=None if progress else True, leave=False)
         try:
-            total = len(sources) if hasattr(sources, "__len__") else None
-            # disable=None: the bar shows on a terminal only
-            bar = tqdm(total=total, unit=" images", disable=None if progress else True, leave=False)
-            with loader, bar:
-                for batch in loader:
+            with closing(batches), bar:
+                for batch in batches:
                     embedding = self.encode_pixels(self._preprocessor.batch(batch.images))
                     if normalize:
                         embedding = F.normalize(embedding, dim=-1)
                     parts.append(embedding.cpu().numpy())
-                    indices.extend(batch.indices)
-                    bar.update(len(batch.indices))
+                    indices += batch.indices
+                    names += [source_name(source) for source in batch.sources]
+                    blank += [
+                        source_name(source, index)
+                        for index, source, rgb in zip(batch.indices, batch.sources, batch.images, strict=True)
+                        if _is_blank(rgb)
+                    ]
+                    bar.update(len(batch))
         except ImageError as error:
-            error.completed = self._join(parts, indices, names, loader)
+            error.completed = embeddings()
             raise
         finally:
             _warn_of(blank)
-        return self._join(parts, indices, names, loader)
-
-    def _join(
-        self, parts: list[FloatArray], indices: list[int], names: dict[int, str | None], loader: Stream
-    ) -> Embeddings:
-        vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
-        return Embeddings(vectors, indices, [names[i] for i in indices], loader.failures)
+        return embeddings()
 
 
 def _is_blank(rgb: np.ndarray) -> bool:
@@ -172,9 +173,8 @@ def _is_blank(rgb: np.ndarray) -> bool:
     return first in (0, 255) and bool((rgb[::16, ::16] == first).all() and (rgb == first).all())
 
 
-def _warn_of(blank: list[tuple[int, str]]) -> None:
-    if blank:
-        names = [name for _, name in sorted(blank)]
+def _warn_of(names: list[str]) -> None:
+    if names:
         log.warning(
             "%s: all black or all white, as where there is no data; %s embedded anyway; ignore %s",
             ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
