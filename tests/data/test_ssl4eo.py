@@ -124,6 +124,13 @@ def test_both_layouts_give_the_same_reflectance(chunk_files, tar_shards, memory)
         assert chunked.actual(torch.tensor([11])).tolist() == [0]
 
 
+@pytest.mark.parametrize("offset", [0, 400])
+def test_an_offset_that_is_named_is_the_one_taken_off(chunk_files, offset):
+    entry = {"name": "c", "kind": "ssl4eo", "path": "ssl4eo", "size": SIDE, "offset": offset}
+    spectral = open_pairs(entry, chunk_files, "train").spectral(torch.tensor([0]))
+    assert torch.equal(spectral[0], torch.from_numpy(reflectance(0, 0)).float() + 1000 - offset)
+
+
 def test_tar_shards_join_captions_by_the_location_in_them(tar_shards):
     (tar_shards / "captions").mkdir()
     caption_table(tar_shards / "captions" / "train.parquet", [(13, 1), (80717, 3)])

@@ -260,6 +260,8 @@ def test_the_baseline_offset(tmp_path: Path, count: int, name: str, tags: dict[s
     bands, rows = ((4, 3, 2), [3, 2, 1]) if count == 13 else ((1,), [0, 0, 0])
     chosen = data[rows].astype(np.int32)
     auto = to_rgb(path, ImageOptions(stretch="sentinel2", bands=bands))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(to_rgb(file, ImageOptions(stretch="sentinel2", bands=bands)), auto)
     np.testing.assert_allclose(auto, stretched(chosen - added), atol=1e-3)
     switched = to_rgb(path, ImageOptions(stretch="sentinel2", bands=bands, offset=None))
     np.testing.assert_allclose(switched, stretched(chosen), atol=1e-3)

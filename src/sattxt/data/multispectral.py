@@ -49,8 +49,7 @@ class BandSamples(Samples):
         """
         name = self.samples[index].files[0]
         where, options = f"{self.store.path}/{name}", self.options
-        offset = None if options.offset == "auto" else options.offset or 0.0
-        return read_bands(self.read(name), where, names=options.band_names, offset=offset, scale=self.scale)
+        return read_bands(self.read(name), where, names=options.band_names, offset=options.offset, scale=self.scale)
 
     def image(self, index: int) -> NDArray[Any]:
         """(H, W, 3) uint8: red, green and blue with EuroSAT's stretch."""
@@ -87,14 +86,19 @@ def render(reflectance: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def read_bands(
-    content: bytes, where: str, *, names: Sequence[str] | None = None, offset: float | None = None, scale: float = 1.0
+    content: bytes,
+    where: str,
+    *,
+    names: Sequence[str] | None = None,
+    offset: float | Literal["auto"] | None = "auto",
+    scale: float = 1.0,
 ) -> Bands:
     """The bands of a Sentinel-2 TIFF of one page, or of several, each of a resolution; as :meth:`BandSamples.bands`.
 
     Args:
         names: of all bands in order. By default those in the bands' descriptions, or in a JSON image description with
             ``bands`` (where ``"reflectance": "(v/255)**2"`` says that 8-bit values are square-root coded).
-        offset: taken off stored values; ``None``: what the file's tags or its name say was added.
+        offset: taken off stored values; ``"auto"``: what the file's tags or its name say was added; ``None``: nothing.
 
     Raises: as :meth:`BandSamples.bands`.
     """
@@ -117,8 +121,8 @@ def read_bands(
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
         else:
-            added = (page.offset or 0.0) if offset is None else offset
-            reflectance = scaled(values, added, scale, where)
+            added = page.offset if offset == "auto" else offset
+            reflectance = scaled(values, added or 0.0, scale, where)
         found |= named(reflectance, own, where)
     return found
 

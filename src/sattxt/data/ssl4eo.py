@@ -59,7 +59,7 @@ def read_ssl4eo(
     modality: Modality = "S2RGB",
     times: int | tuple[int, ...] = _TIMES,
     shards: int | None = None,
-    offset: float | None = None,
+    offset: float | Literal["auto"] = "auto",
     captions: Path | None = None,
     caption_columns: str | tuple[str, ...] = ("caption",),
     options: ImageOptions | None = None,
@@ -70,7 +70,7 @@ def read_ssl4eo(
     Args:
         times: which of the seasons of every location, 0 to 3.
         shards: only the first so many of each split.
-        offset: what was added to reflectance x 10,000; by default 1000 in chunk files and 0 in WebDataset shards.
+        offset: what was added to reflectance x 10,000; ``"auto"``: 1000 in chunk files, 0 in WebDataset shards.
         captions: a table, or a folder of the published form.
         caption_columns: its columns to take captions from.
 
@@ -96,8 +96,7 @@ def read_ssl4eo(
         samples = _samples(store, found[split][:shards], wanted)
         return samples if captions is None else _captioned(store, samples, captions, split, columns)
 
-    added: float | Literal["auto"] = "auto" if offset is None else offset
-    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=added)
+    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset)
     return Dataset(data_name(store), store, _OnDemand(found, load), options=options, view=PatchSamples)
 
 
@@ -162,9 +161,9 @@ class PatchSamples(BandSamples):
         if tuple(self.options.band_names or ()) == _BANDS["S2RGB"]:
             raise ImageError(f"{where}: is S2RGB, a picture; its bands are not known")
         values, offset = self._stored(index), self.options.offset
-        if not isinstance(offset, int | float):
+        if offset == "auto":
             offset = 0.0 if ".tar/" in file else _CHUNK_OFFSET
-        reflectance = np.where(values == 0, 0, scaled(values, offset, 1.0, where))
+        reflectance = np.where(values == 0, 0, scaled(values, offset or 0.0, 1.0, where))
         return named(reflectance, self.options.band_names or (), where)
 
     def image(self, index: int) -> NDArray[Any]:
