@@ -110,7 +110,7 @@ def test_words_that_do_not_quite_fit_are_made_up_for_by_the_tiles(data_dir: Path
 
 def test_the_command_classifies_together_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sattxt.cli import app
-    from sattxt.evaluation.options import Setup
+    from sattxt.cli.eval_options import Setup
 
     monkeypatch.setattr(Setup, "open_encoder", lambda self, image_size=None: ColourEncoder())
     data, out = write_folders(tmp_path / "x", 6), tmp_path / "out.json"

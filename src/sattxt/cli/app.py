@@ -36,7 +36,7 @@ COMMANDS = {
     "models": Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
     "convert": Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
     "demo": Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
-    "eval": Entry("sattxt.evaluation.commands", "Measure a model on labelled images.", "eval"),
+    "eval": Entry("sattxt.cli.eval", "Measure a model on labelled images.", "eval"),
     "train": Entry("sattxt.training.cli", "Train a model.", "train"),
 }
 

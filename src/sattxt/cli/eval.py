@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from sattxt.cli import inputs, options, output
+from sattxt.cli.eval_options import Setup, put_table, read_words
 from sattxt.data.masks import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.compare import compare
-from sattxt.evaluation.options import Setup, put_table, read_words
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe
 from sattxt.evaluation.result import read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval

@@ -14,7 +14,7 @@ from evaluation_fakes import COLOURS, ColourEncoder, tile, write_folders
 from PIL import Image
 
 from sattxt.cli import app
-from sattxt.evaluation.options import Setup
+from sattxt.cli.eval_options import Setup
 
 PNG = b"\x89PNG"
 
