@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from sattxt.errors import DiskFullError, WeightsError
 
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: ``errno`` of a full disk, or of a used-up quota.
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 
 
@@ -49,7 +50,7 @@ def disk_errors(target: Path) -> Iterator[None]:
         yield
     except Exception as error:
         code = getattr(error, "errno", None)
-        if code in _FULL or "No space left" in str(error):  # safetensors and torch wrap the system's error in their own
+        if code in DISK_FULL or "No space left" in str(error):  # safetensors and torch wrap the system's error
             raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WeightsError(f"{target}: cannot be written ({os.strerror(code)}); pass another folder") from error

@@ -10,14 +10,12 @@ import errno
 import os
 import shutil
 import sqlite3
-import stat
 import threading
-import time
 import warnings
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sattxt.errors import CacheError, DiskFullError, InputError, SatTxtError
-from sattxt.io import user_cache_dir
+from sattxt.io import DISK_FULL, user_cache_dir
 from sattxt.text.encoder import FloatArray, check_texts
 
 Precision = Literal["float32", "float16"]
@@ -34,23 +32,24 @@ Precision = Literal["float32", "float16"]
 BUSY_SECONDS = 60.0
 
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-_READ_ROWS = 500  # texts per query: below every build's limit on SQL variables
-_WRITE_BYTES = 4 << 20  # of vectors per transaction, so that no writer keeps the others waiting
+_ROWS = 500  # texts a query or transaction: below every build's limit on SQL variables, and no writer keeps others waiting
 _LITTLE_SPACE = 1 << 20  # bytes left on a disk that counts as full
 _APPLICATION_ID, _VERSION = 0x53415458, 1
-_SCHEMA = (
-    "CREATE TABLE spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, width INTEGER NOT NULL)",
-    # text is UTF-8 in a blob: compared byte by byte, NUL characters included
-    "CREATE TABLE vectors (id INTEGER PRIMARY KEY, space INTEGER NOT NULL REFERENCES spaces(id), text BLOB NOT NULL,"
-    " dtype TEXT NOT NULL, crc32 INTEGER NOT NULL, vector BLOB NOT NULL, UNIQUE (space, text))",
-    f"PRAGMA application_id={_APPLICATION_ID}",
-    f"PRAGMA user_version={_VERSION}",
-)
+#: Changes nothing where it was run before. A text is UTF-8 in a blob: compared byte by byte, NUL characters included.
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS spaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, width INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, space INTEGER NOT NULL REFERENCES spaces(id),
+    text BLOB NOT NULL, dtype TEXT NOT NULL, crc32 INTEGER NOT NULL, vector BLOB NOT NULL, UNIQUE (space, text));
+PRAGMA application_id={_APPLICATION_ID};
+PRAGMA user_version={_VERSION};
+COMMIT
+"""
 _DAMAGED = "damaged, or no text cache at all: move it away, with the -wal and -shm files, and a new one is made"
 #: What SQLite says, and what it means to a user.
 _MEANINGS = {
     "locked": f"another process has been writing for {BUSY_SECONDS:.0f} s; try again later",
-    "unable to open": "cannot be opened; check the path and its permissions",
+    "unable to open": "cannot be opened: a folder, or without permission; pass the path of a file",
     "disk I/O": "cannot be read or written; check the disk, or pass another path",
     "malformed": _DAMAGED,
     "not a database": _DAMAGED,
@@ -65,7 +64,7 @@ class ReadOnlyFileError(CacheError):
     """The file, or the folder it would be made in, cannot be written."""
 
 
-class TextCache:
+class TextCache(AbstractContextManager["TextCache"]):
     """Text vectors by space and exact text, in one SQLite file (WAL) that many processes may use at once.
 
     The file is made by the first write; before that, reading finds nothing. Writes are committed in small
@@ -112,11 +111,11 @@ class TextCache:
         accept = self.precision == "float16" if accept_float16 is None else accept_float16
         texts_of = {text.encode("utf-8"): text for text in _listed(texts)}
         keys = list(texts_of)
-        for start in range(0, len(keys), _READ_ROWS):
+        for start in range(0, len(keys), _ROWS):
             with self._open() as connection:
                 if connection is None:
                     return
-                rows = self._sound_rows(connection, space, keys[start : start + _READ_ROWS], accept)
+                rows = self._sound_rows(connection, space, keys[start : start + _ROWS], accept)
             yield from ((texts_of[key], vector) for key, vector in rows)
 
     def put_many(self, space: str, texts: Sequence[str], vectors: npt.ArrayLike) -> int:
@@ -138,26 +137,15 @@ class TextCache:
             DiskFullError: no space is left; what was written before is kept, this call's earlier part included.
         """
         keys = [text.encode("utf-8") for text in _listed(texts)]
-        array = np.asarray(vectors)
-        if not keys and not array.size:
+        if not keys and not np.size(vectors):
             return 0
-        if array.dtype.kind != "f" or array.ndim != 2 or len(array) != len(keys) or array.shape[1] == 0:
-            raise CacheError(
-                f"vectors are {array.dtype} {array.shape}; for {len(keys)} texts pass floats of shape "
-                f"({len(keys)}, width)"
-            )
-        dtype: Precision = "float16" if array.dtype == np.float16 else self.precision
-        stored = as_stored(array, dtype)
-        first: dict[bytes, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-        unique = list(first)
-        step = max(1, min(_READ_ROWS, _WRITE_BYTES // stored[0].nbytes))
+        stored = as_stored(vectors, len(keys), self.precision)
+        firsts = sorted({key: index for index, key in reversed(list(enumerate(keys)))}.values())
         written = 0
         try:
-            for start in range(0, len(unique), step):
-                chunk = {key: stored[first[key]].tobytes() for key in unique[start : start + step]}
-                written += self._write(space, stored.shape[1], dtype, chunk)
+            for start in range(0, len(firsts), _ROWS):
+                chunk = {keys[index]: stored[index].tobytes() for index in firsts[start : start + _ROWS]}
+                written += self._write(space, stored.shape[1], stored.dtype.name, chunk)
         except ReadOnlyFileError as error:
             warnings.warn(f"{error}: new text vectors are not kept", TextCacheWarning, stacklevel=2)
         return written
@@ -166,9 +154,6 @@ class TextCache:
         """Close the file; a later use opens it again."""
         with _LOCK:
             self._drop()
-
-    def __enter__(self) -> TextCache:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -179,13 +164,10 @@ class TextCache:
     def __reduce__(self) -> tuple[type[TextCache], tuple[Path, Precision]]:
         return type(self), (self.path, self.precision)
 
-    def __repr__(self) -> str:
-        return f"TextCache({str(self.path)!r}, precision={self.precision!r})"
-
     def _sound_rows(
         self, connection: sqlite3.Connection, space: str, keys: list[bytes], float16: bool
     ) -> list[tuple[bytes, npt.NDArray[Any]]]:
-        """The sound rows of at most ``_READ_ROWS`` keys; damaged ones are reported and left out."""
+        """The sound rows of at most ``_ROWS`` keys; damaged ones are reported and left out."""
         found = connection.execute(
             "SELECT text, dtype, crc32, vector, width FROM vectors JOIN spaces ON spaces.id = vectors.space"
             f" WHERE spaces.name = ? AND text IN ({','.join('?' * len(keys))})",
@@ -214,7 +196,7 @@ class TextCache:
             )
         return sound
 
-    def _write(self, space: str, width: int, dtype: Precision, rows: dict[bytes, bytes]) -> int:
+    def _write(self, space: str, width: int, dtype: str, rows: dict[bytes, bytes]) -> int:
         """Write what is not there yet, in one transaction; returns how many rows."""
         with self._open(write=True) as connection:
             assert connection is not None  # opened for writing, it always is
@@ -248,21 +230,10 @@ class TextCache:
         if self._connection is not None and identity == self._opened:
             return self._connection
         self._drop()
-        if identity is None:
-            if not write:
-                return None
+        if identity is None and not write:
+            return None
+        if write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:  # some steps of making the file report a busy one at once, whatever the time-out
-            try:
-                return self._attach(write=write)
-            except sqlite3.OperationalError as error:
-                self._drop()
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.01)
-
-    def _attach(self, *, write: bool) -> sqlite3.Connection | None:
         # In a folder that cannot be written, a file with no log beside it can be read as it is. Others may change it
         # later, so such a connection serves once: _opened stays None.
         frozen = not (write or _writable(self.path.parent) or self.path.with_name(f"{self.path.name}-wal").exists())
@@ -274,49 +245,32 @@ class TextCache:
             isolation_level=None,
             check_same_thread=False,
         )
-        if not self._holds_tables(connection):
-            if not write:
-                self._drop()
-                return None
-            self._make_tables(connection)
-        self._opened = None if frozen else self._identity()
-        return connection
-
-    def _holds_tables(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file holds our tables; an empty file does not, any other one is refused."""
         facts = connection.execute(  # one statement, one snapshot: another process may be making the tables just now
             "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_master)"
             " FROM pragma_application_id, pragma_user_version"
         ).fetchone()
-        if facts == (0, 0, 0):
-            return False
-        if facts[0] != _APPLICATION_ID:
+        if facts == (0, 0, 0):  # a new file, or an empty one
+            if not write:
+                self._drop()
+                return None
+            # Without a log (others are at the file just now, or its file system has no shared memory) SQLite's rollback
+            # journal is as safe; readers wait for writers.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.executescript(_SCHEMA)
+        elif facts[0] != _APPLICATION_ID:
             raise CacheError(f"{self.path}: an SQLite file of another program, not a text cache; pass another path")
-        if facts[1] != _VERSION:
+        elif facts[1] != _VERSION:
             raise CacheError(
                 f"{self.path}: a text cache of version {facts[1]}, this sattxt reads version {_VERSION}; "
                 "update sattxt or pass another path"
             )
-        return True
-
-    def _make_tables(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise
-            # A file system without shared memory: the rollback journal is as safe, readers wait for writers.
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if not self._holds_tables(connection):
-                for statement in _SCHEMA:
-                    connection.execute(statement)
+        self._opened = None if frozen else self._identity()
+        return connection
 
     def _identity(self) -> tuple[int, int] | None:
         with suppress(FileNotFoundError):
             status = self.path.stat()
-            if stat.S_ISDIR(status.st_mode):
-                raise CacheError(f"{self.path}: a folder; pass the path of a file")
             return status.st_dev, status.st_ino
         return None
 
@@ -328,13 +282,11 @@ class TextCache:
 
     def _typed(self, error: sqlite3.Error | OSError) -> SatTxtError:
         said, number = str(error), getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT) or "is full" in said
-        if "disk I/O" in said:
-            with suppress(OSError):
-                full = shutil.disk_usage(self.path.parent).free < _LITTLE_SPACE
-        if full:
+        folder = self.path.parent
+        crowded = "disk I/O" in said and folder.exists() and shutil.disk_usage(folder).free < _LITTLE_SPACE
+        if number in DISK_FULL or "is full" in said or crowded:
             return DiskFullError(f"{self.path}: no space left on the disk; what was cached before is kept")
-        closed = "unable to open" in said and not (_writable(self.path) and _writable(self.path.parent))
+        closed = "unable to open" in said and not (_writable(self.path) and _writable(folder))
         if closed or "readonly" in said or number in (errno.EACCES, errno.EPERM, errno.EROFS):
             return ReadOnlyFileError(f"{self.path}: cannot be written")
         if isinstance(error, OSError):
@@ -350,19 +302,25 @@ def check_precision(precision: Precision) -> Precision:
     return precision
 
 
-def as_stored(vectors: npt.NDArray[Any], precision: Precision) -> npt.NDArray[Any]:
-    """(N, width) floats in a precision, little-endian.
+def as_stored(vectors: npt.ArrayLike, count: int, precision: Precision) -> npt.NDArray[Any]:
+    """``count`` vectors, (count, width), as they lie in a file: little-endian, in ``precision``; float16 ones stay.
 
     Raises:
-        CacheError: a vector is NaN or infinite, or too large for the precision.
+        CacheError: they are no floats of that shape; one is NaN or infinite, or too large for the precision.
     """
+    array = np.asarray(vectors)
+    if array.dtype.kind != "f" or array.ndim != 2 or len(array) != count or array.shape[1] == 0:
+        raise CacheError(
+            f"vectors are {array.dtype} {array.shape}; for {count} texts pass floats of shape ({count}, width)"
+        )
+    dtype = _STORED["float16" if array.dtype == np.float16 else precision]
     with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(vectors, dtype=_STORED[precision])
+        stored = np.ascontiguousarray(array, dtype=dtype)
     finite = np.isfinite(stored).all(axis=1)
     if not finite.all():
         advice = "; use 'float32'" if precision == "float16" else ""
         raise CacheError(
-            f"vectors[{int(np.argmin(finite))}] holds NaN or infinity, or values too large for {precision}{advice}"
+            f"vectors[{int(np.argmin(finite))}] holds NaN or infinity, or values too large for {dtype.name}{advice}"
         )
     return stored
 

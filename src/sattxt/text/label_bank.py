@@ -65,18 +65,10 @@ class LabelBank:
         if len(known) < len(self.texts):
             index = next(i for i, text in enumerate(self.texts) if text in self.texts[:i])
             raise InputError(f"texts[{index}] {self.texts[index]!r} is there twice; pass every text once")
-        vectors = np.asarray(self.vectors)
-        if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != len(self.texts) or vectors.shape[1] == 0:
-            raise InputError(
-                f"vectors are {vectors.dtype} {vectors.shape}; {len(self.texts)} texts need floats of shape "
-                f"({len(self.texts)}, hidden)"
-            )
-        kept = np.float16 if vectors.dtype == np.float16 else np.float32
-        with np.errstate(over="ignore"):
-            self.vectors = np.ascontiguousarray(vectors, dtype=kept)
-        finite = np.isfinite(self.vectors).all(axis=1)
-        if not finite.all():
-            raise InputError(f"the vector of {self.texts[int(np.argmin(finite))]!r} is not finite in {np.dtype(kept)}")
+        try:
+            self.vectors = as_stored(self.vectors, len(self.texts), "float32")
+        except CacheError as error:
+            raise InputError(str(error)) from error
         for label, prompts in self.labels.items():
             if isinstance(prompts, str) or not all(isinstance(text, str) for text in (label, *prompts)):
                 raise InputError(f"label {label!r} needs a list of prompts, all strings")
@@ -112,8 +104,7 @@ class LabelBank:
         from safetensors.numpy import save
 
         target = Path(os.path.realpath(Path(path).expanduser()))
-        half = check_precision(precision) == "float16"
-        vectors = as_stored(self.vectors, "float16") if half else self.vectors
+        vectors = as_stored(self.vectors, len(self.texts), check_precision(precision))
         facts = {
             "format": _FORMAT,
             "version": _VERSION,
