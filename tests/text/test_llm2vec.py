@@ -14,10 +14,9 @@ import torch
 from release_files import LLM_DIGEST
 from safetensors.torch import load_file, save_file
 
-import sattxt.text.memory
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
-from sattxt.text.llama import save_merged
+from sattxt.text.llama import save_merged, weights_bytes
 from sattxt.text.llm2vec import LLM2VecEncoder, open_prompt_tokenizer
 from sattxt.text.tower import TextHead
 
@@ -177,7 +176,7 @@ def test_missing_peft_is_named_with_the_command(folder, adapters, monkeypatch):
 
 
 def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adapters, monkeypatch):
-    monkeypatch.setattr(sattxt.text.memory, "available_bytes", lambda device, *, spread=False: 50_000)
+    monkeypatch.setattr("sattxt.text.llama.available_bytes", lambda device, *, spread=False: 50_000)
     with pytest.raises(
         NotEnoughMemoryError, match=r"needs .* GB in float32.*0\.0 GB free.*labels build.*import_labels"
     ):
@@ -187,9 +186,9 @@ def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adap
 def test_memory_needed_follows_the_precision(folder):
     files = [folder / "llama/model.safetensors"]
     parameters = sum(t.numel() for t in load_file(files[0]).values())
-    assert sattxt.text.memory.weights_bytes(files, torch.float32) == 4 * parameters
-    assert sattxt.text.memory.weights_bytes(files, torch.bfloat16) == 2 * parameters
-    assert sattxt.text.memory.weights_bytes(files, torch.float32, skip=("layers.", "norm.")) == 4 * 397 * 48
+    assert weights_bytes(files, torch.float32) == 4 * parameters
+    assert weights_bytes(files, torch.bfloat16) == 2 * parameters
+    assert weights_bytes(files, torch.float32, skip=("layers.", "norm.")) == 4 * 397 * 48
 
 
 def _base(folder: Path, tmp_path: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,13 +61,6 @@ class _Linear(nn.Linear):
         """Nothing: random numbers would only cost time."""
 
 
-class _Embedding(nn.Embedding):
-    """As :class:`_Linear`."""
-
-    def reset_parameters(self) -> None:
-        """Nothing: random numbers would only cost time."""
-
-
 class Bert(nn.Module):
     """Token ids to token vectors. Weights are undefined until loaded: :func:`build_bert` does both."""
 
@@ -74,11 +68,12 @@ class Bert(nn.Module):
         super().__init__()
         self.sizes = sizes
         width, eps = sizes.hidden_size, sizes.layer_norm_eps
+        table = nn.Embedding.from_pretrained  # left as allocated, like the linear layers
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": _Embedding(sizes.vocab_size, width),
-                "position_embeddings": _Embedding(sizes.max_position_embeddings, width),
-                "token_type_embeddings": _Embedding(sizes.type_vocab_size, width),
+                "word_embeddings": table(torch.empty(sizes.vocab_size, width)),
+                "position_embeddings": table(torch.empty(sizes.max_position_embeddings, width)),
+                "token_type_embeddings": table(torch.empty(sizes.type_vocab_size, width)),
                 "LayerNorm": nn.LayerNorm(width, eps=eps),
             }
         )

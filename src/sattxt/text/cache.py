@@ -32,7 +32,7 @@ Precision = Literal["float32", "float16"]
 BUSY_SECONDS = 60.0
 
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-_ROWS = 500  # texts a query or transaction: below every build's limit on SQL variables, and no writer keeps others waiting
+_ROWS = 500  # texts a query or transaction: below every build's limit on SQL variables; no writer keeps others long
 _LITTLE_SPACE = 1 << 20  # bytes left on a disk that counts as full
 _APPLICATION_ID, _VERSION = 0x53415458, 1
 #: Changes nothing where it was run before. A text is UTF-8 in a blob: compared byte by byte, NUL characters included.

@@ -9,13 +9,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sattxt.config import TextEncoderConfig
-from sattxt.errors import InputError
+from sattxt.errors import InputError, WeightsError
+from sattxt.io import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,7 @@ class TextEncoder(ABC):
     """A frozen language model that turns a text into one vector: the mean over its pooled tokens, not normalised.
 
     Attributes:
-        config: of the encoder.
+        config: of the encoder. hidden_size: width of the pooled vectors.
         dtype: precision of weights and computation.
         pad_id, padding_side: the token that batches are padded with, on ``"left"`` or ``"right"``.
     """
@@ -47,6 +49,7 @@ class TextEncoder(ABC):
         import torch
 
         self.config = config
+        self.hidden_size = config.hidden_size
         self.dtype: torch.dtype = dtype or getattr(torch, config.dtype)
 
     @abstractmethod
@@ -56,11 +59,6 @@ class TextEncoder(ABC):
     @abstractmethod
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, L, hidden) token vectors of a batch, on any device."""
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the pooled vectors."""
-        return self.config.hidden_size
 
     def fingerprint(self, instruction: str | None = None) -> str:
         """What pooled vectors depend on besides the text, as a hash followed by the precision."""
@@ -158,6 +156,26 @@ def check_texts(texts: Iterable[str], *, blank: bool = False) -> list[str]:
             except UnicodeEncodeError as error:
                 raise InputError(f"texts[{index}] is not valid Unicode ({error.reason}); pass clean text") from error
     return listed
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The ``tokenizers.Tokenizer`` of a folder, which neither pads nor truncates.
+
+    Raises:
+        WeightsError: tokenizer.json is missing or damaged.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder}: tokenizer.json is missing; pass a folder that holds the model's tokeniser")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise WeightsError(f"{path}: cannot be read as a tokeniser ({first_line(error)})") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int, side: Literal["left", "right"]) -> dict[str, Tensor]:

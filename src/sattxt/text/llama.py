@@ -1,14 +1,18 @@
 """The published text encoder's weights: a Llama checkpoint and LoRA adapters, checked, loaded, merged, saved.
 
 Only safetensors are opened. The adapters' configs name a class of the ``llm2vec`` package; peft does not need it to
-merge them, and it is never imported.
+merge them, and it is never imported. Whether the weights fit into memory is asked before they are loaded, so that the
+answer is an error and not a killed process.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sattxt.errors import MissingExtraError, WeightsError
+from sattxt.errors import MissingExtraError, NotEnoughMemoryError, WeightsError
 from sattxt.io import first_line, read_json
-from sattxt.text.memory import require_memory, weights_bytes
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _NOT_USED = ("lm_head.",)  # of a causal LM's checkpoint
+_HEADROOM = 1.05  # room for activations beside the weights
 
 
 def load_merged(
@@ -120,6 +124,72 @@ def bidirectional_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def tokenizer_folder(base: Path, adapters: Sequence[Path]) -> Path:
     """The first adapter that brings a tokeniser, else the base model."""
     return next((folder for folder in adapters if (folder / "tokenizer.json").is_file()), base)
+
+
+def weights_bytes(files: Sequence[Path], dtype: torch.dtype, *, skip: tuple[str, ...] = ()) -> int:
+    """Bytes that the floating tensors of safetensors files take in ``dtype``, read from the files' headers.
+
+    Tensors whose name starts with one of ``skip`` do not count.
+
+    Raises:
+        WeightsError: a file is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    numbers = 0
+    for path in files:
+        try:
+            with safe_open(path, "pt") as stored:
+                slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
+                numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read as safetensors ({first_line(error)})") from error
+    return numbers * dtype.itemsize
+
+
+def require_memory(
+    needed: int,
+    device: torch.device,
+    *,
+    what: str,
+    dtype: torch.dtype,
+    spread: bool = False,
+) -> None:
+    """Raise :class:`NotEnoughMemoryError` with both figures unless ``needed`` bytes (and 5 %) are free."""
+    needed = int(needed * _HEADROOM)
+    free = available_bytes(device, spread=spread)
+    if needed > free:
+        where = "all devices together have" if spread else f"{device} has"
+        raise NotEnoughMemoryError(
+            f"{what} needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, {where} {free / 1e9:.1f} GB "
+            "free; encode the labels on a larger machine with `sattxt labels build` and load that file here with "
+            "`import_labels`"
+        )
+
+
+def available_bytes(device: torch.device, *, spread: bool = False) -> int:
+    """Free memory of a device; ``spread``: of all CUDA devices and the CPU together."""
+    if device.type == "cuda" and not spread:
+        return int(torch.cuda.mem_get_info(device)[0])
+    cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())) if spread else 0
+    return cuda + _cpu_available()
+
+
+def _cpu_available() -> int:
+    """The least of what the system says is available, all memory there is, and what the container's limit leaves."""
+    found = [1 << 62]
+    with suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError, KeyError):  # Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * int(dict(line.split()[:2] for line in lines)["MemAvailable:"]))
+    with suppress(OSError, ValueError, KeyError):  # control groups, version 2; the page cache is not counted as used
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        cached = int(stat["inactive_file"]) + int(stat["active_file"])
+        found.append(max(0, limit - max(0, used - cached)))
+    return min(found)
 
 
 def _merge(model: Any, adapter: Path) -> Any:

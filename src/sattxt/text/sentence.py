@@ -13,9 +13,8 @@ from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 from sattxt.text.bert import Bert, build_bert
-from sattxt.text.encoder import Row, TextEncoder
+from sattxt.text.encoder import Row, TextEncoder, read_tokenizer
 from sattxt.text.quantize import pack_int8, unpack_int8
-from sattxt.text.tokenizer import read_tokenizer
 from sattxt.weights.checksums import digest_files, sha256_file
 from sattxt.weights.tensors import read_safetensors
 
