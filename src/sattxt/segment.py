@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from sattxt.config import SMALLEST_WINDOW, ImageConfig
+from sattxt.config import ImageConfig
 from sattxt.errors import InputError
 from sattxt.images.preprocess import Preprocessor
 from sattxt.vision.embeddings import FloatArray
@@ -102,21 +103,21 @@ def segment_image(
     Raises:
         InputError: window or overlap out of range.
     """
+    config = config if window is None else replace(config, window=window)
+    preprocessor = Preprocessor(config)
     height, width = rgb.shape[:2]
-    window = config.window if window is None else window
-    side = min(window or config.size, height, width)
-    if window is not None and window < SMALLEST_WINDOW:
-        raise InputError(f"window={window}: pass at least {SMALLEST_WINDOW} pixels")
+    side = min(config.window or config.size, height, width)
     if not 0 <= overlap <= 0.9:
         raise InputError(f"overlap={overlap}: pass a share in [0, 0.9]")
     stride = max(1, round(side * (1 - overlap)))
     corners = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
-    preprocessor = Preprocessor(config)
     text = torch.from_numpy(weights)
     blend = _taper(side)
     total = torch.zeros(len(labels), height, width)
     weight = torch.zeros(height, width)
-    for start in _bar(range(0, len(corners), batch_size), progress):
+    starts = range(0, len(corners), batch_size)
+    # disable=None: the bar shows on a terminal only
+    for start in tqdm(starts, unit=" batches", disable=None if progress else True, leave=False):
         part = corners[start : start + batch_size]
         pixels = preprocessor.batch([rgb[y : y + side, x : x + side] for y, x in part])
         scores = patch_scores(tokens(pixels), text.to(pixels.device)).cpu()
@@ -151,18 +152,11 @@ def _taper(side: int) -> Tensor:
     return ramp[:, None] * ramp[None, :]
 
 
-def _bar(items: range, progress: bool) -> range:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, unit=" batches", disable=None, leave=False)  # type: ignore[return-value]
-
-
 # -- colours and legend ------------------------------------------------------------------------------------------------
 
 Colour = tuple[int, int, int]
 
+_ROW = 24  # height of a label in the legend, pixels
 # Okabe and Ito's palette, which most colour-blind readers can tell apart, then spaced hues.
 _BASE: tuple[Colour, ...] = (
     (0, 114, 178),
@@ -186,28 +180,24 @@ def label_colours(count: int) -> list[Colour]:
     return colours
 
 
-def draw_legend(
-    picture: Image.Image, legend: Mapping[str, Colour], shares: Mapping[str, float] | None = None
-) -> Image.Image:
-    """``picture`` enlarged to at least 384 pixels a side where small, with a swatch and a name for every label.
+def draw_legend(picture: Image.Image, legend: Mapping[str, Colour], shares: Mapping[str, float]) -> Image.Image:
+    """``picture`` with a swatch, name and share for every label beside it, the largest share first.
 
-    Labels are listed by the share they cover where ``shares`` is given, and the share is written beside them.
+    A picture of less than 384 pixels a side is enlarged by a whole factor.
     """
     from PIL import ImageDraw, ImageFont
 
     factor = max(1, -(-384 // min(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     font = ImageFont.load_default(size=15)
-    names = sorted(legend, key=lambda n: -shares[n]) if shares else list(legend)
-    texts = [f"{n}  {100 * shares[n]:.0f} %" if shares else n for n in names]
+    names = sorted(legend, key=lambda name: -shares[name])
+    texts = [f"{name}  {100 * shares[name]:.0f} %" for name in names]
     width = round(max(font.getlength(t) for t in texts)) + 50
-    row = 24
-    canvas = Image.new("RGB", (picture.width + width, max(picture.height, row * len(names) + 20)), "white")
+    canvas = Image.new("RGB", (picture.width + width, max(picture.height, _ROW * len(names) + 20)), "white")
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
     for i, (name, text) in enumerate(zip(names, texts, strict=True)):
-        top = 10 + i * row
-        left = picture.width + 12
+        top, left = 10 + i * _ROW, picture.width + 12
         draw.rectangle((left, top + 2, left + 16, top + 18), fill=legend[name], outline="black")
         draw.text((left + 26, top), text, fill="black", font=font)
     return canvas

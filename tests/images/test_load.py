@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sattxt.errors import DiskFullError, ImageError, InputError, MissingExtraError
-from sattxt.images.load import Failure, source_name, stream
-from sattxt.images.read import to_rgb
+from sattxt.images.load import Failure, stream
+from sattxt.images.read import source_name, source_path, to_rgb
 
 
 def constant(value: int, name: str = "") -> np.ndarray:
@@ -117,7 +117,7 @@ def test_a_message_that_does_not_name_the_source_gets_its_name(files: list[Path]
 def test_source_names() -> None:
     assert source_name(Path("a/b.tif"), 4) == str(Path("a/b.tif"))
     assert source_name(constant(1), 4) == "image 4"
-    assert source_name(constant(1)) is None
+    assert source_path(constant(1)) is None
 
 
 def test_plain_os_errors_are_input_failures_and_typed() -> None:

@@ -15,6 +15,11 @@ from sattxt.images.preprocess import Preprocessor
 from sattxt.images.read import to_rgb
 
 
+def prepared(image: np.ndarray, config: ImageConfig) -> torch.Tensor:
+    """(3, size, size) of one image."""
+    return Preprocessor(config).batch([image])[0]
+
+
 def tile(height: int, width: int, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(dtype)
 
@@ -46,7 +51,7 @@ def test_against_the_definition(height: int, width: int) -> None:
     pixels = pixels[..., top : top + 96, left : left + 96] / 255
     for channel in range(3):
         pixels[:, channel] = (pixels[:, channel] - config.mean[channel]) / config.std[channel]
-    result = Preprocessor(config)(image)
+    result = prepared(image, config)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, pixels[0], rtol=0, atol=1e-5)
 
@@ -54,22 +59,22 @@ def test_against_the_definition(height: int, width: int) -> None:
 def test_an_image_of_the_right_size_is_only_normalised() -> None:
     config = ImageConfig(size=32, rescale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     image = tile(32, 32)
-    np.testing.assert_array_equal(Preprocessor(config)(image).permute(1, 2, 0).numpy(), image)
+    np.testing.assert_array_equal(prepared(image, config).permute(1, 2, 0).numpy(), image)
 
 
 def test_resizing_does_not_round_or_clip() -> None:
     config = ImageConfig(size=48, rescale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, 8:] = 255
-    pixels = Preprocessor(config)(image)
+    pixels = prepared(image, config)
     assert pixels.min() < 0
     assert pixels.max() > 255
     assert (pixels != pixels.round()).any()
 
 
 def test_uint8_and_the_same_values_as_floats_are_alike() -> None:
-    preprocess = Preprocessor(ImageConfig(size=40))
-    torch.testing.assert_close(preprocess(tile(30, 50)), preprocess(tile(30, 50, "float32")), rtol=0, atol=0)
+    of_bytes, of_floats = Preprocessor(ImageConfig(size=40)).batch([tile(30, 50), tile(30, 50, "float32")])
+    torch.testing.assert_close(of_bytes, of_floats, rtol=0, atol=0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,7 +85,7 @@ def test_an_image_does_not_depend_on_its_batch(kinds: list[tuple[int, int, str]]
     batch = preprocess.batch(images)
     assert batch.shape == (len(images), 3, 24, 24)
     for pixels, image in zip(batch, images, strict=True):
-        torch.testing.assert_close(pixels, preprocess(image), rtol=0, atol=0)
+        torch.testing.assert_close(pixels, preprocess.batch([image])[0], rtol=0, atol=0)
 
 
 def test_large_groups_are_cut_into_chunks_in_order() -> None:
@@ -93,20 +98,20 @@ def test_large_groups_are_cut_into_chunks_in_order() -> None:
 def test_the_images_are_left_alone() -> None:
     image = tile(24, 24, "float32")
     before = image.copy()
-    Preprocessor(ImageConfig(size=24))(image)
+    prepared(image, ImageConfig(size=24))
     Preprocessor(ImageConfig(size=24)).batch([image, image])
     np.testing.assert_array_equal(image, before)
 
 
 def test_read_only_and_strided_images() -> None:
     image = tile(20, 30)
-    expected = Preprocessor(ImageConfig(size=24))(image[::-1].copy())
+    expected = prepared(image[::-1].copy(), ImageConfig(size=24))
     image.setflags(write=False)
-    torch.testing.assert_close(Preprocessor(ImageConfig(size=24))(image[::-1]), expected, rtol=0, atol=0)
+    torch.testing.assert_close(prepared(image[::-1], ImageConfig(size=24)), expected, rtol=0, atol=0)
 
 
 def test_bilinear_is_another_filter() -> None:
-    bicubic, bilinear = (Preprocessor(ImageConfig(size=48, resample=r))(tile(20, 20)) for r in ("bicubic", "bilinear"))
+    bicubic, bilinear = (prepared(tile(20, 20), ImageConfig(size=48, resample=r)) for r in ("bicubic", "bilinear"))
     assert (bicubic - bilinear).abs().max() > 0.01
 
 
@@ -120,10 +125,10 @@ def test_other_shapes_are_refused(bad: object) -> None:
 
 def test_a_strip_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageError, match="50 times"):
-        Preprocessor(ImageConfig(size=224))(np.zeros((1, 50_000, 3), np.uint8))
+        prepared(np.zeros((1, 50_000, 3), np.uint8), ImageConfig(size=224))
 
 
-@pytest.mark.parametrize("bad", [{"size": 0}, {"std": (1.0, 0.0, 1.0)}])
+@pytest.mark.parametrize("bad", [{"size": 0}, {"std": (1.0, 0.0, 1.0)}, {"window": 7}])
 def test_a_config_that_cannot_work_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         Preprocessor(ImageConfig(**bad))

@@ -56,7 +56,7 @@ def test_batch_composition_changes_no_embedding(model: SatTxt, tiles: list[np.nd
 def test_the_tower_gets_no_more_than_fits_the_cache(golden_model_dir: Path, tiles: list[np.ndarray]) -> None:
     """At 640 pixels a side that is 8 images at a time, whatever the batch."""
     large = SatTxt.from_pretrained(golden_model_dir, preprocess={"size": 640}, dtype="float32", text_cache=False)
-    assert large.vision.step == 8
+    assert large.vision.tower.images_per_pass(640, large.device) == 8
     taken: list[int] = []
     hook = large.vision.tower.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
     many = [np.roll(tile, shift, axis=0) for shift in (0, 5) for tile in tiles] + tiles[:1]

@@ -7,8 +7,9 @@ import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, WeightsError
+from sattxt.vision.attention import Attention
 from sattxt.vision.mobilenet import MobileNetV1
-from sattxt.vision.tower import Attention, VisionTower, build_backbone
+from sattxt.vision.tower import VisionTower, build_backbone
 
 
 def tower(stride: int = 16) -> VisionTower:

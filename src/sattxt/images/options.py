@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -17,7 +17,45 @@ ValueRange = Literal["0-1", "0-255", "0-10000"]
 #: A full Sentinel-2 scene (10,980 x 10,980) passes. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds besides.
 MAX_PIXELS = 2**27
 
-_CHOICES = {"channels": ("first", "last"), "value_range": ("0-1", "0-255", "0-10000")}
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def _is_stretch(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in ("sentinel2", "percentile")
+    pair = isinstance(value, Sequence) and len(value) == 2 and all(map(_is_number, value))
+    return pair and value[0] < value[1]
+
+
+def _is_choice_of_bands(value: Any) -> bool:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) not in (1, 3):
+        return False
+    return all(isinstance(band, str) or _is_count(band) for band in value)
+
+
+#: For each field: whether a value other than the default means something, and what to pass.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "stretch": (_is_stretch, "'sentinel2', 'percentile', (low, high) with low < high, or None"),
+    "bands": (
+        _is_choice_of_bands,
+        "three bands (red, green, blue) or one, as numbers counted from 1 or as names",
+    ),
+    "channels": (lambda value: value in ("first", "last"), "'first', 'last' or None"),
+    "value_range": (lambda value: value in ("0-1", "0-255", "0-10000"), "'0-1', '0-255', '0-10000' or None"),
+    "offset": (lambda value: value in (None, "auto") or _is_number(value), "'auto', a number or None"),
+    "band_names": (
+        lambda value: not isinstance(value, str) and all(isinstance(name, str) for name in value),
+        "the names of all bands in order, as strings",
+    ),
+    "max_pixels": (_is_count, "a positive whole number"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,26 +91,24 @@ class ImageOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in (None, *allowed):
-                raise InputError(f"{name}={value!r}: pass {', '.join(map(repr, allowed))} or None")
-        object.__setattr__(self, "stretch", _checked_stretch(self.stretch))
-        object.__setattr__(self, "bands", _checked_bands(self.bands))
-        names = self.band_names
-        if names is not None:
-            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-                raise InputError(f"band_names={names!r}: pass the names of all bands in order, as strings")
-            object.__setattr__(self, "band_names", tuple(names))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            holds, wanted = _RULES[field.name]
+            if value is not field.default and not holds(value):
+                raise InputError(f"{field.name}={value!r}: pass {wanted}")
         if self.value_range is not None and self.stretch not in (None, "sentinel2"):
             raise InputError(
                 f"value_range={self.value_range!r} means nothing with stretch={self.stretch!r}; leave it out"
             )
-        if self.offset not in (None, "auto") and not _is_finite(self.offset):
-            raise InputError(f"offset={self.offset!r}: pass 'auto', a number or None")
         if self.offset not in (None, "auto", 0) and self.stretch is None:
             raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")
-        if isinstance(self.max_pixels, bool) or not isinstance(self.max_pixels, int) or self.max_pixels < 1:
-            raise InputError(f"max_pixels={self.max_pixels!r}: pass a positive whole number")
+        if self.bands is not None:
+            bands = tuple(band if isinstance(band, str) else int(band) for band in self.bands)
+            object.__setattr__(self, "bands", bands)
+        if self.band_names is not None:
+            object.__setattr__(self, "band_names", tuple(self.band_names))
+        if isinstance(self.stretch, Sequence) and not isinstance(self.stretch, str):
+            object.__setattr__(self, "stretch", tuple(map(float, self.stretch)))
 
 
 class ReadOptions(TypedDict, total=False):
@@ -94,37 +130,8 @@ def merge_options(given: Mapping[str, Any]) -> ImageOptions:
     Raises:
         InputError: a name is no image option, or a value means nothing.
     """
-    fields = {name: value for name, value in given.items() if name != "options"}
-    known = set(ImageOptions.__dataclass_fields__)
-    unknown = sorted(set(fields) - known)
+    chosen = {name: value for name, value in given.items() if name != "options"}
+    unknown = sorted(set(chosen) - set(_RULES))
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(known))}")
-    return replace(given.get("options") or ImageOptions(), **fields)
-
-
-def _checked_stretch(stretch: Any) -> Stretch | None:
-    if stretch is None or (isinstance(stretch, str) and stretch in ("sentinel2", "percentile")):
-        return cast("Stretch | None", stretch)
-    if not isinstance(stretch, str) and isinstance(stretch, Sequence) and len(stretch) == 2:
-        low, high = stretch
-        if _is_finite(low) and _is_finite(high) and low < high:
-            return float(low), float(high)
-    raise InputError(f"stretch={stretch!r}: pass 'sentinel2', 'percentile', (low, high) with low < high, or None")
-
-
-def _checked_bands(bands: Any) -> tuple[int | str, ...] | None:
-    if bands is None:
-        return None
-    some = not isinstance(bands, (str, bytes)) and hasattr(bands, "__len__") and len(bands) in (1, 3)
-    if not some or any(isinstance(band, bool) or not isinstance(band, (int, np.integer, str)) for band in bands):
-        raise InputError(
-            f"bands={bands!r}: pass three bands (red, green, blue) or one, as numbers counted from 1 or as names"
-        )
-    if any(not isinstance(band, str) and band < 1 for band in bands):
-        raise InputError(f"bands={bands!r}: bands are counted from 1")
-    return tuple(band if isinstance(band, str) else int(band) for band in bands)
-
-
-def _is_finite(value: Any) -> bool:
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+        raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(_RULES))}")
+    return replace(given.get("options") or ImageOptions(), **chosen)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sattxt.config import ImageConfig
+from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import ImageError, InputError
 
 # Images of one size are resized together, this many float values (16 MiB) at a time.
@@ -28,15 +28,13 @@ class Preprocessor:
     def __init__(self, config: ImageConfig) -> None:
         if config.size < 1:
             raise InputError(f"ImageConfig.size is {config.size}; it must be positive")
+        if config.window is not None and config.window < SMALLEST_WINDOW:
+            raise InputError(f"window={config.window}: pass at least {SMALLEST_WINDOW} pixels")
         if any(value <= 0 for value in config.std):
             raise InputError(f"ImageConfig.std is {config.std}; its values must be positive")
         self.config = config
         self._mean = torch.tensor(config.mean, dtype=torch.float32).view(1, 3, 1, 1)
         self._std = torch.tensor(config.std, dtype=torch.float32).view(1, 3, 1, 1)
-
-    def __call__(self, image: NDArray[Any]) -> torch.Tensor:
-        """One (H, W, 3) image, uint8 or float in [0, 255] -> (3, size, size) float32."""
-        return self.batch([image])[0]
 
     def batch(self, images: Sequence[NDArray[Any]]) -> torch.Tensor:
         """Images of any sizes -> (N, 3, size, size) float32, on the CPU.
@@ -57,34 +55,28 @@ class Preprocessor:
             for start in range(0, len(indices), step):
                 chosen = indices[start : start + step]
                 stacked = torch.from_numpy(np.stack([images[i] for i in chosen])).permute(0, 3, 1, 2)
-                cropped = self._crop(self._resize(stacked.to(torch.float32, memory_format=torch.contiguous_format)))
+                pixels = stacked.to(torch.float32, memory_format=torch.contiguous_format)
+                cropped = _resize_and_crop(pixels, self.config)
                 if len(chosen) == len(images):
                     out.copy_(cropped)
                 else:
                     out[chosen] = cropped
-        return self._normalise_(out)
-
-    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
-        height, width = pixels.shape[-2:]
-        size = self.config.size
-        new = (size, size * width // height) if height <= width else (size * height // width, size)
-        if new == (height, width):
-            return pixels
-        return torch.nn.functional.interpolate(
-            pixels, size=new, mode=self.config.resample, antialias=True, align_corners=False
-        )
-
-    def _crop(self, pixels: torch.Tensor) -> torch.Tensor:
-        height, width = pixels.shape[-2:]
-        size = self.config.size
-        top, left = round((height - size) / 2.0), round((width - size) / 2.0)  # halves to even, as the original does
-        return pixels[..., top : top + size, left : left + size]
-
-    def _normalise_(self, pixels: torch.Tensor) -> torch.Tensor:
-        """In place, in the original's order of operations: a fused form would differ beyond 1e-5 at 0..255."""
+        # In the original's order of operations: a fused form would differ beyond 1e-5 at 0..255.
         if self.config.rescale != 1.0:
-            pixels.mul_(self.config.rescale)
-        return pixels.sub_(self._mean).div_(self._std)
+            out.mul_(self.config.rescale)
+        return out.sub_(self._mean).div_(self._std)
+
+
+def _resize_and_crop(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
+    """(N, 3, H, W) to (N, 3, size, size)."""
+    size, (height, width) = config.size, pixels.shape[-2:]
+    new = (size, size * width // height) if height <= width else (size * height // width, size)
+    if new != (height, width):
+        pixels = torch.nn.functional.interpolate(
+            pixels, size=new, mode=config.resample, antialias=True, align_corners=False
+        )
+    top, left = (round((side - size) / 2.0) for side in new)  # halves to even, as the original does
+    return pixels[..., top : top + size, left : left + size]
 
 
 def check_shape(image: NDArray[Any], name: str) -> tuple[int, int]:

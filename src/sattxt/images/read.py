@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, overload
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
 from sattxt.images.stretch import to_255
-from sattxt.images.tiff import DECODE_ERRORS, check_size, is_tiff, read_tiff
+from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, read_tiff
 from sattxt.io import first_line, is_system_failure
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _MAX_BANDS = 13  # an axis as short as this may be the channels
 _FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?=.)|^data:")
 _VALUE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_NOT_OPENED: dict[type[Exception], str] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a folder; pass the files in it",
+}
 _DEFAULT = ImageOptions()
 
 
@@ -66,7 +70,7 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
             asked for, or cannot be understood without a guess. One line that names it and says what to pass.
         MissingExtraError: a TIFF that needs rasterio, which is not installed.
     """
-    where = name or source_name(img) or "img"
+    where = name or source_path(img) or "img"
     if isinstance(img, (str, os.PathLike)):
         return _from_path(img, options, where)
     if isinstance(img, Image.Image):
@@ -95,19 +99,20 @@ def is_single(images: Any) -> bool:
     )
 
 
-@overload
-def source_name(source: object, index: int) -> str: ...
-@overload
-def source_name(source: object, index: None = None) -> str | None: ...
-def source_name(source: object, index: int | None = None) -> str | None:
-    """What errors call a source: its path or file name, else its position ("image 3"), ``None`` where that is None."""
+def source_path(source: object) -> str | None:
+    """A source's path or file name, ``None`` where it has none."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     for attribute in ("filename", "name"):
         value = getattr(source, attribute, None)
         if isinstance(value, str) and value:
             return value
-    return None if index is None else f"image {index}"
+    return None
+
+
+def source_name(source: object, index: int) -> str:
+    """What errors call a source: its path or file name, else its position ("image 3")."""
+    return source_path(source) or f"image {index}"
 
 
 def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -> NDArray[Any]:
@@ -118,20 +123,15 @@ def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -
     try:
         with path.open("rb") as file:
             head = file.read(8)
-            if not is_tiff(head):
+            if not head.startswith(TIFF_MAGIC):
                 file.seek(0)
                 return _from_encoded(file, head, options, text, where)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{where}: no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{where}: is a folder; pass the files in it") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        if is_system_failure(error):
+        if isinstance(error, ImageError) or is_system_failure(error):
             raise
-        raise ImageError(f"{where}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-    return _from_tiff(path, options, where)
+        reason = _NOT_OPENED.get(type(error)) or f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+        raise ImageError(f"{where}: {reason}") from error
+    return read_tiff(path, options, where)
 
 
 def _from_file(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
@@ -142,14 +142,9 @@ def _from_file(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ImageError(f"{where}: gives {type(data).__name__}, not bytes; open it in binary mode ('rb')")
     data = bytes(data)
-    if is_tiff(data[:8]):
-        return _from_tiff(data, options, where)
+    if data.startswith(TIFF_MAGIC):
+        return read_tiff(data, options, where)
     return _from_encoded(io.BytesIO(data), data[:8], options, where, where)
-
-
-def _from_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
-    raster = read_tiff(source, options, where)
-    return to_255(raster.pixels, raster.valid, options, raster.offset, where)
 
 
 def _from_encoded(file: Any, head: bytes, options: ImageOptions, path: str, where: str) -> NDArray[Any]:
@@ -182,7 +177,7 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
         pixels = _pil_pixels(image)
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
         raise ImageError(f"{where}: cannot be decoded, it may be truncated ({first_line(error)})") from error
-    if image.mode in _VALUE_MODES:
+    if pixels.ndim == 2:
         return _select(pixels[..., None], None, options, where, added=reflectance_offset({}, path))
     return _select(pixels, None, options, where, colours=("red", "green", "blue"))
 
@@ -224,7 +219,7 @@ def _from_array(array: NDArray[Any], options: ImageOptions, where: str) -> NDArr
     if array.ndim == 2:
         array = array[..., None]
     elif _channel_axis(array.shape, options.channels, where) == 0:
-        array = np.moveaxis(array, 0, -1) if not isinstance(array, np.ma.MaskedArray) else array.transpose(1, 2, 0)
+        array = array.transpose(1, 2, 0)
     valid = ~np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
     return _select(np.ma.getdata(array), valid, options, where)
 

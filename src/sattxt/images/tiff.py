@@ -27,6 +27,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from sattxt.errors import ImageError, MissingExtraError
 from sattxt.images.bands import as_number, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
+from sattxt.images.stretch import to_255
 from sattxt.io import first_line, is_system_failure
 
 #: What Pillow, and rasterio below it, raise on damaged files.
@@ -44,7 +45,8 @@ DECODE_ERRORS = (
     zlib.error,
 )
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: How a TIFF starts.
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ONE_BAND_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MANY_BAND_MODES = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _ITEM = re.compile(r'<Item\s+name="([^"]*)"([^>]*)>([^<]*)</Item>')
@@ -56,36 +58,18 @@ _NORTH_UP = (1.0, 0.0, 0.0, -1.0)
 
 
 @dataclass(frozen=True)
-class Raster:
-    """Three bands of a file as stored, north up.
-
-    pixels: (H, W, 3), the file's dtype.
-    valid: (H, W), False where any of the three bands is nodata; ``None`` where all are valid.
-    offset: what the metadata says was added to reflectance x 10,000 (``None``: they do not say).
-    """
-
-    pixels: NDArray[Any]
-    valid: NDArray[np.bool_] | None
-    offset: float | None
-
-
-@dataclass(frozen=True)
 class Page:
     """All bands of one page of a file.
 
     values: (C, H, W), the file's dtype, masked where the file has no data. names: of the bands, ``None`` where the file
-    has none. description: the page's TIFF tag, "" where there is none. offset: as of :class:`Raster`.
+    has none. description: the page's TIFF tag, "" where there is none. offset: what the metadata say was added to
+    reflectance x 10,000, ``None`` where they do not say.
     """
 
     values: np.ma.MaskedArray[Any, Any]
     names: Sequence[str | None] | None
     description: str
     offset: float | None
-
-
-def is_tiff(head: bytes) -> bool:
-    """Whether a file that starts with ``head`` (4 bytes at least) is a TIFF."""
-    return head[:4] in _MAGIC
 
 
 def check_size(width: int, height: int, max_pixels: int, where: str) -> None:
@@ -99,7 +83,7 @@ def check_size(width: int, height: int, max_pixels: int, where: str) -> None:
         )
 
 
-def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> Raster:
+def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
     """Read red, green and blue (or one grey band, repeated) of a TIFF file, or of its bytes.
 
     A raster whose geotransform mirrors it (rows from south to north, columns from east to west) is turned north up;
@@ -107,11 +91,14 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> Raster
 
     Args:
         source: a file's path, or its content.
-        options: of them ``bands``, ``band_names`` and ``max_pixels``; larger images are refused undecoded.
+        options: how to understand it; files of more than ``max_pixels`` are refused undecoded.
         where: what error messages call the file.
 
+    Returns:
+        (H, W, 3) as :func:`sattxt.images.stretch.to_255` gives them; black where any of the three has no data.
+
     Raises:
-        ImageError: unreadable, truncated, too large, or the bands are not there or not known.
+        ImageError: unreadable, truncated, too large, the bands are not there or not known, or not their unit.
         MissingExtraError: only rasterio reads this file and it is not installed.
     """
     tags = _directory(source, where)
@@ -125,7 +112,7 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> Raster
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["TIFF"]) as image:
                 if _is_whole(image.mode, samples, all_bands=all_bands):
                     check_size(*image.size, options.max_pixels, where)
-                    return _raster(_pillow_page(image, tags), source, options, where)
+                    return _rgb(_pillow_page(image, tags), source, options, where)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -137,7 +124,7 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> Raster
     try:
         with _opened(source, where) as file:
             check_size(file.width, file.height, options.max_pixels, where)
-            return _raster(_rasterio_page(file), source, options, where)
+            return _rgb(_rasterio_page(file), source, options, where)
     except MissingExtraError:
         if failed is None:
             raise
@@ -239,7 +226,7 @@ class _StoredPage:
         return reflectance_offset(self.tags, str(source) if isinstance(source, Path) else where)
 
 
-def _raster(page: _StoredPage, source: Path | bytes, options: ImageOptions, where: str) -> Raster:
+def _rgb(page: _StoredPage, source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
     names = page.names or page.colours if options.band_names is None else options.band_names
     declared = page.colours is not None
     chosen = pick_bands(options.bands, len(page.descriptions), names, where=where, declared_rgb=declared)
@@ -248,7 +235,7 @@ def _raster(page: _StoredPage, source: Path | bytes, options: ImageOptions, wher
     if not b and not d:
         north_up = slice(None, None, -1 if e > 0 else 1), slice(None, None, -1 if a < 0 else 1)
         pixels, valid = pixels[north_up], None if valid is None else valid[north_up]
-    return Raster(pixels, valid, page.offset(chosen[0], source, where))
+    return to_255(pixels, valid, options, page.offset(chosen[0], source, where), where)
 
 
 def _pillow_page(image: Image.Image, tags: Mapping[int, Any]) -> _StoredPage:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sattxt.config import SMALLEST_WINDOW, ImageConfig
+from sattxt.config import ImageConfig
 from sattxt.errors import ImageError, InputError
 from sattxt.images.load import Failure, stream
 from sattxt.images.options import ReadOptions, merge_options
 from sattxt.images.preprocess import Preprocessor, check_shape
-from sattxt.images.read import is_single, source_name, to_rgb
+from sattxt.images.read import is_single, source_name, source_path, to_rgb
 from sattxt.vision.embeddings import Embeddings, FloatArray
 from sattxt.vision.tower import ImageTokens, VisionTower
 
@@ -53,19 +53,11 @@ class ImageEncoder:
         patch = getattr(getattr(tower.backbone, "config", None), "patch_size", 1)
         if config.size % patch:
             raise InputError(f"size={config.size}: pass a multiple of {patch}, the side of the model's patches")
-        if config.window is not None and config.window < SMALLEST_WINDOW:
-            raise InputError(f"window={config.window}: pass at least {SMALLEST_WINDOW} pixels")
         self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim
         self._preprocessor = Preprocessor(config)
-        self._size = config.size
-
-    @property
-    def step(self) -> int | None:
-        """Images that one pass of the tower takes at most, see :meth:`VisionTower.images_per_pass`."""
-        return self.tower.images_per_pass(self._size, self.device)
 
     def to(self, device: torch.device) -> None:
         """Move the tower."""
@@ -82,20 +74,14 @@ class ImageEncoder:
     @torch.inference_mode()
     def tokens(self, pixel_values: Tensor) -> ImageTokens:
         """Backbone and head tokens as float32, on the tower's device."""
-        parts = self._passes(pixel_values)
+        parts = self.tower.in_passes(pixel_values)
         backbone, cls, patches = (torch.cat(tensors).float() for tensors in list(zip(*parts, strict=True))[:3])
         return ImageTokens(backbone, cls, patches, parts[0].grid)
-
-    def _passes(self, pixel_values: Tensor) -> list[ImageTokens]:
-        count = len(pixel_values)
-        step = self.step or max(1, count)
-        starts = range(0, max(1, count), step)
-        return [self.tower(pixel_values[start : start + step].to(self.device)) for start in starts]
 
     @torch.inference_mode()
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) pixel values to (N, D) float32 embeddings on the tower's device, not normalised."""
-        return torch.cat([part.embedding for part in self._passes(pixel_values)]).float()
+        return torch.cat([part.embedding for part in self.tower.in_passes(pixel_values)]).float()
 
     @torch.inference_mode()
     def encode(
@@ -152,7 +138,7 @@ class ImageEncoder:
                         embedding = F.normalize(embedding, dim=-1)
                     parts.append(embedding.cpu().numpy())
                     indices += batch.indices
-                    names += [source_name(source) for source in batch.sources]
+                    names += [source_path(source) for source in batch.sources]
                     blank += [
                         source_name(source, index)
                         for index, source, rgb in zip(batch.indices, batch.sources, batch.images, strict=True)

@@ -96,12 +96,6 @@ class MobileNetV1(nn.Module):
             x = layer(x)
         return x
 
-    def narrow(self, dtype: torch.dtype) -> MobileNetV1:
-        """Compute in ``dtype``, for inference, but for the first layers, which stay in float32; returns self."""
-        self._narrow = None if dtype == torch.float32 else dtype
-        self.layer[_EXACT_LAYERS:].to(dtype)
-        return self
-
     def widest(self, size: int) -> int:
         """Values that the layer with the largest input and output holds for one (3, size, size) image."""
         most, channels = 0, 3
@@ -112,13 +106,19 @@ class MobileNetV1(nn.Module):
             channels, size = convolution.out_channels, side
         return most
 
-    def fuse(self) -> MobileNetV1:
-        """Fold every BatchNorm into its convolution, for inference; returns self. Call in eval mode."""
+    def fuse(self, dtype: torch.dtype) -> None:
+        """For inference: fold every BatchNorm into its convolution, and compute in ``dtype`` but for the first layers.
+
+        Call in eval mode.
+        """
+        self.float()
         for module in self.modules():
             if isinstance(module, ConvLayer) and isinstance(module.normalization, nn.BatchNorm2d):
                 module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
                 module.normalization = nn.Identity()
-        return self
+        self._narrow = None if dtype == torch.float32 else dtype
+        self.layer[_EXACT_LAYERS:].to(dtype)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

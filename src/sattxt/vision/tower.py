@@ -10,18 +10,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.io import first_line
-from sattxt.vision.attention import attention
+from sattxt.vision.attention import LAYER_NORM_EPS, Block
 from sattxt.vision.mobilenet import MobileNetV1
 from sattxt.weights.dinov3_keys import rename_layers
 from sattxt.weights.tensors import check_tensors
-
-LAYER_NORM_EPS = 1e-5
 
 #: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
 #: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
@@ -46,67 +43,6 @@ class ImageTokens(NamedTuple):
     def embedding(self) -> Tensor:
         """(N, 2 D): [cls ; mean of the patch tokens], not normalised (SATtxt, section 3)."""
         return torch.cat([self.cls, self.patches.mean(dim=1)], dim=-1)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention without position encoding; no bias on q, k, v."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, dim) to the same."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
-
-
-class SwiGLU(nn.Module):
-    """w3(silu(w1 x) * w2 x) (Shazeer 2020, arXiv 2002.05202)."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(dim, hidden)
-        self.w2 = nn.Linear(dim, hidden)
-        self.w3 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, dim) to the same."""
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
-
-
-class LayerScale(nn.Module):
-    """A learned gain per channel on a residual branch."""
-
-    def __init__(self, dim: int, initial: float = 0.1) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), initial))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to the same."""
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with LayerScale."""
-
-    def __init__(self, dim: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(dim, heads)
-        self.ls1 = LayerScale(dim)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = SwiGLU(dim, hidden)
-        self.ls2 = LayerScale(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, dim) to the same."""
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 class VisionHead(nn.Module):
@@ -161,6 +97,12 @@ class VisionTower(nn.Module):
             return None
         return max(_FEWEST, 1 << (_CACHE_BYTES // self.activation_bytes(size)).bit_length() >> 1)
 
+    def in_passes(self, pixel_values: Tensor) -> list[ImageTokens]:
+        """The tokens of a batch (N, 3, S, S) of square images on any device, pass by pass."""
+        device = self.head.ln_final.weight.device
+        step = self.images_per_pass(pixel_values.shape[-1], device) or max(1, len(pixel_values))
+        return [self(part.to(device)) for part in torch.split(pixel_values, step)]
+
     def forward(self, pixel_values: Tensor) -> ImageTokens:
         """Pixel values of any float dtype to tokens in the weights' dtype."""
         first, patches, grid = backbone_tokens(self.backbone, pixel_values.to(self.dtype))
@@ -175,7 +117,7 @@ class VisionTower(nn.Module):
         self.eval().requires_grad_(False)
         self.head.to(dtype)
         if isinstance(self.backbone, MobileNetV1):
-            self.backbone.float().fuse().narrow(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.backbone.fuse(dtype)
         else:
             self.backbone.to(dtype)
         return self

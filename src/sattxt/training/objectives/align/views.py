@@ -53,8 +53,7 @@ def embed_views(
 
     @torch.inference_mode()
     def embed(values: Tensor) -> Tensor:
-        step = tower().images_per_pass(size, device) or len(values)
-        parts = [tower()(part.to(device)).embedding.float() for part in torch.split(values, step)]
+        parts = [part.embedding.float() for part in tower().in_passes(values)]
         return F.normalize(torch.cat(parts), dim=-1).cpu()
 
     drawn = (config.augment, config.seed) if config.image_views > 1 else ()
