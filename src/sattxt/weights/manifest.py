@@ -1,7 +1,7 @@
 """``weights_manifest.json``: every model this package knows, part by part, without importing torch.
 
 The file lies beside this module, so that it is in the wheel; the copy at the top of the repository is for readers and
-is byte for byte the same.
+is byte for byte the same. It is part of the package, so tests (not this module) check that its records are complete.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
+from typing import Any
 
 from sattxt.config import build
-from sattxt.errors import WeightsError
 
 MANIFEST_FILE = "weights_manifest.json"
-MANIFEST_VERSION = 1
 
-Role = Literal["backbone", "vision_head", "vision", "text_head", "llm", "adapter", "text_encoder", "config"]
+#: The records that are only shown, and their keys; a key that a record lacks is read as None.
+RECORDS = {
+    "licences": ("covers", "says", "where", "accept"),  # who says that what is under which licence; what a user must do
+    "training_data": ("name", "licence", "url", "use"),
+    "metrics": ("task", "metric", "value", "data", "command", "date", "source"),  # published ones: source, no command
+    "citations": ("key", "text", "url"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,14 @@ class FileEntry:
 class Component:
     """A part of a model.
 
+    role: ``backbone``, ``vision_head``, ``vision``, ``text_head``, ``llm``, ``adapter`` or ``text_encoder``.
     source: ``bundled`` (in this package), ``hub`` (a repository), ``file`` (published at an address), ``local``.
     location: folder in the package, hub id, or address. revision: commit; None is the ``main`` of the first use.
     size: in words, where the exact number of bytes is unknown. gated: a licence must be accepted before download.
     """
 
-    role: Role
-    source: Literal["bundled", "hub", "file", "local"]
+    role: str
+    source: str
     location: str
     files: tuple[FileEntry, ...]
     format: str
@@ -69,52 +74,11 @@ class Component:
 
 
 @dataclass(frozen=True)
-class LicenceStatement:
-    """Who says that what is under which licence, and what a user must do."""
-
-    covers: str
-    says: str
-    where: str
-    accept: str | None = None
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Data a model was trained on."""
-
-    name: str
-    licence: str
-    url: str
-    use: str | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measured number, or a published one (then ``command`` is None and ``source`` says where)."""
-
-    task: str
-    metric: str
-    value: float
-    data: str
-    command: str | None = None
-    date: str | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Citation:
-    """A work to cite, as plain text."""
-
-    key: str
-    text: str
-    url: str
-
-
-@dataclass(frozen=True)
 class ModelEntry:
     """All that the manifest says about a model.
 
     preprocessing: the pixel scaling that its weights ship with (``IMAGE_PRESETS``, or ``custom``).
+    licences, training_data, metrics, citations: records with the keys of ``RECORDS``.
     """
 
     name: str
@@ -125,11 +89,11 @@ class ModelEntry:
     components: tuple[Component, ...]
     preprocessing_note: str | None = None
     logit_scale_note: str | None = None
-    licences: tuple[LicenceStatement, ...] = ()
-    training_data: tuple[DataSource, ...] = ()
-    metrics: tuple[Metric, ...] = ()
+    licences: tuple[dict[str, Any], ...] = ()
+    training_data: tuple[dict[str, Any], ...] = ()
+    metrics: tuple[dict[str, Any], ...] = ()
     limits: tuple[str, ...] = ()
-    citations: tuple[Citation, ...] = ()
+    citations: tuple[dict[str, Any], ...] = ()
 
     @property
     def bundled(self) -> bool:
@@ -152,21 +116,10 @@ def find_model(name: str) -> ModelEntry | None:
     return next((entry for entry in _load() if entry.name == name), None)
 
 
-def parse_manifest(text: str) -> tuple[ModelEntry, ...]:
-    """The entries of a manifest's JSON text.
-
-    Raises:
-        WeightsError: it is not a manifest of this version, or an entry has a missing or unknown key.
-    """
-    try:
-        data = json.loads(text)
-        if data["manifest_version"] != MANIFEST_VERSION:
-            raise WeightsError(f"{MANIFEST_FILE}: version {data['manifest_version']!r}, {MANIFEST_VERSION} is needed")
-        return tuple(build(ModelEntry, item, MANIFEST_FILE) for item in data["models"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{MANIFEST_FILE}: not a manifest ({type(error).__name__}: {error})") from error
-
-
 @cache
 def _load() -> tuple[ModelEntry, ...]:
-    return parse_manifest(resources.files("sattxt.weights").joinpath(MANIFEST_FILE).read_text(encoding="utf-8"))
+    data = json.loads(resources.files("sattxt.weights").joinpath(MANIFEST_FILE).read_text(encoding="utf-8"))
+    for model in data["models"]:
+        for section, keys in RECORDS.items():
+            model[section] = [{**dict.fromkeys(keys), **record} for record in model.get(section, ())]
+    return tuple(build(ModelEntry, model, MANIFEST_FILE) for model in data["models"])
