@@ -30,7 +30,7 @@ from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
 from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model
-from sattxt.weights.resolver import resolve
+from sattxt.weights.resolver import push_model, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,8 +136,6 @@ class SatTxt:
         self, repo_id: str, *, token: str | None = None, private: bool = False, revision: str | None = None
     ) -> str:
         """Upload the model directory, model card included, to ``repo_id``; returns the address of the commit."""
-        from sattxt.weights.hub import push_model
-
         return push_model(self._files(), repo_id, token=token, private=private, revision=revision)
 
     def _files(self) -> StoredModel:

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hub_standin import HubStandIn
+from hub_standin import HubStandIn, Repo
 from release_files import ADAPTERS, LLM, convert_golden, write_heads, write_transformers_checkpoint
 
 from sattxt.config import ModelSource
@@ -24,10 +25,10 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
-from sattxt.weights.components import component_dir
+from sattxt.text.llm2vec import open_prompt_tokenizer
 from sattxt.weights.directory import read_model
-from sattxt.weights.hub import push_model
-from sattxt.weights.resolver import resolve
+from sattxt.weights.hub import HubAccess
+from sattxt.weights.resolver import push_model, resolve
 
 HEADS = "ikhado/sattxt"
 BACKBONE = "facebook/dinov3-vitl16-pretrain-sat493m"
@@ -107,12 +108,29 @@ def test_the_language_models_gate_is_met_only_when_its_files_are_asked_for(hub: 
     base = read_model(path).config.text.base
     assert base is not None
     with pytest.raises(GatedModelError, match=LLM_REPO):
-        component_dir(base, cache_dir=tmp_path / "hf", token=False)
-    folder = component_dir(base, cache_dir=tmp_path / "hf", token=hub.token)
+        HubAccess(False, tmp_path / "hf").folder(base.location, base.revision)
+    folder = HubAccess(hub.token, tmp_path / "hf").folder(base.location, base.revision)
     assert (folder / "model.safetensors").read_bytes() == (LLM / "model.safetensors").read_bytes()
     hub.stop()
-    again = component_dir(base, cache_dir=tmp_path / "hf", local_files_only=True)
+    again = HubAccess(None, tmp_path / "hf", local_files_only=True).folder(base.location, base.revision)
     assert again == folder
+
+
+def test_a_prompts_tokens_need_no_weights_of_the_language_model(hub: HubStandIn, tmp_path: Path) -> None:
+    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
+    text = read_model(path).config.text
+    access = {"cache_dir": tmp_path / "hf", "token": hub.token}
+    found = [open_prompt_tokenizer(config, None, **access) for config in (text, replace(text, adapters=()))]
+    assert found[0].rows(["a river"], None) == found[1].rows(["a river"], None)
+    fetched = hub.downloads(MNTP) | hub.downloads(LLM_REPO)
+    assert "tokenizer.json" in hub.downloads(LLM_REPO)
+    assert not [name for name in fetched if name.endswith(".safetensors")]
+
+
+def test_a_file_whose_name_is_a_pattern_is_fetched(hub: HubStandIn, tmp_path: Path) -> None:
+    hub.repos["org/odd"] = Repo({"a[1].json": b"{}", "a1.json": b"[]"})
+    folder = HubAccess(cache_dir=tmp_path / "hf").folder("org/odd", None, ("a[1].json",))
+    assert (folder / "a[1].json").read_bytes() == b"{}"
 
 
 def test_a_broken_transfer_is_resumed(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +268,6 @@ def test_a_directory_is_itself_and_has_no_revision(tmp_path: Path) -> None:
 
 def test_a_missing_local_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OfflineError, match="gone"):
-        component_dir(ModelSource(str(tmp_path / "gone")))
+        HubAccess().folder(str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="no such model directory"):
         read_model(tmp_path / "gone")

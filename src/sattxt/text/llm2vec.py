@@ -20,7 +20,8 @@ from sattxt.errors import InputError, TextEncoderUnavailableError, WeightsError
 from sattxt.io import read_json
 from sattxt.text.encoder import Row, TextEncoder, check_texts, pad_rows, read_tokenizer
 from sattxt.text.llama import bidirectional_mask, load_merged, tokenizer_folder
-from sattxt.weights.components import check_encoder, component_dir
+from sattxt.weights.components import check_encoder
+from sattxt.weights.hub import HubAccess
 
 Location = str | os.PathLike[str] | ModelSource
 
@@ -142,12 +143,9 @@ class LLM2VecEncoder(TextEncoder):
         if base is None:
             raise TextEncoderUnavailableError("the model's config names no language model; pass base=")
         chosen = config.adapters if adapters is None else adapters
-
-        def locate(location: Location) -> Path:
-            return component_dir(location, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
-
-        extras = [locate(adapter) for adapter in chosen]
-        folder = locate(base)
+        hub = HubAccess(token, cache_dir, local_files_only)
+        parts = [part if isinstance(part, ModelSource) else ModelSource(os.fspath(part)) for part in (*chosen, base)]
+        *extras, folder = (hub.folder(part.location, part.revision) for part in parts)
         if recorded:
             check_encoder(config, folder, extras)
         self._prompts = PromptTokenizer(config, tokenizer_folder(folder, extras))
@@ -176,7 +174,7 @@ class LLM2VecEncoder(TextEncoder):
 
 
 def open_prompt_tokenizer(config: TextEncoderConfig, folder: str | Path | None, **access: Any) -> PromptTokenizer:
-    """The encoder's tokeniser alone, without its weights where an adapter brings one.
+    """The encoder's tokeniser alone; no weights are downloaded.
 
     Args:
         folder: a merged model's folder; ``None``: the config's adapters, then its base.
@@ -184,9 +182,9 @@ def open_prompt_tokenizer(config: TextEncoderConfig, folder: str | Path | None, 
     """
     if folder is not None:
         return PromptTokenizer(config, Path(folder))
-    for location in (*config.adapters, config.base):
-        if location is not None:
-            found = component_dir(location, **access)
+    for part in (*config.adapters, config.base):
+        if part is not None:
+            found = HubAccess(**access).folder(part.location, part.revision, ("*.json",))
             if (found / "tokenizer.json").is_file():
                 return PromptTokenizer(config, found)
     raise WeightsError("neither the adapters nor the language model bring a tokenizer.json; convert the model again")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import ChecksumError, OfflineError, WeightsError
+from sattxt.errors import ChecksumError, WeightsError
 from sattxt.io import read_json
 from sattxt.weights.checksums import digest_files, hash_of
-from sattxt.weights.hub import HubAccess, is_repo_id
+from sattxt.weights.hub import HubAccess
 
 TOKENIZER = "tokenizer.json"
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -76,13 +74,14 @@ def read_hidden_size(files: LanguageModelFiles, hub: HubAccess | None = None) ->
     if not any(name.endswith(".safetensors") for name in files.base.files):
         raise WeightsError(f"{files.base.location}: holds no .safetensors weights; pass a folder or hub id that does")
     for source in files.adapters:
-        for name in reversed(_ADAPTER):
-            if name not in source.files:
-                raise WeightsError(f"{source.location}: {name} is missing; pass a peft adapter's folder or hub id")
+        missing = [name for name in reversed(_ADAPTER) if name not in source.files]
+        if missing:
+            raise WeightsError(f"{source.location}: {missing[0]} is missing; pass a peft adapter's folder or hub id")
     for source in (*files.adapters, files.base):
-        stated = _read_config(source, hub)
-        if stated is not None and isinstance(stated.get("hidden_size"), int):
-            return int(stated["hidden_size"])
+        if "config.json" in hub.listing(source.location, source.revision).files:
+            stated = read_json(hub.folder(source.location, source.revision, ("config.json",)) / "config.json")
+            if isinstance(stated.get("hidden_size"), int):
+                return int(stated["hidden_size"])
     raise WeightsError(f"{files.base.location}: has no config.json with a hidden_size; pass a transformers checkpoint")
 
 
@@ -119,66 +118,16 @@ def check_encoder(config: TextEncoderConfig, base: Path, adapters: Sequence[Path
     )
 
 
-def component_dir(
-    location: ModelSource | str | os.PathLike[str],
-    patterns: Sequence[str] = ("*.json", "*.safetensors"),
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """The folder of a component: local, or downloaded and checked.
-
-    Args:
-        location: what a model's config refers to, or a folder or hub id.
-        patterns: of the files to download.
-        cache_dir, local_files_only, token: as in ``huggingface_hub``.
-
-    Raises:
-        OfflineError: a local folder is gone, or a file is not cached and may not be downloaded.
-        GatedModelError, HubError: the hub refuses.
-    """
-    if not isinstance(location, ModelSource):
-        folder = Path(location).expanduser()
-        local = folder.is_dir() or not is_repo_id(str(location))
-        location = ModelSource(str(folder.absolute() if local else location))
-    folder = Path(location.location)
-    if location.revision is not None or not folder.is_absolute():
-        hub = HubAccess(token, cache_dir, local_files_only)
-        return hub.folder(location.location, location.revision, patterns)
-    if not folder.is_dir():
-        raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
-    return folder
-
-
 def _is_weights(name: str) -> bool:
     return "/" not in name and name.endswith(".safetensors")
 
 
 def _find(source: ModelSource, names: Sequence[str], hub: HubAccess, *, weights: bool = False) -> ModelSource:
     """A part with the hashes of those files that are called ``names`` and, if asked, of its weights."""
-
-    def select(present: Iterable[str]) -> list[str]:
-        return sorted(name for name in present if name in names or (weights and _is_weights(name)))
-
-    folder = Path(source.location).expanduser()
-    if folder.is_dir():
-        chosen = select(item.name for item in folder.iterdir() if item.is_file())
-        return ModelSource(str(folder.resolve()), files={name: hash_of(folder / name) for name in chosen})
     listing = hub.listing(source.location, source.revision)
-    files = {}
-    for name in select(listing.files):
-        stated = listing.files[name]
-        files[name] = stated or hash_of(hub.folder(listing.repo, listing.commit, (name,)) / name)
+    files = {
+        name: sha256 or hash_of(hub.folder(listing.repo, listing.commit, (name,)) / name)
+        for name, sha256 in sorted(listing.files.items())
+        if name in names or (weights and _is_weights(name))
+    }
     return ModelSource(listing.repo, listing.commit, files)
-
-
-def _read_config(source: ModelSource, hub: HubAccess) -> dict[str, Any] | None:
-    """``config.json`` of a part that was found; None where it has none."""
-    name = "config.json"
-    if source.revision is None:
-        path = Path(source.location) / name
-        return read_json(path) if path.is_file() else None
-    if name not in hub.listing(source.location, source.revision).files:
-        return None
-    return read_json(hub.folder(source.location, source.revision, (name,)) / name)

@@ -27,7 +27,7 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 from sattxt.weights import dinov3_keys
 from sattxt.weights.checksums import verify_file
-from sattxt.weights.components import component_dir, find_language_model, read_hidden_size
+from sattxt.weights.components import find_language_model, read_hidden_size
 from sattxt.weights.directory import check_target, write_model
 from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.tensors import read_checkpoint, read_folder, require_tensor
@@ -147,10 +147,7 @@ def convert(
     def merge(folder: Path) -> None:
         from sattxt.text.llama import save_merged
 
-        parts = [
-            component_dir(source, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-            for source in (files.base, *files.adapters)
-        ]
+        parts = [hub.folder(source.location, source.revision) for source in (files.base, *files.adapters)]
         save_merged(parts[0], parts[1:], folder)
 
     return write_model(target, config, vision, text_state, merge if copy_llm else None, overwrite=overwrite)

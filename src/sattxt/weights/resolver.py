@@ -1,4 +1,4 @@
-"""From a model's name to a directory on this machine."""
+"""Models by name: from a name to a directory on this machine, and from a directory to the hub."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sattxt.config import FORMAT_VERSION
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
 from sattxt.io import disk_errors, user_cache_dir
 from sattxt.weights.checksums import SUMS_FILE
-from sattxt.weights.directory import CONFIG_FILE, TEXT_HEAD_FILE, VISION_FILE, is_model_dir
+from sattxt.weights.directory import (
+    CARD_FILE,
+    CONFIG_FILE,
+    TEXT_ENCODER_DIR,
+    TEXT_HEAD_FILE,
+    VISION_FILE,
+    StoredModel,
+    copy_model,
+    is_model_dir,
+)
 from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.manifest import Component, ModelEntry, find_model, list_models
 
@@ -76,6 +86,42 @@ def resolve(
     )
 
 
+def push_model(
+    stored: StoredModel,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool = False,
+    revision: str | None = None,
+) -> str:
+    """Upload a model directory, with its card, as one commit; returns the commit's address.
+
+    Raises:
+        InputError: the model refers to a language model in a local folder, which nobody else has.
+        GatedModelError: not logged in. HubError: the upload failed.
+    """
+    from huggingface_hub import HfApi
+
+    for source in (stored.config.text.base, *stored.config.text.adapters):
+        if source is not None and source.revision is None and Path(source.location).is_absolute():
+            raise InputError(
+                f"this model refers to the local folder {source.location}; convert it again with the hub id of that "
+                "part, or with copy_llm=True (--copy-llm), and push that"
+            )
+    if not is_repo_id(repo_id):
+        raise InputError(f"repo_id={repo_id!r}: pass org/name")
+    access = HubAccess(token)
+    with TemporaryDirectory(prefix="sattxt-push-") as folder, access.errors(repo_id, revision):
+        copied = copy_model(stored, Path(folder) / "model")
+        api = HfApi(endpoint=access.endpoint, token=token, library_name="sattxt")
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        message = f"Upload {stored.config.name}"
+        commit = api.upload_folder(repo_id=repo_id, folder_path=copied, commit_message=message, revision=revision)
+    return str(commit.commit_url)
+
+
 def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
     """A model that ``push_to_hub`` wrote."""
     needed = (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE, SUMS_FILE)
@@ -84,17 +130,16 @@ def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
         raise HubError(
             f"{repo}: not a sattxt model, {missing[0]} is missing; convert published weights with 'sattxt convert'"
         )
-    return hub.folder(repo, revision, (*needed, "README.md", "text_encoder/*"))
+    return hub.folder(repo, revision, (*needed, CARD_FILE, f"{TEXT_ENCODER_DIR}/*"))
 
 
 def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
     """The release's own files, downloaded and converted once."""
     parts = {part.role: part for part in entry.components}
     adapters = [part.location for part in entry.components if part.role == "adapter"]
-    own = parts["vision_head"].location
     revisions = {part.location: part.revision for part in entry.components}
     if revision is not None:
-        revisions[own] = revision
+        revisions[parts["vision_head"].location] = revision
     key = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(entry)["components"], revisions]).encode()).hexdigest()
     root = Path(hub.cache_dir).expanduser() if hub.cache_dir else user_cache_dir()
     target = root / "converted" / f"{entry.name}-{key[:12]}"
