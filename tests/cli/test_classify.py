@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_fakes import sattxt
 
-from sattxt.cli import images
+from sattxt.cli import options
 
 
 def test_table_names_the_label_of_every_tile_of_a_folder(model, tiles, capsys):
@@ -76,7 +76,7 @@ def test_image_list_on_stdin(model, tiles, monkeypatch, separator, flags):
 
 
 def test_many_images_go_through_in_chunks_and_in_order(model, tiles, monkeypatch, capsys):
-    monkeypatch.setattr(images, "CHUNK", 2)
+    monkeypatch.setattr(options, "CHUNK", 2)
     paths = [tiles / "night.png", tiles / "deep" / "día.png", tiles / "night.png"]
     assert sattxt("classify", *paths, "-l", "dark,bright", "--csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

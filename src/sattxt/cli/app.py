@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -19,45 +19,29 @@ import sattxt
 from sattxt.cli import exits, output
 from sattxt.errors import MissingExtraError
 
-
-class Entry(NamedTuple):
-    """Where a subcommand lives (a module with a typer ``app``), its line in ``sattxt --help``, the extra it needs."""
-
-    module: str
-    help: str
-    extra: str = ""
-
-
-COMMANDS = {
-    "classify": Entry("sattxt.cli.classify", "Name what images show, from labels of your own."),
-    "embed": Entry("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file."),
-    "segment": Entry("sattxt.cli.segment", "Draw a label map of an image, from labels of your own."),
-    "labels": Entry("sattxt.cli.labels", "Build and inspect label banks; list the label sets."),
-    "models": Entry("sattxt.cli.models", "List models: size, licence, where cached; verify them."),
-    "convert": Entry("sattxt.cli.convert", "Turn the published weights' files into a model directory."),
-    "demo": Entry("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
-    "eval": Entry("sattxt.cli.eval", "Measure a model on labelled images.", "eval"),
-    "train": Entry("sattxt.training.cli", "Train a model.", "train"),
+#: Where a subcommand lives (a module with a typer ``app``), its line in ``sattxt --help``, the extra it needs.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "classify": ("sattxt.cli.classify", "Name what images show, from labels of your own.", ""),
+    "embed": ("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file.", ""),
+    "segment": ("sattxt.cli.segment", "Draw a label map of an image, from labels of your own.", ""),
+    "labels": ("sattxt.cli.labels", "Build and inspect label banks; list the label sets.", ""),
+    "models": ("sattxt.cli.models", "List models: size, licence, where cached; verify them.", ""),
+    "convert": ("sattxt.cli.convert", "Turn the published weights' files into a model directory.", ""),
+    "demo": ("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
+    "eval": ("sattxt.cli.eval", "Measure a model on labelled images.", "eval"),
+    "train": ("sattxt.training.cli", "Train a model.", "train"),
 }
 
 
 class _LazyGroup(TyperGroup):
     """A group whose subcommands are modules, imported on demand."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _load(cmd_name) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        names: dict[str, Any] = dict.fromkeys(COMMANDS)
-        self.commands = names  # what "did you mean" looks at
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+            formatter.write_dl([(name, words) for name, (_, words, _) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -75,10 +59,10 @@ class _LazyGroup(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code"):  # a usage error, which typer shows
                 raise
-            code = exits.code_for(error)
+            code, words = exits.explain(error)
             if code == exits.BUG or ctx.params.get("debug"):
                 traceback.print_exception(error, file=sys.stderr)
-            output.note(f"error: {exits.describe(error)}")
+            output.note(f"error: {words}")
             raise typer.Exit(code) from error
         return result
 
@@ -87,7 +71,7 @@ app = typer.Typer(
     name="sattxt",
     cls=_LazyGroup,
     help="RGB satellite tiles and text in one embedding space.",
-    epilog=exits.epilog(),
+    epilog=exits.EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -117,8 +101,10 @@ def run(arguments: list[str] | None = None) -> int:
     for stream, on_error in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if hasattr(stream, "reconfigure"):  # file names of any encoding pass through unharmed
             stream.reconfigure(encoding="utf-8", errors=on_error)
+    root: Any = get_command(app)
+    root.commands = dict.fromkeys(COMMANDS)  # their names, for the help and for "did you mean"
     try:
-        get_command(app)(args=arguments, prog_name="sattxt")
+        root(args=arguments, prog_name="sattxt")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else exits.DONE
     return exits.DONE

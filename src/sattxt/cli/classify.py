@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sattxt.cli import output
-from sattxt.cli.images import ImageFlags
-from sattxt.cli.options import BankFlags, ImageModelFlags, ReadFlags, with_options
+from sattxt.cli.options import BankFlags, ImageFlags, ImageModelFlags, ReadFlags, with_options
 from sattxt.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,10 +63,8 @@ def classify(
     opened = model.open()
     prompting |= labels.import_into(opened)
     classifier = opened.classifier(**prompting, multi_label=multi_label, progress=output.show_progress(given.quiet))
-    limit = (0.5 if threshold is None else threshold) if multi_label else None
-    show: Callable[[Answer], None]
     if as_json:
-        show = partial(_show_json, top=top, multi_label=multi_label)
+        show: Any = partial(_show_json, top=top)
     elif as_csv:
         columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "prob", "score")]
         rows = csv.writer(sys.stdout, lineterminator="\n")
@@ -75,69 +72,55 @@ def classify(
         show = partial(_show_csv, rows=rows, top=top)
     else:
         widths = [max(map(output.width, texts)) for texts in (paths, classifier.labels)]
-        show = partial(_show_line, widths=widths, top=None if multi_label else top)
+        show = partial(_show_line, widths=widths, top=top)
 
+    limit = (0.5 if threshold is None else threshold) if multi_label else None
     for chunk, batch in given.chunks(paths, partial(classifier, options=options)):
-        answers = [Answer(path) for path in chunk]
-        for failure in batch.failures:
-            answers[failure.index] = Answer(chunk[failure.index], error=output.one_line(failure.error))
+        answers = {f.index: {"path": chunk[f.index], "error": output.one_line(f.error)} for f in batch.failures}
         for index, result in zip(batch.indices, batch, strict=True):
             answers[index] = _answer(chunk[index], result, limit)
-        for answer in answers:
-            show(answer)
+        for index in sorted(answers):
+            show(answers[index])
     given.finish(len(paths))
 
 
-class Answer(NamedTuple):
-    """What one image was found to show.
-
-    chosen: one label, or any number in multi-label mode. ranked: every label with its probability and its cosine
-    similarity, best first. error: why it was skipped, if it was.
+def _answer(path: str, result: ZeroShotResult, threshold: float | None) -> dict[str, Any]:
+    """What an image shows: its path, the best ``label`` (or with a threshold the ``labels`` that reach it), and in
+    ``top`` every label with its probability and cosine similarity, best first.
     """
-
-    path: str
-    chosen: Sequence[str] = ()
-    ranked: Sequence[tuple[str, float, float]] = ()
-    error: str = ""
-
-
-def _answer(path: str, result: ZeroShotResult, threshold: float | None) -> Answer:
-    """The labels that answer for ``path``: the best one, or with a threshold those that reach it."""
     scores = dict(zip(result.labels, result.scores.tolist(), strict=True))
-    ranked = [(label, prob, scores[label]) for label, prob in result.top(len(result.labels))]
-    return Answer(path, [result.label] if threshold is None else result.above(threshold), ranked)
+    chosen: dict[str, Any] = {"label": result.label} if threshold is None else {"labels": result.above(threshold)}
+    return {"path": path, **chosen, "top": [(label, prob, scores[label]) for label, prob in result.top(len(scores))]}
 
 
-def _show_line(answer: Answer, widths: Sequence[int], top: int | None) -> None:
-    """The ``top`` best labels, else the chosen ones, in aligned columns; the chosen bold where stdout is a terminal."""
-    if answer.error:
-        return  # it is on stderr already
-    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    cells = [output.pad(answer.path, widths[0])]
-    for rank, (label, prob, _) in enumerate(answer.ranked):
-        chosen = label in answer.chosen
-        if chosen if top is None else rank < top:
-            text = f"{output.pad(label, widths[1])} {prob:.2f}"
-            cells.append(typer.style(text, bold=True) if bold and chosen else text)
-    output.put("  ".join(cells if len(cells) > 1 else [*cells, "-"]) + "\n")
-
-
-def _show_json(answer: Answer, top: int, multi_label: bool) -> None:
-    """``{"path", "label" (or "labels"), "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
-    if answer.error:
-        output.put_json({"path": answer.path, "error": answer.error})
+def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
+    """The ``top`` best labels, or of a multi-label answer the chosen ones, in aligned columns; the chosen are bold
+    where stdout is a terminal. An image that was skipped is on stderr already.
+    """
+    if "error" in answer:
         return
-    chosen: dict[str, Any] = {"labels": answer.chosen} if multi_label else {"label": answer.chosen[0]}
-    ranked = [
-        {"label": label, "prob": round(prob, output.DECIMALS), "score": round(score, output.DECIMALS)}
-        for label, prob, score in answer.ranked[:top]
-    ]
-    output.put_json({"path": answer.path, **chosen, "top": ranked})
+    chosen = answer.get("labels") or [answer.get("label")]
+    shown = [row for row in answer["top"] if row[0] in chosen] if "labels" in answer else answer["top"][:top]
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    cells = [output.pad(answer["path"], widths[0])]
+    for label, prob, _ in shown:
+        text = f"{output.pad(label, widths[1])} {prob:.2f}"
+        cells.append(typer.style(text, bold=True) if bold and label in chosen else text)
+    output.put("  ".join(cells if shown else [*cells, "-"]) + "\n")
 
 
-def _show_csv(answer: Answer, rows: Any, top: int) -> None:
+def _show_json(answer: dict[str, Any], top: int) -> None:
+    """``{"path", "label" (or "labels"), "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
+    if "top" in answer:
+        keys = ("label", "prob", "score")
+        rounded = [(label, *(round(x, output.DECIMALS) for x in figures)) for label, *figures in answer["top"][:top]]
+        answer = {**answer, "top": [dict(zip(keys, row, strict=True)) for row in rounded]}
+    output.put_json(answer)
+
+
+def _show_csv(answer: dict[str, Any], rows: Any, top: int) -> None:
     """One row; the labels of a multi-label answer are joined with ``;``."""
-    cells = [answer.path, ";".join(answer.chosen)]
-    for label, prob, score in answer.ranked[:top]:
-        cells += [label, f"{prob:.{output.DECIMALS}f}", f"{score:.{output.DECIMALS}f}"]
-    rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), answer.error])
+    cells = [answer["path"], ";".join(answer.get("labels") or [answer.get("label", "")])]
+    for label, *figures in answer.get("top", ())[:top]:
+        cells += [label, *(f"{figure:.{output.DECIMALS}f}" for figure in figures)]
+    rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), answer.get("error", "")])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sattxt.cli.images import image_paths
+from sattxt.cli.inputs import image_paths
 from sattxt.cli.options import ModelFlags, with_options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

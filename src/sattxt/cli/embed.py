@@ -12,7 +12,6 @@ import typer
 
 import sattxt
 from sattxt.cli import inputs, options, output
-from sattxt.cli.images import ImageFlags
 from sattxt.errors import InputError, MissingExtraError
 
 _SUFFIXES = (".npy", ".safetensors", ".parquet")
@@ -23,7 +22,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(no_args_is_help=True)
 @options.with_options
 def embed(
-    given: ImageFlags,
+    given: options.ImageFlags,
     model: options.ImageModelFlags,
     reading: options.ReadFlags,
     out: Annotated[

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-
 from sattxt import errors
+from sattxt.io import DISK_FULL
 
-DONE = 0
-SKIPPED = 1
-USAGE = 2
-MODEL = 3
-MACHINE = 4
-BUG = 70
-INTERRUPTED = 130
-CLOSED_PIPE = 141
+DONE, SKIPPED, USAGE, MODEL, MACHINE = range(5)
+BUG, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
 
 #: Shown under ``sattxt --help`` and in docs/cli.md.
 MEANINGS = {
@@ -26,6 +19,9 @@ MEANINGS = {
     INTERRUPTED: "interrupted (Ctrl-C)",
     CLOSED_PIPE: "the reader of standard output went away",
 }
+
+#: The table of exit codes, as typer keeps it (``\b`` forbids rewrapping).
+EPILOG = "\b\nExit codes:" + "".join(f"\n  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
 # The first kind that an error is of decides.
 _CODES: dict[type[Exception], int] = {
@@ -41,21 +37,9 @@ _CODES: dict[type[Exception], int] = {
 }
 
 
-def code_for(error: Exception) -> int:
-    """The exit code that ``error`` leads to. ``BUG`` for anything not raised on purpose."""
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code that ``error`` leads to (``BUG`` for what was not raised on purpose), and the error in one line."""
     if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError) and error.filename is not None:
-        return MACHINE if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)) else USAGE
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
-
-
-def describe(error: Exception) -> str:
-    """``error`` in one line."""
-    if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def epilog() -> str:
-    """The table of exit codes, as typer keeps it (``\\b`` forbids rewrapping)."""
-    rows = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
-    return f"\b\nExit codes:\n{rows}"
+        return MACHINE if error.errno in DISK_FULL else USAGE, f"{error.filename}: {error.strerror}"
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
+    return code, " ".join(str(error).split()) or type(error).__name__

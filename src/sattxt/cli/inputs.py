@@ -1,13 +1,18 @@
-"""Lists that a user types, or keeps in a file: texts, names, numbers."""
+"""What a user types, or keeps in a file: texts, names, numbers, and the images that arguments stand for."""
 
 from __future__ import annotations
 
 import csv
+import glob
 import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError, LabelError
+from sattxt.errors import ImageError, InputError, LabelError
 
 
 def texts(argument: str) -> list[str] | dict[str, list[str]]:
@@ -31,8 +36,8 @@ def read_texts(file: str) -> list[str] | dict[str, list[str]]:
     if not file.lower().endswith(".json"):
         return [line.strip() for line in content.splitlines() if line.strip()]
     try:
-        data = json.loads(content, object_pairs_hook=lambda pairs: _object(pairs, file))
-    except json.JSONDecodeError as error:
+        data = json.loads(content, object_pairs_hook=_object)
+    except ValueError as error:
         raise LabelError(f"{file}: not valid JSON ({error})") from error
     if isinstance(data, list) and all(isinstance(item, str) for item in data):
         return data
@@ -43,13 +48,11 @@ def read_texts(file: str) -> list[str] | dict[str, list[str]]:
     raise LabelError(f"{file}: a list of strings, or an object of label to strings, is needed")
 
 
-def _object(pairs: list[tuple[str, Any]], file: str) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise LabelError(f"{file}: the label {twice!r} stands there twice; merge its entries")
-    return seen
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the label {twice[0]!r} stands there twice; merge its entries")
+    return dict(pairs)
 
 
 def names(argument: str) -> tuple[str, ...]:
@@ -67,3 +70,56 @@ def numbers(argument: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in argument.split(","))
     except ValueError:
         raise InputError(f"{option} {argument}: numbers separated by commas are needed") from None
+
+
+def image_paths(arguments: Sequence[str], *, null: bool = False, keep_missing: bool = False) -> list[str]:
+    """The files that ``arguments`` name, in their order.
+
+    Args:
+        arguments: files, globs (``**`` too), folders (searched recursively), ``-`` for a list on stdin.
+        null: names on stdin end with NUL instead of a newline.
+        keep_missing: a name without a file stays in the list (to be reported with the others that cannot be read).
+
+    Raises:
+        ImageError: a file does not exist, or a folder or glob holds no image.
+        InputError: no argument, or ``-`` twice.
+    """
+    if not arguments:
+        raise InputError("no images: name files, globs, folders, or - to read a list from standard input")
+    if arguments.count("-") > 1:
+        raise InputError("'-' (standard input) can be named once")
+    paths = [path for argument in arguments for path in _expand(argument, null)]
+    if not paths:
+        raise InputError("standard input named no images")
+    missing = [] if keep_missing else [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise ImageError(f"{missing[0]}: no such file")
+    return paths
+
+
+def _expand(argument: str, null: bool) -> list[str]:
+    if argument == "-":
+        data = sys.stdin.buffer.read()
+        return [os.fsdecode(name) for name in (data.split(b"\0") if null else data.splitlines()) if name.strip()]
+    if os.path.isdir(argument):
+        return _in_folder(argument)
+    if os.path.lexists(argument) or not glob.has_magic(argument):
+        return [argument]
+    matches = sorted(path for path in glob.iglob(argument, recursive=True) if not os.path.isdir(path))
+    if not matches:
+        raise ImageError(f"{argument}: no file matches this pattern")
+    return matches
+
+
+def _in_folder(folder: str) -> list[str]:
+    """Image files below ``folder``, sorted; hidden files and folders are left out."""
+    from sattxt.data.archive import IMAGE_SUFFIXES, is_image
+
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.join(parent, name) for name in sorted(files) if is_image(name) and not name.startswith(".")]
+    if not found:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ImageError(f"{folder}: this folder holds no image (files ending in {suffixes})")
+    return found

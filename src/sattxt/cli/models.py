@@ -101,7 +101,7 @@ def _check(path: Path, verify: bool) -> dict[str, Any]:
         if verify:
             verify_sums(path)
     except SatTxtError as error:
-        facts |= {"verified": False, "damage": exits.describe(error)}
+        facts |= {"verified": False, "damage": output.one_line(str(error))}
     return facts
 
 

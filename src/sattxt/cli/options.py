@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from sattxt.cli import inputs
+from sattxt.cli import exits, inputs, output
 from sattxt.errors import InputError, LabelError
 from sattxt.labels.prompts import parse_labels, parse_templates
 
 if TYPE_CHECKING:
     from sattxt.images.options import ImageOptions
     from sattxt.model import SatTxt
+
+CHUNK = 512  # images handed to the model at a time: results appear as the job runs, and memory stays bounded
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, a model directory, or a hub id.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... By default the best there is.")]
@@ -105,6 +107,55 @@ class ImageModelFlags(ModelFlags):
     def open(self, **more: Any) -> SatTxt:
         """The model, with the pixel scaling that was given."""
         return super().open(**{"preprocess": self.preprocess, **more})
+
+
+@dataclass(kw_only=True)
+class ImageFlags:
+    """The images of one call, and how to go through them."""
+
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGES...",
+            show_default=False,
+            help="Files, quoted globs ('tiles/**/*.png'), folders (searched recursively), or - for a list on stdin.",
+        ),
+    ] = None
+    batch_size: BatchSize = None
+    workers: Workers = None
+    on_error: OnError = "raise"
+    null: Annotated[bool, typer.Option("--null", "-0", help="Names on stdin end with NUL (find -print0).")] = False
+    quiet: Quiet = False
+    skipped: int = field(default=0, init=False)
+
+    def paths(self) -> list[str]:
+        """The files that the arguments name; one that does not exist is kept where images may be skipped."""
+        return inputs.image_paths(self.images or [], null=self.null, keep_missing=self.on_error == "skip")
+
+    def chunks(self, paths: Sequence[str], encode: Callable[..., Any]) -> Iterator[tuple[list[str], Any]]:
+        """``(chunk, encode(chunk))`` for consecutive slices of ``paths``, with one progress bar on stderr.
+
+        Images that could not be read (the result's ``failures``) are reported on stderr. The bar shows on a terminal
+        only, and not before a second has passed.
+        """
+        from tqdm import tqdm
+
+        with tqdm(total=len(paths), unit="image", disable=not output.show_progress(self.quiet), delay=1) as bar:
+            for start in range(0, len(paths), CHUNK):
+                chunk = list(paths[start : start + CHUNK])
+                found = encode(chunk, batch_size=self.batch_size, workers=self.workers, on_error=self.on_error)
+                for failure in found.failures:
+                    path, reason = chunk[failure.index], output.one_line(failure.error)
+                    output.note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
+                self.skipped += len(found.failures)
+                yield chunk, found
+                bar.update(len(chunk))
+
+    def finish(self, total: int) -> None:
+        """End the command with the exit code for skipped images, if there were any."""
+        if self.skipped:
+            output.note(f"{self.skipped} of {total} images skipped")
+            raise typer.Exit(exits.SKIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,22 +40,17 @@ def pad(text: str, columns: int) -> str:
     return text + " " * (columns - width(text))
 
 
-def say(text: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(f"{text}\n")
-
-
 def report(facts: Any, words: str, *, as_json: bool, quiet: bool = False) -> None:
     """Say what a command did: ``facts`` as JSON on standard output, else ``words`` on standard error unless quiet."""
     if as_json:
         put_json(facts)
     elif not quiet:
-        say(words)
+        sys.stderr.write(f"{words}\n")
 
 
 def note(text: str) -> None:
     """Write a line to standard error that begins with the program's name."""
-    say(f"sattxt: {one_line(text)}")
+    sys.stderr.write(f"sattxt: {one_line(text)}\n")
 
 
 def one_line(text: str) -> str:

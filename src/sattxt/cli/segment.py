@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sattxt.cli import options, output
-from sattxt.cli.images import image_paths
+from sattxt.cli import inputs, options, output
 from sattxt.errors import InputError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -53,7 +52,7 @@ def segment(
         if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
             raise InputError(f"{option} {path}: the name must end in {suffix}, in a folder that exists")
     prompting, image_options = labels.prompting(), reading.image_options()
-    image_paths([image])
+    inputs.image_paths([image])
     opened = model.open()
     found = opened.segment(
         image,
