@@ -42,7 +42,7 @@ def test_embed_texts(model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"output": str(out), "rows": 2, "dim": 2, "skipped": 0}
 
 
-@pytest.mark.parametrize(("out", "complaint"), [("x.txt", ".npy"), ("nowhere/x.npy", "does not exist")])
+@pytest.mark.parametrize(("out", "complaint"), [("x.txt", ".npy"), ("nowhere/x.npy", "a folder that exists")])
 def test_embed_refuses_an_output_it_cannot_write_before_any_work(model, tiles, tmp_path, capsys, out, complaint):
     assert sattxt("embed", tiles, "-o", tmp_path / out) == 2
     assert complaint in capsys.readouterr().err

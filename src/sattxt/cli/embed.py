@@ -14,8 +14,6 @@ import sattxt
 from sattxt.cli import inputs, options, output
 from sattxt.errors import InputError, MissingExtraError
 
-_SUFFIXES = (".npy", ".safetensors", ".parquet")
-
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -26,8 +24,8 @@ def embed(
     model: options.ImageModelFlags,
     reading: options.ReadFlags,
     out: Annotated[
-        Path | None, typer.Option("--output", "--out", "-o", help="File to write: .npy, .safetensors or .parquet.")
-    ] = None,
+        Path, typer.Option("--output", "--out", "-o", help="File to write: .npy, .safetensors or .parquet.")
+    ],
     text: Annotated[
         str | None, typer.Option("--text", help="Embed the texts of this file (one a line, or a .json list) instead.")
     ] = None,
@@ -45,12 +43,7 @@ def embed(
     text) is the column "id" of a .parquet file, the entry "ids" (JSON) in the metadata of a .safetensors file with
     the one tensor "embeddings", and for .npy a second file, NAME.npy.json.
     """
-    if out is None:
-        raise InputError("no output: pass -o FILE.npy, FILE.safetensors or FILE.parquet")
-    if out.suffix not in _SUFFIXES:
-        raise InputError(f"-o {out}: the name must end in {', '.join(_SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise InputError(f"-o {out}: the folder {out.parent} does not exist")
+    inputs.check_output("-o", out, ".npy", ".safetensors", ".parquet")
     if out.suffix == ".parquet":
         _pyarrow()  # refused now, not after an hour of work
     if (text is None) == (not given.images):

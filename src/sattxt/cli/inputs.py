@@ -72,6 +72,12 @@ def numbers(argument: str, option: str) -> tuple[float, ...]:
         raise InputError(f"{option} {argument}: numbers separated by commas are needed") from None
 
 
+def check_output(option: str, path: Path | None, *suffixes: str) -> None:
+    """Refuse a file to write, if one is named, whose name has another ending or whose folder does not exist."""
+    if path is not None and (path.suffix not in suffixes or not path.parent.is_dir()):
+        raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}, in a folder that exists")
+
+
 def image_paths(arguments: Sequence[str], *, null: bool = False, keep_missing: bool = False) -> list[str]:
     """The files that ``arguments`` name, in their order.
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sattxt.cli import options, output
-from sattxt.errors import InputError
+from sattxt.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from sattxt.text.label_bank import LabelBank
@@ -47,7 +46,7 @@ def build(
     Texts encoded before come from the text cache. An interrupted build goes on where it stopped.
     """
     prompting = labels.prompting()
-    _check_output(out)
+    inputs.check_output("-o", out, ".safetensors")
     progress = output.show_progress(quiet)
     bank = model.open().export_labels(out, **prompting, precision=precision, progress=progress)
     _report(out, bank, as_json=as_json, quiet=quiet)
@@ -79,7 +78,7 @@ def merge(banks: BankFiles, out: Out, as_json: options.Json = False, quiet: opti
     """Put several label banks into one."""
     from sattxt.text.label_bank import LabelBank
 
-    _check_output(out)
+    inputs.check_output("-o", out, ".safetensors")
     merged = LabelBank.merge(LabelBank.load(path) for path in banks)
     merged.save(out)
     _report(out, merged, as_json=as_json, quiet=quiet)
@@ -108,26 +107,24 @@ def sets(
     """List the built-in label sets, or the labels of one."""
     from sattxt.labels.sets import label_set, list_label_sets
 
-    found = [label_set(each) for each in (list_label_sets() if name is None else [name])]
-    if name is None and as_json:
-        for each in found:
-            output.put_json({"name": each.name, "title": each.title, "labels": each.names})
-    elif name is None:
-        output.put_rows([(s.name, str(len(s.labels)), s.title) for s in found], ("name", "labels", "title"))
-    elif as_json:
-        facts = {key: getattr(found[0], key) for key in ("multi_label", "reference", "url", "licence")}
-        prompts = {label.name: list(label.prompts) for label in found[0].labels}
-        keys = {label.name: label.key for label in found[0].labels}
-        output.put_json({"name": found[0].name, "title": found[0].title, "labels": prompts, "keys": keys, **facts})
+    if name is None:
+        found = [label_set(each) for each in list_label_sets()]
+        if as_json:
+            for each in found:
+                output.put_json({"name": each.name, "title": each.title, "labels": each.names})
+        else:
+            output.put_rows([(s.name, str(len(s)), s.title) for s in found], ("name", "labels", "title"))
+        return
+    shown = label_set(name)
+    rows = [(label.name, label.key, "; ".join(label.prompts)) for label in shown]
+    if as_json:
+        facts = {key: getattr(shown, key) for key in ("multi_label", "reference", "url", "licence")}
+        labels = {label.name: list(label.prompts) for label in shown}
+        keys = {label.name: label.key for label in shown}
+        output.put_json({"name": shown.name, "title": shown.title, "labels": labels, "keys": keys, **facts})
     else:
-        output.put(f"{found[0].title}\n{found[0].reference}\n{found[0].url}\n\n")
-        rows = [(label.name, label.key, "; ".join(label.prompts)) for label in found[0].labels]
+        output.put(f"{shown.title}\n{shown.reference}\n{shown.url}\n\n")
         output.put_rows(rows, ("label", "key", "prompts"))
-
-
-def _check_output(out: Path) -> None:
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise InputError(f"-o {out}: the name must end in .safetensors, in a folder that exists")
 
 
 def _facts(path: Path, bank: LabelBank) -> dict[str, Any]:

@@ -43,9 +43,8 @@ def models(
     """
     from sattxt.weights.manifest import find_model, list_models
 
-    entry = None if name is None else find_model(name)
-    entries = list_models() if name is None else [entry] if entry is not None else []
-    found = [_describe(each, verify) for each in entries] or [_describe_directory(str(name), verify)]
+    entries = list_models() if name is None else [find_model(name)]
+    found = [_describe_directory(str(name), verify) if each is None else _describe(each, verify) for each in entries]
     if as_json:
         output.put_json(found if name is None else found[0])
     elif name is None:
@@ -60,16 +59,17 @@ def models(
 
 def _describe(entry: ModelEntry, verify: bool) -> dict[str, Any]:
     """What is known of a model of the manifest, JSON-ready."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     licences = dict.fromkeys(part.licence for part in entry.components)
     facts = {**asdict(entry), "licence": "; ".join(licences), "bundled": entry.bundled, "gated": list(entry.gated)}
-    path = _directory(entry)
-    if path is None:
-        facts |= {"path": None, "bytes": sum(_stated_bytes(part) for part in entry.components), "verified": None}
-    else:
+    facts |= {"path": None, "bytes": sum(map(_stated_bytes, entry.components)), "verified": None}
+    path = _find_directory(entry)
+    if path is not None:
         facts |= _check(path, verify)
-    repositories = {} if entry.bundled else _cached_repositories()
     for part in facts["components"]:
-        part["cached"] = repositories.get(part["location"])
+        folder = Path(HF_HUB_CACHE, f"models--{part['location'].replace('/', '--')}")
+        part["cached"] = str(folder) if folder.is_dir() else None
     return facts
 
 
@@ -105,7 +105,7 @@ def _check(path: Path, verify: bool) -> dict[str, Any]:
     return facts
 
 
-def _directory(entry: ModelEntry) -> Path | None:
+def _find_directory(entry: ModelEntry) -> Path | None:
     """Where the model lies ready to open, if it does."""
     from sattxt.io import user_cache_dir
     from sattxt.weights.directory import is_model_dir
@@ -114,17 +114,6 @@ def _directory(entry: ModelEntry) -> Path | None:
     converted = sorted((user_cache_dir() / "converted").glob(f"{entry.name}-*"), reverse=True)
     candidates = [BUNDLED / entry.name] if entry.bundled else converted
     return next((path for path in candidates if is_model_dir(path)), None)
-
-
-def _cached_repositories() -> dict[str, str]:
-    """Hub id to folder, of the repositories in the hub's cache."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        return {repo.repo_id: str(repo.repo_path) for repo in scan_cache_dir().repos if repo.repo_type == "model"}
-    except CacheNotFound:
-        return {}
 
 
 def _stated_bytes(part: Component) -> int:
@@ -141,12 +130,10 @@ def _size(count: int) -> str:
 
 
 def _state(facts: dict[str, Any], verify: bool) -> str:
-    if facts["path"] is None:
-        missing = "missing: install sattxt again" if facts["bundled"] else "fetched on first use"
-        return f"{missing}; licences to accept: {len(facts['gated'])}" if facts["gated"] else missing
-    if facts.get("damage"):
-        return "damaged"
-    return f"{facts['path']}{' (verified)' if verify else ''}"
+    if facts["path"] is not None:
+        return "damaged" if facts.get("damage") else f"{facts['path']}{' (verified)' if verify else ''}"
+    missing = "missing: install sattxt again" if facts["bundled"] else "fetched on first use"
+    return f"{missing}; licences to accept: {len(facts['gated'])}" if facts["gated"] else missing
 
 
 def _put_model(facts: dict[str, Any]) -> None:
@@ -166,15 +153,16 @@ def _put_model(facts: dict[str, Any]) -> None:
         output.put(f"  {part['note']}\n" if part["note"] else "")
     for title, lines in (
         ("licences", [f"{x['covers']}: {x['says']}. {x['accept'] or ''}".rstrip() for x in facts.get("licences", ())]),
-        ("measured", [_metric(x) for x in facts.get("metrics", ())]),
+        (
+            "measured",
+            [
+                f"{x['task']}, {x['data']}: {x['value']} ({x['metric']})"
+                + (f" [{x['source'] or x['command']}]" if x["source"] or x["command"] else "")
+                for x in facts.get("metrics", ())
+            ],
+        ),
         ("limits", facts.get("limits", ())),
         ("cite", [x["text"] for x in facts.get("citations", ())]),
     ):
         if lines:
             output.put(f"\n{title}\n" + "".join(f"  {line}\n" for line in lines))
-
-
-def _metric(metric: dict[str, Any]) -> str:
-    source = metric["source"] or metric["command"]
-    figure = f"{metric['task']}, {metric['data']}: {metric['value']} ({metric['metric']})"
-    return f"{figure} [{source}]" if source else figure

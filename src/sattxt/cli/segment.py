@@ -49,8 +49,7 @@ def segment(
     if out is label_map is scores is None:
         raise InputError("no output: pass -o FILE.png, --map FILE.npy or --scores FILE.npy")
     for option, path, suffix in (("-o", out, ".png"), ("--map", label_map, ".npy"), ("--scores", scores, ".npy")):
-        if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
-            raise InputError(f"{option} {path}: the name must end in {suffix}, in a folder that exists")
+        inputs.check_output(option, path, suffix)
     prompting, image_options = labels.prompting(), reading.image_options()
     inputs.image_paths([image])
     opened = model.open()
