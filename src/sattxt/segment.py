@@ -49,9 +49,7 @@ class Segmentation:
     @property
     def probs(self) -> FloatArray:
         """(K, H, W) softmax of the scaled scores."""
-        logits = torch.from_numpy(self.scores) * self.logit_scale
-        probs: FloatArray = logits.softmax(dim=0).numpy()
-        return probs
+        return (torch.from_numpy(self.scores) * self.logit_scale).softmax(dim=0).numpy()
 
     @property
     def shares(self) -> dict[str, float]:

@@ -102,15 +102,13 @@ def _load_ahead(
     """Each source with its image, in order; ``ahead`` of them are in the works at most."""
 
     def load_all(task: list[tuple[int, Any]]) -> list[_Loaded]:
-        loaded = []
+        loaded: list[_Loaded] = []
         for index, source in task:
             name = name_of(source, index)
-            outcome: Array | Exception
             try:
-                outcome = load(source, name)
+                loaded.append((index, source, name, load(source, name)))
             except Exception as error:  # raised where the image is due
-                outcome = error
-            loaded.append((index, source, name, outcome))
+                loaded.append((index, source, name, error))
         return loaded
 
     if workers == 0:
@@ -158,9 +156,8 @@ def _batches(
 
 def _reason(error: Exception, name: str) -> str:
     """One line on why an image cannot be read. An error that is not of this image is raised."""
-    if not isinstance(error, ImageError) and (not isinstance(error, OSError) or isinstance(error, SatTxtError)):
-        raise error
-    if is_system_failure(error):
+    of_image = isinstance(error, ImageError) or (isinstance(error, OSError) and not isinstance(error, SatTxtError))
+    if not of_image or is_system_failure(error):
         raise error
     text = getattr(error, "strerror", None) or first_line(error)
     return text if text.startswith(name) else f"{name}: {text}"

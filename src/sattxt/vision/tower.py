@@ -53,15 +53,12 @@ class VisionHead(nn.Module):
         if config.dim % config.heads:
             raise InputError(f"head dim {config.dim} is not a multiple of its {config.heads} attention heads")
         self.embed = nn.Linear(config.input_dim, config.dim) if config.input_dim != config.dim else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.ffn_dim) for _ in range(config.depth))
+        self.blocks = nn.Sequential(*(Block(config.dim, config.heads, config.ffn_dim) for _ in range(config.depth)))
         self.ln_final = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Every token through embedding, blocks and final norm."""
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.ln_final(x)
+        return self.ln_final(self.blocks(self.embed(tokens)))
 
 
 class VisionTower(nn.Module):
