@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tile_files import COLOURS, pack, png, write, write_png, zipped
 
-from sattxt.data.captions import published_captions, table_captions
+from sattxt.data.captions import published_captions
 from sattxt.data.registry import open_data
+from sattxt.data.tables import read_rows
 from sattxt.errors import InputError
 
 values = st.recursive(
@@ -28,7 +29,7 @@ values = st.recursive(
 def test_any_json_is_a_caption_file_or_an_input_error(tmp_path, data):
     path = tmp_path / "f.jsonl"
     path.write_text(json.dumps(data))
-    for parse in (lambda: published_captions(json.dumps(data), "f.json"), lambda: table_captions(path)):
+    for parse in (lambda: published_captions(json.dumps(data), "f.json"), lambda: read_rows(path)[0]):
         try:
             rows = parse()
         except InputError:
@@ -38,7 +39,7 @@ def test_any_json_is_a_caption_file_or_an_input_error(tmp_path, data):
 
 def test_a_caption_that_is_one_string_is_one_caption(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"image": "a.png", "captions": "two words; and more"}\n')
-    assert table_captions(tmp_path / "c.jsonl")[0].captions == ("two words; and more",)
+    assert read_rows(tmp_path / "c.jsonl")[0][0].captions == ("two words; and more",)
 
 
 # Published caption sets
@@ -95,10 +96,12 @@ def test_the_form_of_nwpu_captions(tmp_path):
 def test_a_line_that_is_no_caption_is_named(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text('{"image": "a.png", "captions": ["x "]}\n{"image": null, "captions": ["y"]}\n')
-    assert [(row.image, row.captions) for row in table_captions(path)] == [("a.png", ("x",))]
+    assert [(row.image, row.captions) for row in read_rows(path)[0]] == [("a.png", ("x",))]
     path.write_text('{"image": "a.png"}\n')
-    with pytest.raises(InputError, match=r"c\.jsonl:1: expected a row with"):
-        table_captions(path)
+    with pytest.raises(InputError, match=r"c\.jsonl: no column label, labels, caption or captions; it has image"):
+        read_rows(path)
+    path.write_text('{"image": "a.png", "captions": ["x"]}\n{"image": "b.png", "captions": {"y": 1}}\n')
+    assert read_rows(path)[1] == [("row 2", "'captions' is {'y': 1}, not a text or a list of texts")]
 
 
 def test_published_caption_json_and_jsonl(tmp_path):

@@ -79,7 +79,7 @@ def test_captions_in_several_columns_and_rows_make_one_sample(images):
         {"file": "b.png", "caption": "", "caption_1": "", "caption_2": ""},
     ]
     data = read(table(images / "t.csv", rows))
-    assert captions(data) == {"a.png": ["one", "two", "three"]}
+    assert captions(data) == {"a.png": ["one", "two", "three", "one"]}, "one said twice counts twice"
     assert data.skipped == (("b.png", "has neither caption nor label"),)
 
 
@@ -108,7 +108,8 @@ def test_parallel_files_must_be_of_one_length(tmp_path, images):
     ("rows", "said"),
     [
         ([{"image": "x.png", "captions": ["x"]}], "none of its 1 images can be used, such as x.png: is not in images"),
-        ([{"image": None, "captions": ["x"]}], "such as row 1: names no image"),
+        ([{"image": " ", "captions": ["x"]}], "such as row 1: names no image"),
+        ([{"image": None, "captions": ["x"]}], "none of its 0 images can be used, it names none"),
         ([{"image": "a.png", "captions": [1]}], "row 1: 'captions' is [1], not a text or a list of texts"),
         ([{"image": "a.png", "captions": {"a": 1}}], "row 1: 'captions' is {'a': 1}, not a text or a list of texts"),
         ([{"image": "a.png", "label": "x"}, {"image": "a.png", "label": "y"}], "a.png has several labels: x, y"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import io
 import lzma
 import os
 import shutil
 import tarfile
 import tempfile
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,9 +15,7 @@ from typing import Any
 
 from sattxt.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-_PACKED: dict[str, Any] = {".gz": gzip, ".tgz": gzip, ".bz2": bz2, ".xz": lzma}
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Store:
@@ -88,80 +84,77 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
 def is_image(name: str) -> bool:
     """Whether a file name ends like an image's."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _visible(name: str) -> bool:
     return not (name.startswith((".", "__MACOSX")) or "/." in name or "/__MACOSX" in name)
 
 
-class _Archive(Store):
-    """The members of an archive, opened anew in every process: a file position shared with a parent is of no use."""
+class _Zip(Store):
+    """Opened anew in every process: a file position and a lock shared with a parent are of no use."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._open()
-        self._names = sorted(self._found)
-
-    def _open(self) -> None:
-        self._lock = threading.Lock()  # a parent's may be held for ever
-        self._archive, found = self._members()
-        self._found = {name: member for name, member in found.items() if _visible(name)}
-        self._process = os.getpid()
-
-    def _members(self) -> tuple[Any, dict[str, Any]]:
-        """The open archive, and its files by name."""
-        raise NotImplementedError
-
-    def _member(self, name: str) -> Any:
-        if self._process != os.getpid():
-            self._open()
-        if name not in self._found:
-            raise InputError(f"{self.path}: has no file {name!r}")
-        return self._found[name]
-
-
-class _Zip(_Archive):
-    def _members(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-        try:
-            archive = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self.path}: cannot be read as a zip ({error})") from error
-        return archive, {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        self._process = -1
+        self._archive: Any = None
+        members = self._opened().infolist()
+        self._names = sorted(info.filename for info in members if _visible(info.filename) and not info.is_dir())
 
     def read(self, name: str) -> bytes:
+        """See :class:`Store`."""
         member = self._member(name)
         try:
-            content: bytes = self._archive.read(member)
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            return bytes(self._opened().read(member))
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
             raise InputError(f"{self.path}: {name}: cannot be unpacked ({error})") from error
-        return content
 
     def checksum(self, name: str) -> int:
-        return int(self._member(name).CRC)  # from the zip's directory, nothing is unpacked
+        """See :class:`Store`; from the zip's directory, nothing is unpacked."""
+        return self._member(name).CRC
 
-
-class _Tar(_Archive):
-    """A compressed one is unpacked to a temporary file first, as it cannot be read in places."""
-
-    def _members(self) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
+    def _member(self, name: str) -> zipfile.ZipInfo:
         try:
-            unpack = _PACKED.get(self.path.suffix.lower())
-            if unpack is None:
-                archive = tarfile.open(self.path, "r:*")  # noqa: SIM115
-            else:
-                plain = tempfile.TemporaryFile()  # noqa: SIM115
-                with unpack.open(self.path) as packed:
-                    shutil.copyfileobj(packed, plain, 1 << 20)
-                plain.seek(0)
-                archive = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115
-            members = archive.getmembers()
+            found: zipfile.ZipInfo = self._opened().getinfo(name)
+        except KeyError as error:
+            raise InputError(f"{self.path}: has no file {name!r}") from error
+        return found
+
+    def _opened(self) -> Any:
+        if self._process != os.getpid():
+            try:
+                self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+            except (OSError, zipfile.BadZipFile) as error:
+                raise InputError(f"{self.path}: cannot be read as a zip ({error})") from error
+        return self._archive
+
+
+class _Tar(Store):
+    """Read by place from one file, without a position, so that threads and forked processes can share it.
+
+    A compressed one is unpacked to a temporary file first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file: Any = path.open("rb")
+        try:
+            with tarfile.open(path) as archive:
+                if not isinstance(archive.fileobj, io.BufferedReader):  # compressed
+                    self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                    archive.fileobj.seek(0)
+                    shutil.copyfileobj(archive.fileobj, self._file, 1 << 20)
+                    self._file.seek(0)
+            with tarfile.open(fileobj=self._file, mode="r:") as archive:
+                members = [member for member in archive.getmembers() if member.isfile() and not member.issparse()]
         except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{self.path}: cannot be read as a tar ({error})") from error
-        return archive, {member.name.removeprefix("./"): member for member in members if member.isfile()}
+            raise InputError(f"{path}: cannot be read as a tar ({error})") from error
+        named = ((member.name.removeprefix("./"), member) for member in members)
+        self._places = {name: (member.size, member.offset_data) for name, member in named if _visible(name)}
+        self._names = sorted(self._places)
 
     def read(self, name: str) -> bytes:
-        member = self._member(name)
-        with self._lock:
-            file = self._archive.extractfile(member)
-            return b"" if file is None else bytes(file.read())
+        """See :class:`Store`."""
+        if name not in self._places:
+            raise InputError(f"{self.path}: has no file {name!r}")
+        return os.pread(self._file.fileno(), *self._places[name])

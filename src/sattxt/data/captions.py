@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset
-from sattxt.data.tables import TABLE_SUFFIXES, Row, listed, listed_dataset, table_rows, text_of
+from sattxt.data.tables import TABLE_SUFFIXES, Row, listed_dataset, read_rows, text_of
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 
@@ -30,15 +29,18 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
 
     Args:
         path: the images.
-        captions: ``.json`` as published (see :func:`published_captions`) or a table (see :func:`table_captions`;
-            without a ``split`` it is that of the path). ``None``: the one ``dataset*.json`` among the images.
+        captions: ``.json`` as published (see :func:`published_captions`) or a table (see
+            :func:`sattxt.data.tables.read_rows`); without a ``split`` it is that of the path. ``None``: the one
+            ``dataset*.json`` among the images.
 
     Raises:
         InputError: no such file, not of that form, or no image of it is there.
     """
     store = open_store(path)
+    unusable: list[tuple[str, str]] = []
     if captions is not None and captions.suffix in TABLE_SUFFIXES:
-        where, rows = str(captions), table_captions(captions)
+        where = str(captions)
+        rows, unusable, _ = read_rows(captions, label_column=())
     elif captions is not None:
         where = str(captions)
         rows = published_captions(text_of(captions), where)
@@ -54,7 +56,7 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
     told = [row for row in rows if row.captions or row.labels]
     if len(told) < len(rows):
         log.warning("%s: %d images have no caption and are left out", where, len(rows) - len(told))
-    return listed_dataset(store, told, [], where, by_name=True, options=options)
+    return listed_dataset(store, told, unusable, where, by_name=True, options=options)
 
 
 def published_captions(text: str, where: str) -> list[Row]:
@@ -69,15 +71,8 @@ def published_captions(text: str, where: str) -> list[Row]:
     try:
         data = json.loads(text)
         if "images" in data:
-            return [
-                Row(_path(row["filename"]), _texts([s["raw"] for s in row["sentences"]]), (), row.get("split") or "")
-                for row in data["images"]
-            ]
-        return [
-            Row(_path(row["filename"]), _texts(_numbered(row)), (label,), row.get("split") or "")
-            for label, rows in data.items()
-            for row in rows
-        ]
+            return [_row(image, [sentence["raw"] for sentence in image["sentences"]]) for image in data["images"]]
+        return [_row(image, _numbered(image), (label,)) for label, images in data.items() for image in images]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: expected {{'images': [{{'filename', 'split', 'sentences': [{{'raw'}}]}}]}} or, as NWPU-Captions "
@@ -85,38 +80,14 @@ def published_captions(text: str, where: str) -> list[Row]:
         ) from error
 
 
-def _numbered(row: dict[str, Any]) -> list[Any]:
-    found = [(int(match.group(1) or 0), value) for key, value in row.items() if (match := _NWPU_RAW.match(key))]
+def _row(image: dict[str, Any], texts: list[str], labels: tuple[str, ...] = ()) -> Row:
+    captions = tuple(text for value in texts if (text := value.strip()))
+    return Row(image["filename"].replace("\\", "/"), captions, labels, image.get("split") or "")
+
+
+def _numbered(image: dict[str, Any]) -> list[str]:
+    """The texts under ``raw``, ``raw_1``, ``raw_2``, ... in this order."""
+    found = {int(match.group(1) or 0): value for key, value in image.items() if (match := _NWPU_RAW.match(key))}
     if not found:
         raise KeyError("raw")
-    return [value for _, value in sorted(found, key=lambda item: item[0])]
-
-
-def table_captions(path: Path) -> list[Row]:
-    """A table (``.jsonl``, ``.csv``, ``.parquet``) of ``image``, ``captions`` (a text or a list) and perhaps ``split``.
-
-    Rows whose image is null are left out.
-
-    Raises:
-        InputError: it cannot be read, or a row has another form; names it.
-    """
-    rows = []
-    for number, row in enumerate(table_rows(path), 1):
-        try:
-            image, captions = row["image"], row["captions"]
-            if image:
-                texts = _texts(listed(captions, None) if isinstance(captions, str) else captions)
-                rows.append(Row(_path(image), texts, (), row.get("split") or ""))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}:{number}: expected a row with 'image' and 'captions' ({error!r})") from error
-    return rows
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no file name")
-    return value.replace("\\", "/")
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(text for value in values if (text := value.strip()))
+    return [found[number] for number in sorted(found)]

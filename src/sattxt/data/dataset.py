@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +39,11 @@ def split_of(file: str) -> str:
     return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One image with what is known of it.
 
-    files: its file, or three single-band files: red, green, blue. labels: positions in the data set's classes.
-    at: its place in a file that holds several. name: what it is called, if not by its file.
+    files: its file, perhaps with its mask, or three single-band files: red, green, blue. labels: positions in the data
+    set's classes. at: its place in a file that holds several. name: what it is called, if not by its file.
     """
 
     files: tuple[str, ...]
@@ -86,7 +85,7 @@ class Samples:
             ImageError: it cannot be read; names the file.
         """
         files = self.samples[index].files
-        if len(files) == 1:
+        if len(files) < len("RGB"):
             return self._decode(files[0], self.options)
         single = replace(self.options, bands=None, band_names=None)
         return np.stack([self._decode(file, single)[..., 0] for file in files], axis=-1)
@@ -190,7 +189,16 @@ class Dataset:
         Raises:
             InputError: there is no such split, or nothing in it.
         """
-        key, samples = self._samples(wanted)
+        key = split_name(wanted or next((name for name in ("val", "test") if self.splits.get(name)), "all"))
+        if key in self.splits:
+            samples = self.splits[key]
+        elif key == "all":
+            samples = tuple(sample for part in self.splits.values() for sample in part)
+            key = wanted or "+".join(self.splits)
+        else:
+            known = ", ".join(repr(name) for name in self.splits if name)
+            has = f"; it has {known}" if known else "; it has no splits, leave --split out"
+            raise InputError(f"{self.store.path}: has no split {wanted!r}{has}")
         if not samples:
             raise InputError(f"{self.store.path}: split {key!r} holds no image")
         if limit is not None and limit < len(samples):
@@ -221,24 +229,6 @@ class Dataset:
             groups["val" if drawn < share * 2**64 else "train"].append(sample)
         divided = {name: tuple(group) for name, group in groups.items()}
         return replace(self, splits={**{k: v for k, v in self.splits.items() if k != whole}, **divided})
-
-    def _samples(self, wanted: str | None) -> tuple[str, tuple[Sample, ...]]:
-        if wanted is not None and wanted != "all":
-            name = split_name(wanted)
-            if name in self.splits:
-                return name, self.splits[name]
-            known = ", ".join(repr(s) for s in self.splits if s)
-            raise InputError(
-                f"{self.store.path}: has no split {wanted!r}"
-                + (f"; it has {known}" if known else "; it has no splits, leave --split out")
-            )
-        if wanted is None:
-            for name in ("val", "test"):
-                samples = self.splits.get(name)
-                if samples:
-                    return name, samples
-        everything = tuple(sample for samples in self.splits.values() for sample in samples)
-        return wanted or ("" if set(self.splits) == {""} else "+".join(self.splits)), everything
 
 
 def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, ...]]:

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.captions import table_captions
 from sattxt.data.dataset import SPLITS, Dataset, split_name, split_of
-from sattxt.data.tables import Row, listed_dataset
+from sattxt.data.tables import Row, listed_dataset, read_rows
 from sattxt.errors import InputError
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
@@ -34,7 +33,7 @@ def read_folders(
         known: the label set whose keys the class folders are; its order and all of its classes are kept. Without it
             the classes are the folders', sorted, the same in every split.
         captions: a table of captions whose ``image`` is the path in the folder or archive, see
-            :func:`sattxt.data.captions.table_captions`.
+            :func:`sattxt.data.tables.read_rows`.
 
     Raises:
         InputError: no image in a class folder, a class that is none of ``known``'s, or captions of none of the images.
@@ -54,7 +53,8 @@ def read_folders(
     splits = _listed(lists, list(folders)) if lists else dict.fromkeys(folders, "")
     rows = [Row(file, (), (folder,), splits[file]) for file, folder in folders.items() if file in splits]
     if captions is not None:
-        told = table_captions(captions)
+        told, unusable, _ = read_rows(captions, label_column=())
+        skipped += unusable
         rows += [Row(row.image, row.captions, (), splits[row.image]) for row in told if row.image in splits]
         skipped += [
             (row.image, f"has captions in {captions.name}, is not there") for row in told if row.image not in folders
@@ -89,7 +89,10 @@ def _lists(store: Store, *, beside: bool) -> list[tuple[str, str]]:
 
 
 def _listed(lists: Iterable[tuple[str, str]], images: list[str]) -> dict[str, str]:
-    """Image to split, of those that lists name: by file name, or folder and file name, without what follows the dot."""
+    """Image to split, of those that lists name: by file name, or folder and file name, without what follows the dot.
+
+    A line names the image in its first cell that looks like an image's file name.
+    """
     stems: dict[str, list[str]] = defaultdict(list)
     for file in images:
         path = PurePosixPath(file)
@@ -97,8 +100,9 @@ def _listed(lists: Iterable[tuple[str, str]], images: list[str]) -> dict[str, st
         stems[f"{path.parent.name}/{path.stem}"].append(file)
     found: dict[str, str] = {}
     for split, text in lists:
-        for entry in _entries(text):
-            path = PurePosixPath(entry)
+        cells = (next((c for cell in row if is_image(c := cell.strip())), "") for row in csv.reader(io.StringIO(text)))
+        for entry in filter(None, cells):
+            path = PurePosixPath(entry.replace("\\", "/"))
             hits = stems.get(f"{path.parent.name}/{path.stem}") or stems.get(path.stem) or []
             if len(hits) > 1:
                 raise InputError(f"{entry!r} in a list could be any of {len(hits)} images; list it with its folder")
@@ -106,11 +110,3 @@ def _listed(lists: Iterable[tuple[str, str]], images: list[str]) -> dict[str, st
                 if found.setdefault(hit, split) != split:
                     raise InputError(f"{entry!r} is listed in split {split!r} and in {found[hit]!r}")
     return found or dict.fromkeys(images, "")
-
-
-def _entries(text: str) -> Iterable[str]:
-    """The image in each line: the first cell that looks like a file's name."""
-    for row in csv.reader(io.StringIO(text)):
-        cell = next((c.strip() for c in row if is_image(c.strip())), None)
-        if cell:
-            yield cell.replace("\\", "/")

@@ -31,10 +31,6 @@ class MaskedSamples(Samples):
 
     values: dict[int, int] = field(default_factory=dict)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) pixels in 0..255 of a sample; errors as :meth:`Samples.image`."""
-        return self._decode(self.samples[index].files[0], self.options)
-
     def mask(self, index: int) -> NDArray[np.int64]:
         """(H, W) class of every pixel, -1 where it is ignored.
 

@@ -26,7 +26,7 @@ import zipfile
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import Dataset, Sample, data_name
 from sattxt.data.multispectral import Bands, BandSamples, named, scaled
-from sattxt.data.tables import table_columns, table_rows
+from sattxt.data.tables import check_columns, table_columns, table_rows
 from sattxt.errors import ImageError, InputError, MissingExtraError
 from sattxt.images.bands import SENTINEL2_L1C, SENTINEL2_L2A
 from sattxt.images.load import default_workers
@@ -92,12 +92,13 @@ def read_ssl4eo(
     if not found:
         raise InputError(f"path: {path}: no shard (.tar or .zarr.zip) of {modality} in it")
 
+    @cache
     def load(split: str) -> tuple[Sample, ...]:
         samples = _samples(store, found[split][:shards], wanted)
         return samples if captions is None else _captioned(store, samples, captions, split, columns)
 
     options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset)
-    return Dataset(data_name(store), store, _OnDemand(found, load), options=options, view=PatchSamples)
+    return Dataset(data_name(store), store, _Splits(found, load), options=options, view=PatchSamples)
 
 
 class _Shards(Store):
@@ -123,30 +124,29 @@ class _Shards(Store):
         return self._tars[shard]
 
 
-class _OnDemand(UserDict[str, Any]):
-    """A mapping whose values are made when they are asked for."""
+class _Splits(UserDict[str, tuple[Sample, ...]]):
+    """Splits that are opened when they are asked for."""
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
-        super().__init__(dict.fromkeys(names))
-        self._make = make
+    def __init__(self, names: Iterable[str], load: Callable[[str], tuple[Sample, ...]]) -> None:
+        super().__init__(dict.fromkeys(names, ()))
+        self._load = load
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.data:
-            raise KeyError(name)
-        return self._make(name)
+    def __getitem__(self, name: str) -> tuple[Sample, ...]:
+        return self._load(name)
 
 
 def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tuple[Sample, ...]:
-    """Every location in some shards, at some times."""
+    """Every location in some shards, at some times; ``at`` is where its bands stand, (row, time) or (time,)."""
     samples = []
     for shard in shards:
+        places: list[tuple[str, tuple[int, ...]]]
         if shard.endswith(".tar"):
-            files = [(f"{shard}/{name}", 0) for name in store.tar(shard).names() if name.endswith(".zarr.zip")]
+            places = [(f"{shard}/{name}", ()) for name in store.tar(shard).names() if name.endswith(".zarr.zip")]
         else:
-            files = [(shard, row) for row in range(_chunk(store.path / shard)["bands"].shape[0])]
-        for file, row in files:
-            key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + ("" if ".tar/" in file else f"/{row:02d}")
-            samples += [Sample((file,), at=(row, time), name=f"{key}_{time}") for time in times]
+            places = [(shard, (row,)) for row in range(_open(store, shard)["bands"].shape[0])]
+        for file, row in places:
+            key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + "".join(f"/{number:02d}" for number in row)
+            samples += [Sample((file,), at=(*row, time), name=f"{key}_{time}") for time in times]
     if not samples:
         raise InputError(f"{store.path}: its shards hold no samples")
     return tuple(samples)
@@ -177,41 +177,32 @@ class PatchSamples(BandSamples):
 
     def _stored(self, index: int) -> NDArray[Any]:
         """(C, H, W) as stored."""
-        sample, where = self.samples[index], self._where(index)
-        row, time = sample.at
-        names = self.options.band_names or ()
+        sample, where, names = self.samples[index], self._where(index), self.options.band_names or ()
         try:
-            group, at = _open(self.store, sample.files[0], row)
-            array, written = group["bands"], group.get("band")
-            if time >= array.shape[len(at)]:
-                raise ValueError(f"has no time {time}")
-            picture = np.asarray(array[(*at, time)])
-            named = [] if written is None else [str(name).upper() for name in np.asarray(written[...]).reshape(-1)]
+            group = _open(self.store, sample.files[0])
+            picture = np.asarray(group["bands"][sample.at])
+            written = np.asarray(group["band"][...]).reshape(-1).tolist() if "band" in group else []
         except (MissingExtraError, MemoryError):
             raise
         except Exception as error:  # zarr and its stores raise many kinds
             raise ImageError(f"{where}: {first_line(error)}") from error
         if picture.ndim != 3 or len(picture) != len(names):
             raise ImageError(f"{where}: bands is {picture.shape} at one time, where {len(names)} bands are due")
-        if named and len(names) > len(_BANDS["S2RGB"]) and named != list(names):
-            raise ImageError(f"{where}: its bands are {', '.join(named)}, not {', '.join(names)}")
+        if written and len(names) > len(_BANDS["S2RGB"]) and [str(name).upper() for name in written] != list(names):
+            raise ImageError(f"{where}: its bands are {', '.join(map(str, written))}, not {', '.join(names)}")
         if not picture.any():
             raise ImageError(f"{where}: holds no data, only 0")
         return picture
 
 
-def _open(store: Store, file: str, row: int) -> tuple[Any, tuple[int, ...]]:
-    """A file's zarr group, of which only what is asked for is read, and the place of a row in it."""
-    if ".tar/" not in file:
-        return _chunk(store.path / file), (row,)
-    zarr, packed = _zarr(), zipfile.ZipFile(io.BytesIO(store.read(file)))
-    members = _OnDemand(packed.namelist(), lambda name: zarr.core.buffer.cpu.Buffer.from_bytes(packed.read(name)))
-    return zarr.open_group(zarr.storage.MemoryStore(members), mode="r", use_consolidated=False), ()
-
-
-def _chunk(path: Path) -> Any:
+def _open(store: Store, file: str) -> Any:
+    """A file's zarr group; of a chunk file only what is asked for is read."""
     zarr = _zarr()
-    return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", zarr_format=None)
+    if ".tar/" not in file:
+        return zarr.open_group(zarr.storage.ZipStore(store.path / file, mode="r"), mode="r", zarr_format=None)
+    packed, as_buffer = zipfile.ZipFile(io.BytesIO(store.read(file))), zarr.core.buffer.cpu.Buffer.from_bytes
+    members = {name: as_buffer(packed.read(name)) for name in packed.namelist()}
+    return zarr.open_group(zarr.storage.MemoryStore(members), mode="r", use_consolidated=False)
 
 
 def _zarr() -> Any:
@@ -229,34 +220,31 @@ def _captioned(
 ) -> tuple[Sample, ...]:
     """The samples with the captions of their location and time."""
     captions = _captions(path, split, columns)
-    places = list(dict.fromkeys((sample.files[0], sample.at[0]) for sample in samples))
+    places = list(dict.fromkeys((sample.files[0], sample.at[:-1]) for sample in samples))
     with ThreadPoolExecutor(default_workers()) as pool:
         location = dict(zip(places, pool.map(lambda place: _location(store, *place), places), strict=True))
-    joined = []
-    for sample in samples:
-        at = location[sample.files[0], sample.at[0]], sample.at[1]
-        joined.append(replace(sample, captions=tuple(captions.get(at, ()))))
+    keys = [(location[sample.files[0], sample.at[:-1]], sample.at[-1]) for sample in samples]
+    joined = tuple(s._replace(captions=tuple(captions.get(key, ()))) for s, key in zip(samples, keys, strict=True))
     without = sum(not sample.captions for sample in joined)
     if without == len(joined):
         raise InputError(f"captions: {path}: none of {len(captions)} captions is of any of the {without} patches")
     if without:
         log.warning("%s: %d of %d patches have no caption", store.path, without, len(joined))
-    return tuple(joined)
+    return joined
 
 
 def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int | None, int], list[str]]:
     """Captions by location and time, from a table or a folder of the published form."""
-    tables = [p for p in (path, path / f"{split}.parquet") if p.is_file()]
+    tables = [file for file in (path, path / f"{split}.parquet") if file.is_file()]
     tables = tables or sorted((path / split).glob("*.csv")) or sorted(path.glob("*.csv"))
     if not tables:
         raise InputError(f"captions: {path}: neither {split}.parquet nor {split}/*.csv in it")
     found: dict[tuple[int | None, int], list[str]] = defaultdict(list)
+    needed = ("sample_id", "time_id", *columns)
     for table in tables:
-        rows = table_rows(table, ("sample_id", "time_id", *columns))
-        there = table_columns(rows)
-        missing = [column for column in ("sample_id", "time_id", *columns) if rows and column not in there]
-        if missing:
-            raise InputError(f"captions: {table}: no column {missing[0]!r}; it has {', '.join(there)}")
+        rows = table_rows(table, needed)
+        if rows:
+            check_columns(f"captions: {table}", table_columns(rows), needed)
         for number, row in enumerate(rows, 1):
             try:
                 at = int(row["sample_id"]), int(row["time_id"])
@@ -267,11 +255,10 @@ def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int 
     return found
 
 
-def _location(store: Store, file: str, row: int) -> int | None:
+def _location(store: Store, file: str, row: tuple[int, ...]) -> int | None:
     """The number of a location, which captions go by; ``None`` where the shard does not say."""
     try:
-        group, at = _open(store, file, row)
-        return int(str(np.asarray(group["sample"][...]).reshape(-1)[at[0] if at else 0]))
+        return int(np.asarray(_open(store, file)["sample"][...])[row].item())
     except Exception as error:  # an unreadable sample is counted when it is decoded
         log.debug("%s: no location (%s)", file, error)
         return None

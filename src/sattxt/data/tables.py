@@ -10,9 +10,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from sattxt.data.archive import Store, is_image, open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, data_name, split_name, split_of
@@ -29,8 +29,7 @@ _LABEL_COLUMNS = ("label", "labels", "class", "category")
 _MANY_LABELS = "labels"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One image of a list. split: as written, "" where it is not said."""
 
     image: str
@@ -65,67 +64,89 @@ def read_table(
         InputError: no such column, counts that differ between parallel files, or no row that can be used.
         MissingExtraError: parquet without pyarrow.
     """
-    rows: list[dict[str, Any]]
-    rows = [{"image": line} for line in _lines(path)] if path.suffix == ".txt" else table_rows(path)
-    if not rows:
-        raise InputError(f"{path}: has no rows")
-    columns = _find_columns(
-        table_columns(rows),
+    rows, unusable, several = read_rows(
         path,
-        image_column=[image_column] if image_column else None,
-        caption_columns=[caption_columns] if isinstance(caption_columns, str) else caption_columns,
-        label_column=[label_column] if label_column else None,
-        split_column=[split_column] if split_column else None,
+        captions,
+        image_column=image_column,
+        caption_columns=caption_columns,
+        label_column=label_column,
+        split_column=split_column,
     )
+    store = open_store(images or path.parent)
+    unnamed = sum(map(is_image, set(store.names()) - {row.image for row in rows}))
+    if unnamed:
+        log.info("%d images in %s are named by no row of %s", unnamed, store.path, path.name)
+    return listed_dataset(store, rows, unusable, path, name=path.stem, several=several, options=options)
+
+
+def read_rows(
+    path: Path, captions: Path | None = None, **named: str | Sequence[str] | None
+) -> tuple[list[Row], list[tuple[str, str]], bool]:
+    """The rows of a table or list that name an image, those that cannot be used with the reason, and whether an image
+    may have several labels. Rows whose image is null hold text only and are left out.
+
+    Args:
+        captions: a parallel file, one caption a line for each row.
+        named: ``image_column``, ``caption_columns``, ``label_column``, ``split_column``; ``None``: by the usual names.
+
+    Raises: as :func:`read_table`.
+    """
+    table: list[dict[str, Any]]
+    table = [{"image": line} for line in _lines(path)] if path.suffix == ".txt" else table_rows(path)
+    if not table:
+        raise InputError(f"{path}: has no rows")
+    columns = _find_columns(table_columns(table), path, named)
     if captions is not None:
         lines = _lines(captions)
-        if len(lines) != len(rows):
-            raise InputError(f"captions: {captions} has {len(lines)} captions for the {len(rows)} images of {path}")
-        rows = [{**row, "": line} for row, line in zip(rows, lines, strict=True)]  # no column of a table has no name
+        if len(lines) != len(table):
+            raise InputError(f"captions: {captions} has {len(lines)} captions for the {len(table)} images of {path}")
+        table = [{**row, "": line} for row, line in zip(table, lines, strict=True)]  # no column of a table has no name
         columns["caption_columns"] = [*columns["caption_columns"], ""]
     elif not columns["caption_columns"] and not columns["label_column"]:
         raise InputError(
-            f"{path}: no column label, labels, caption or captions{_has(table_columns(rows))}; name them with "
+            f"{path}: no column label, labels, caption or captions{_has(table_columns(table))}; name them with "
             "caption_columns or label_column"
         )
-    good: list[Row] = []
-    bad: list[tuple[str, str]] = []
-    for number, row in enumerate(rows, 1):
+    rows: list[Row] = []
+    unusable: list[tuple[str, str]] = []
+    for number, row in enumerate(table, 1):
         try:
-            good.append(_row(row, columns))
+            rows += [] if row.get(columns["image_column"][0], "") is None else [_row(row, columns)]
         except ValueError as error:
-            bad.append((f"row {number}", str(error)))
-    store = open_store(images or path.parent)
-    unnamed = sum(map(is_image, set(store.names()) - {row.image for row in good}))
-    if unnamed:
-        log.info("%d images in %s are named by no row of %s", unnamed, store.path, path.name)
-    return listed_dataset(
-        store, good, bad, path, name=path.stem, several=columns["label_column"] == [_MANY_LABELS], options=options
-    )
+            unusable.append((f"row {number}", str(error)))
+    return rows, unusable, columns["label_column"] == [_MANY_LABELS]
 
 
-def _find_columns(there: Sequence[str], where: Path, **named: Sequence[str] | None) -> dict[str, Sequence[str]]:
+def _find_columns(
+    there: Sequence[str], where: Path, named: Mapping[str, str | Sequence[str] | None]
+) -> dict[str, Sequence[str]]:
     """The columns that are named, or else those of the usual names."""
-    for key, wanted in named.items():
-        for column in wanted or ():
-            if column not in there:
-                raise InputError(f"{key}: {where}: no column {column!r}{near(column, there)}{_has(there)}")
-    image = named["image_column"] or [c for c in _IMAGE_COLUMNS if c in there][:1]
-    if not image:
-        raise InputError(
-            f"{where}: no column {', '.join(_IMAGE_COLUMNS)}{_has(there)}; name the image column with image_column"
-        )
     usual = {
-        "image_column": image,
-        "caption_columns": [c for c in there if _CAPTION_COLUMN.match(c) and c not in image],
+        "image_column": [c for c in _IMAGE_COLUMNS if c in there][:1],
+        "caption_columns": [c for c in there if _CAPTION_COLUMN.match(c) and c != named.get("image_column")],
         "label_column": [c for c in _LABEL_COLUMNS if c in there][:1],
         "split_column": [c for c in there if c == "split"],
     }
-    return {key: usual[key] if wanted is None else wanted for key, wanted in named.items()}
+    given = {key: [value] if isinstance(value, str) else value for key, value in named.items() if value is not None}
+    for key, columns in given.items():
+        check_columns(f"{key}: {where}", there, columns)
+    found = {**usual, **given}
+    if not found["image_column"]:
+        raise InputError(
+            f"{where}: no column {', '.join(_IMAGE_COLUMNS)}{_has(there)}; name the image column with image_column"
+        )
+    return found
+
+
+def check_columns(where: object, there: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise :class:`InputError` where a table lacks one of some columns."""
+    for column in columns:
+        if column not in there:
+            raise InputError(f"{where}: no column {column!r}{near(column, there)}{_has(there)}")
 
 
 def _has(there: Sequence[str]) -> str:
-    return f"; it has {', '.join(there)}" if there else "; it has no columns"
+    return f"; it has {', '.join(there) or 'no columns'}"
 
 
 def _row(row: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> Row:
@@ -143,10 +164,15 @@ def _row(row: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> Row:
 
 
 def _cell(value: Any, column: str, separator: str | None, kinds: Any) -> list[str]:
-    """The texts in a cell: none, one, or a list."""
+    """The texts in a cell: none, one, or a list, which in a text is JSON or joined with ``separator``."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):  # what pandas writes for none
         return []
-    found = listed(value, separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    found = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        found = value.split(separator) if separator else [value]
+        if value.lstrip().startswith("["):
+            with suppress(ValueError, RecursionError):
+                found = [str(item) for item in json.loads(value)]
     if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in found):
         raise ValueError(f"{column!r} is {value!r}, not a text or a list of texts")
     return [text for item in found if (text := str(item).strip())]
@@ -166,8 +192,8 @@ def listed_dataset(
 ) -> Dataset:
     """The images among ``store`` that rows name.
 
-    Rows of one image are one sample with all of their captions. What is not there, or has neither caption nor label,
-    goes to ``skipped``.
+    Rows of one image are one sample with all of their captions; one said twice counts twice, as in the published
+    retrieval figures. What is not there, or has neither caption nor label, goes to ``skipped``.
 
     Args:
         where: the rows' file, for messages.
@@ -176,40 +202,53 @@ def listed_dataset(
         by_name: whether an image that is not at its path is found by its file name, where that is unique.
 
     Raises:
-        InputError: an image is in two splits, or has two labels where it may have one or a label that is not of
-            ``known``; no row can be used.
+        InputError: an image could be any of several, is in two splits, has two labels where it may have one or a label
+            that is not of ``known``; no row can be used.
     """
-    index = _ImageIndex(store.names(), where, by_name=by_name)
+    everything = set(store.names())
+    called: dict[str, list[str]] = defaultdict(list)
+    for file_name in filter(is_image, everything if by_name else ()):
+        called[PurePosixPath(file_name).name].append(file_name)
     left_out = list(skipped)
-    gathered: dict[str, list[Row]] = defaultdict(list)
+    gathered: dict[str, list[Row]] = {}
     for row in rows:
-        file = index.find(row)
+        file: str | None = row.image
+        if file not in everything:
+            file = _by_file_name(row, called, where)
         if file is None:
             left_out.append((row.image, f"is not in {store.path.name}"))
         elif not row.captions and not row.labels and not several:
             left_out.append((row.image, "has neither caption nor label"))
         else:
-            gathered[file].append(row)
+            gathered.setdefault(file, []).append(row)
     if not gathered:
         found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
         raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
     classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
     samples = []
     for file, group in gathered.items():
-        splits = sorted({split_name(row.split) for row in group if row.split}) or [split_of(file)]
-        labels = list(dict.fromkeys(position[label] for row in group for label in row.labels))
+        splits = {split_name(row.split) for row in group if row.split} or {split_of(file)}
+        labels = tuple(dict.fromkeys(position[label] for row in group for label in row.labels))
         if len(splits) > 1:
-            raise InputError(f"{where}: {file} is in split {splits[0]!r} and {splits[1]!r}")
+            raise InputError(f"{where}: {file} is in split {' and '.join(map(repr, sorted(splits)))}")
         if len(labels) > 1 and not several:
             raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
-        texts = group[0].captions  # one said twice counts twice, as in the published retrieval figures
-        if len(group) > 1:
-            texts = tuple(dict.fromkeys(text for row in group for text in row.captions))
-        samples.append((splits[0], Sample((file,), tuple(labels), texts)))
+        texts = tuple(text for row in group for text in row.captions)
+        samples.append((splits.pop(), Sample((file,), labels, texts)))
     return Dataset(
         name or data_name(store), store, by_split(samples), classes, several,
         label_set=label_set(known).name if known else None, options=options or ImageOptions(), skipped=tuple(left_out),
     )  # fmt: skip
+
+
+def _by_file_name(row: Row, called: Mapping[str, list[str]], where: object) -> str | None:
+    """The image of a row among those ``called`` by their file name; an error where it could be several."""
+    hits = called.get(PurePosixPath(row.image).name, [])
+    for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
+        hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
+    if len(hits) > 1:
+        raise InputError(f"{where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
+    return hits[0] if hits else None
 
 
 def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -231,27 +270,6 @@ def class_positions(labels: Iterable[str], known: str | None, where: object) -> 
                 "class folders of any name"
             ) from error
     return tuple(named.keys), position
-
-
-class _ImageIndex:
-    """Images by their path, or perhaps by their file name where that is unique."""
-
-    def __init__(self, names: Iterable[str], where: object, *, by_name: bool) -> None:
-        self._all, self._where = set(names), where
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for name in filter(is_image, names if by_name else ()):
-            self._by_name[PurePosixPath(name).name].append(name)
-
-    def find(self, row: Row) -> str | None:
-        """A row's path among the images, ``None`` where it is not there; an error where it could be several."""
-        if row.image in self._all:
-            return row.image
-        hits = self._by_name.get(PurePosixPath(row.image).name, [])
-        for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
-            hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
-        if len(hits) > 1:
-            raise InputError(f"{self._where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
-        return hits[0] if hits else None
 
 
 def text_of(path: Path) -> str:
@@ -324,16 +342,3 @@ def parquet_rows(source: Path | io.BytesIO, where: str, columns: Sequence[str] |
 def table_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     """All columns, in the order in which rows name them."""
     return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def listed(value: Any, separator: str | None = ";") -> list[str]:
-    """A cell as a list of texts: a list, a JSON list, or a string, split at ``separator`` where that is given."""
-    if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            try:
-                return [str(item) for item in json.loads(value)]
-            except (ValueError, RecursionError):
-                pass
-        parts = value.split(separator) if separator else [value]
-        return [part.strip() for part in parts if part.strip()]
-    return [str(item).strip() for item in value]
