@@ -140,10 +140,11 @@ class _Tar(Store):
         self._file: Any = path.open("rb")
         try:
             with tarfile.open(path) as archive:
-                if not isinstance(archive.fileobj, io.BufferedReader):  # compressed
+                packed: Any = archive.fileobj
+                if not isinstance(packed, io.BufferedReader):  # compressed
                     self._file = tempfile.TemporaryFile()  # noqa: SIM115
-                    archive.fileobj.seek(0)
-                    shutil.copyfileobj(archive.fileobj, self._file, 1 << 20)
+                    packed.seek(0)
+                    shutil.copyfileobj(packed, self._file, 1 << 20)
                     self._file.seek(0)
             with tarfile.open(fileobj=self._file, mode="r:") as archive:
                 members = [member for member in archive.getmembers() if member.isfile() and not member.issparse()]
