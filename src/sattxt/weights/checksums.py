@@ -80,7 +80,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def verify_sums(folder: Path, *, optional: Iterable[str] = ()) -> None:
+def verify_sums(folder: Path, *, optional: tuple[str, ...] = ()) -> None:
     """Compare the files under ``folder`` with its SHA256SUMS.
 
     Args:
@@ -93,11 +93,10 @@ def verify_sums(folder: Path, *, optional: Iterable[str] = ()) -> None:
     """
     for name, expected in read_sums(folder).items():
         path = folder / name
-        if not path.is_file():
-            if any(name.startswith(prefix) for prefix in optional):
-                continue
+        if path.is_file():
+            verify_file(path, expected)
+        elif not name.startswith(optional):
             raise WeightsError(f"{path}: is listed in {SUMS_FILE} and missing; copy or download the model again")
-        verify_file(path, expected)
 
 
 def verify_file(path: Path, expected: str) -> None:
@@ -124,11 +123,10 @@ def hash_of(path: Path) -> str:
         return sha256_file(path)
     key, state = str(path.resolve()), [path.stat().st_size, path.stat().st_mtime_ns]
     known = recall("files", key)
-    if isinstance(known, list) and known[:2] == state:
-        return str(known[2])
-    sha256 = sha256_file(path)
-    remember("files", key, [*state, sha256])
-    return sha256
+    if not isinstance(known, list) or known[:2] != state:
+        known = [*state, sha256_file(path)]
+        remember("files", key, known)
+    return str(known[2])
 
 
 def check_download(source: str, path: Path, published: str | None = None) -> None:

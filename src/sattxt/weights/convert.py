@@ -164,10 +164,9 @@ def read_backbone(
         hub: how the hub is reached.
         revision: of a hub repository.
     """
-    path = Path(location).expanduser()
-    if not path.exists() and is_repo_id(str(location)):
-        path = hub.folder(str(location), revision, ("config.json", "*.safetensors"))
-    name = str(location)
+    name, path = str(location), Path(location).expanduser()
+    if not path.exists() and is_repo_id(name):
+        path = hub.folder(name, revision, ("config.json", "*.safetensors"))
     if path.is_dir():
         return _transformers_folder(path, name, num_heads)
     hashed = _HASH_IN_NAME.search(path.name)
@@ -175,8 +174,7 @@ def read_backbone(
         verify_file(path, hashed.group(1))
     state = read_checkpoint(path)
     rope = dinov3_keys.rope_of(state, name)
-    meta = dinov3_keys.is_meta_layout(state)
-    state = dinov3_keys.from_meta(state, name) if meta else dinov3_keys.rename_layers(state)
+    state = dinov3_keys.from_meta(dinov3_keys.rename_layers(state), name)
     return BackboneConfig("dinov3_vit", dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)), state
 
 
@@ -185,17 +183,15 @@ def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tupl
     stated = read_json(path)
     if stated.get("model_type") != "dinov3_vit":
         raise WeightsError(f"{path}: model_type is {stated.get('model_type')!r}, 'dinov3_vit' is needed")
-    heads, dim = stated.get("num_attention_heads"), stated.get("hidden_size")
-    if not isinstance(heads, int) or not isinstance(dim, int) or heads < 1:
-        raise WeightsError(f"{path}: num_attention_heads and hidden_size are needed as whole numbers")
     state = dinov3_keys.rename_layers(read_folder(folder))
-    rope = (dim // heads, float(stated.get("rope_theta", dinov3_keys.DEFAULT_ROPE_THETA)))
-    options = dinov3_keys.infer_options(state, name, num_heads=num_heads, rope=rope)
-    for key in ("hidden_act", "layer_norm_eps"):
-        options[key] = stated.get(key, options[key])
+    heads = num_heads or stated.get("num_attention_heads")
+    options = dinov3_keys.infer_options(state, name, num_heads=heads, rope=None)
+    options.update({key: stated[key] for key in ("hidden_act", "layer_norm_eps", "rope_theta") if key in stated})
     for key, value in options.items():
-        if key in stated and stated[key] != value:
-            raise WeightsError(f"{path}: {key} is {stated[key]!r}, the tensors beside it imply {value!r}")
+        if stated.get(key, value) != value:
+            raise WeightsError(
+                f"{path}: {key} is {stated[key]!r}, the tensors beside it (or num_heads) imply {value!r}"
+            )
     return BackboneConfig("dinov3_vit", options), state
 
 

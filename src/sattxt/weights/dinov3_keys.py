@@ -48,15 +48,10 @@ _LAYER = re.compile(r"^(backbone\.)?(?:model\.)?layer\.")
 _PATCHES = "embeddings.patch_embeddings.weight"
 
 
-def is_meta_layout(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of Meta's checkpoints."""
-    return "patch_embed.proj.weight" in state
-
-
 def from_meta(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Meta's state dict under transformers' names; ``name`` is the file, for errors.
 
-    Names that Meta's release does not have are kept as they are.
+    Names that Meta's release does not have are kept as they are, so tensors under transformers' names stay.
 
     Raises:
         WeightsError: there is no patch embedding.
@@ -153,16 +148,13 @@ def infer_options(
 
 
 def _count_heads(dim: int, num_heads: int | None, rope: tuple[int, float] | None, name: str) -> int:
-    if rope is not None:
-        if dim % rope[0]:
-            raise WeightsError(
-                f"{name}: width {dim} is no multiple of the head width {rope[0]} that its RoPE periods imply"
-            )
-        if num_heads not in (None, dim // rope[0]):
-            raise InputError(f"num_heads={num_heads}, but {name} says {dim // rope[0]}; leave num_heads out")
-        return dim // rope[0]
-    if num_heads is None:
+    heads = dim // rope[0] if rope else num_heads
+    if not isinstance(heads, int):
         raise InputError(f"{name}: the number of attention heads cannot be read off its tensors; pass num_heads")
-    if num_heads < 1 or dim % num_heads or (dim // num_heads) % 4:
-        raise InputError(f"num_heads={num_heads} does not divide the width {dim} of {name} into multiples of 4")
-    return num_heads
+    if num_heads not in (None, heads):
+        raise InputError(f"num_heads={num_heads}, but {name} says {heads}; leave num_heads out")
+    width = rope[0] if rope else 4
+    if heads < 1 or dim % heads or (dim // heads) % width:
+        kind = WeightsError if rope else InputError
+        raise kind(f"num_heads={heads} does not divide the width {dim} of {name} into multiples of {width}")
+    return heads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,21 +131,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _load_pickle(path: Path) -> Any:
-    is_zip = zipfile.is_zipfile(path)
     with open(path, "rb") as stream:
         start = stream.read(4)
-    if not is_zip and not start.startswith(b"\x80"):
-        cut = "a truncated checkpoint" if start.startswith(b"PK") else "not a checkpoint that torch.save wrote"
-        raise WeightsError(f"{path}: {cut}; download it again, or pass a .pth, .pt or .safetensors file")
+    if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
+        raise WeightsError(
+            f"{path}: not a checkpoint that torch.save wrote; download it again, or pass a .pth, .pt or .safetensors "
+            "file"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        if not _CODE.search(str(error)):
-            raise WeightsError(f"{path}: damaged checkpoint ({first_line(error)}); download it again") from error
-        named = _GLOBAL.search(str(error))
-        raise UnsafePickleError(
-            f"{path}: holds more than tensors{f' ({named.group(1)})' if named else ''}; it was refused and nothing in "
-            "it was run. Ask its author for a plain state dict or safetensors"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError) and _CODE.search(str(error)):
+            named = _GLOBAL.search(str(error))
+            raise UnsafePickleError(
+                f"{path}: holds more than tensors{f' ({named.group(1)})' if named else ''}; it was refused and nothing "
+                "in it was run. Ask its author for a plain state dict or safetensors"
+            ) from error
+        raise WeightsError(
+            f"{path}: damaged or truncated checkpoint ({first_line(error)}); download it again"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: damaged or truncated checkpoint ({first_line(error)})") from error
