@@ -45,7 +45,6 @@ class SentenceEncoder(TextEncoder):
     ) -> None:
         super().__init__(config, dtype)
         folder = Path(folder)
-        _require_files(folder)
         model = _open_bert(folder)
         if model.sizes.hidden_size != config.hidden_size:
             raise WeightsError(
@@ -108,22 +107,16 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
     from safetensors.torch import save_file
 
     source, out = Path(source), Path(out)
-    _require_files(source)
     state = _read_state(source)
-    config = read_json(source / "config.json")
-    for key in ("_name_or_path", "transformers_version", "gradient_checkpointing"):
-        config.pop(key, None)
-    tokenizer = read_json(source / "tokenizer.json")
-    tokenizer.update(truncation=None, padding=None)
+    dropped = ("_name_or_path", "transformers_version", "gradient_checkpointing")
+    config = {key: value for key, value in read_json(source / "config.json").items() if key not in dropped}
+    tokenizer = {**read_json(source / "tokenizer.json"), "truncation": None, "padding": None}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "tokenizer.json").write_text(
-        json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
-    )
-    settings = source / "tokenizer_config.json"
-    if settings.is_file():
-        kept = {k: v for k, v in read_json(settings).items() if k not in ("name_or_path", "special_tokens_map_file")}
-        (out / settings.name).write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, text in (
+        ("config.json", json.dumps(config, indent=2, sort_keys=True)),
+        ("tokenizer.json", json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))),
+    ):
+        (out / name).write_text(text + "\n", encoding="utf-8")
     weights = out / "model.safetensors"
     save_file(pack_int8(state) if int8 else state, weights, metadata={"format": "pt"})
     weights.chmod(0o644)
@@ -133,19 +126,14 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
 
 def digest_sentence_encoder(folder: str | Path) -> str:
     """sha256 over weights, tokeniser and config of a sentence encoder's folder."""
-    folder = Path(folder)
-    _require_files(folder)
-    return digest_files((name, sha256_file(folder / name)) for name in _FILES)
-
-
-def _require_files(folder: Path) -> None:
-    for name in _FILES:
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder}: {name} is missing; a text encoder's folder holds {', '.join(_FILES)}")
+    return digest_files((name, sha256_file(Path(folder, name))) for name in _FILES)
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
     """The encoder's float32 tensors, without pooler, buffers and a ``bert.`` prefix."""
+    missing = next((name for name in _FILES if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise WeightsError(f"{folder}: {missing} is missing; a text encoder's folder holds {', '.join(_FILES)}")
     path = folder / "model.safetensors"
     stored = read_safetensors(path)
     try:

@@ -102,8 +102,8 @@ class TextTower:
         self._cache = cache
         self._dtype = dtype or config.dtype
         self._tokenize = tokenize
-        self._banks: dict[str, dict[str, FloatArray]] = {}  # fingerprint without precision -> text -> vector
-        self._kept: dict[str, dict[str, FloatArray]] = {}  # exact fingerprint -> text -> vector, without a cache
+        # By fingerprint, vectors by text: of label banks (no precision in it), and what is kept without a cache.
+        self._known: dict[str, dict[str, FloatArray]] = {}
 
     @property
     def encoder(self) -> TextEncoder:
@@ -133,9 +133,8 @@ class TextTower:
                 f"{name} holds vectors of width {bank.vectors.shape[1]}, this model's have width "
                 f"{self.config.hidden_size}; build it again"
             )
-        self._banks.setdefault(space, {}).update(
-            zip(bank.texts, bank.vectors.astype(np.float32, copy=False), strict=True)
-        )
+        vectors = bank.vectors.astype(np.float32, copy=False)
+        self._known.setdefault(space, {}).update(zip(bank.texts, vectors, strict=True))
 
     def pooled(
         self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False
@@ -153,9 +152,7 @@ class TextTower:
             NotEnoughMemoryError: the encoder does not fit in memory.
             CacheError: a cached vector is not of this encoder's width.
         """
-        listed = check_texts(texts)
-        found, _ = self._vectors(listed, instruction, progress)
-        return _stack(found, listed, self.config.hidden_size)
+        return self._vectors(check_texts(texts), instruction, progress)[0]
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
@@ -187,11 +184,11 @@ class TextTower:
             labels: label to its prompts, kept in the bank. model: the model's name, kept in the bank.
         """
         unique = list(dict.fromkeys(check_texts(texts)))
-        found, imported = self._vectors(unique, instruction, progress)
+        vectors, imported = self._vectors(unique, instruction, progress)
         return LabelBank(
             space=fingerprint(self.config, instruction),
             texts=unique,
-            vectors=_stack(found, unique, self.config.hidden_size),
+            vectors=vectors,
             dtype="" if imported else self._dtype,
             labels={label: list(prompts) for label, prompts in (labels or {}).items()},
             model=model,
@@ -213,8 +210,8 @@ class TextTower:
                     ) from error
             return self._encoder
 
-    def _vectors(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[dict[str, FloatArray], bool]:
-        """Text to vector, and whether any came from a label bank (whose precision may be another)."""
+    def _vectors(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[FloatArray, bool]:
+        """(N, hidden) vectors of the texts, and whether any came from a label bank (whose precision may be another)."""
         space = fingerprint(self.config, instruction)
         exact = fingerprint(self.config, instruction, self._dtype)
         wanted = list(dict.fromkeys(texts))
@@ -226,8 +223,8 @@ class TextTower:
             wanted[:] = [text for text in wanted if text not in new]
             return bool(new)
 
-        imported = take(self._banks.get(space, {}))
-        take(self._kept.get(exact, {}))
+        imported = take(self._known.get(space, {}))
+        take(self._known.get(exact, {}))
         take(self._cached(exact, wanted))
         # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
         imported |= take(self._cached(space, wanted, accept_float16=True))
@@ -239,7 +236,8 @@ class TextTower:
                 on_batch=lambda batch, values: self._store(exact, batch, values),
             )
             found.update(zip(wanted, vectors, strict=True))
-        return found, imported
+        stacked = np.array([found[text] for text in texts], dtype=np.float32)
+        return stacked.reshape(len(texts), self.config.hidden_size), imported
 
     def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
         if self._cache is None or not texts:
@@ -265,7 +263,7 @@ class TextTower:
                     return  # fewer: the file is read-only (it warned), or another process was faster
             except _CACHE_FAILURES as error:
                 self._give_up_cache(error)
-        kept = self._kept.setdefault(space, {})
+        kept = self._known.setdefault(space, {})
         kept.update(zip(texts, vectors, strict=True))
         for oldest in list(kept)[: max(0, len(kept) - _KEPT_TEXTS)]:
             del kept[oldest]
@@ -274,10 +272,6 @@ class TextTower:
         """Tell that the cache fails, once, and go on without it: what is computed is still returned."""
         self._cache = None
         warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
-
-
-def _stack(found: Mapping[str, FloatArray], texts: list[str], width: int) -> FloatArray:
-    return np.array([found[text] for text in texts], dtype=np.float32).reshape(len(texts), width)
 
 
 def open_text_tower(
