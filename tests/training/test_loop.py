@@ -15,8 +15,8 @@ import typer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_toy import EVERY_STEP, Toy, assert_same_weights, rows
 
+from sattxt.cli.train import app
 from sattxt.errors import InputError, SatTxtError
-from sattxt.training.cli import app
 from sattxt.training.loop import LoopOptions
 
 training = typer.main.get_command(app)

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": ("sattxt.cli.convert", "Turn the published weights' files into a model directory.", ""),
     "demo": ("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
     "eval": ("sattxt.cli.eval", "Measure a model on labelled images.", "eval"),
-    "train": ("sattxt.training.cli", "Train a model.", "train"),
+    "train": ("sattxt.cli.train", "Train a model.", "train"),
 }
 
 
