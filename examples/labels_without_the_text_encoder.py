@@ -22,7 +22,7 @@ arguments = parser.parse_args()
 model = SatTxt.from_pretrained(arguments.model)
 if arguments.step == "export":
     bank = model.export_labels(arguments.bank, label_set=arguments.label_set)
-    print(bank.summary())
+    print(f"{arguments.bank}: {len(bank.texts)} texts for {len(bank.labels)} labels, by {bank.model}")
 else:
     classifier = model.classifier(model.import_labels(arguments.bank))
     for result in classifier(arguments.images):

@@ -173,13 +173,6 @@ def test_parts_that_do_not_fit_are_refused(changes: dict, said: str) -> None:
         LabelBank(**facts)
 
 
-def test_summary_tells_what_is_inside() -> None:
-    bank = make("a river", "a lake", labels={"water": ["a river", "a lake"]}, instruction="Look:", dtype="bfloat16")
-    lines = bank.summary()
-    for part in ("tiny", "2 texts, 1 labels", "6 wide, float32, computed in bfloat16", "Look:", bank.created):
-        assert part in lines
-
-
 # -- merging -------------------------------------------------------------------------------------------------------
 
 

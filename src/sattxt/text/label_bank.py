@@ -224,20 +224,6 @@ class LabelBank:
         """
         return cache.put_many(self.space, self.texts, self.vectors)
 
-    def summary(self) -> str:
-        """A few lines to print: where it comes from, what it holds."""
-        lines = [
-            f"label bank of {self.model or 'an unnamed model'}" + (f", from {self.source}" if self.source else ""),
-            f"  {len(self.texts)} texts, {len(self.labels)} labels",
-            f"  vectors: {self.vectors.shape[1]} wide, {self.precision}"
-            + (f", computed in {self.dtype}" if self.dtype else ""),
-            f"  text encoder: {self.space[:16]}",
-            f"  created: {self.created}",
-        ]
-        if self.instruction:
-            lines.insert(3, f"  instruction: {self.instruction}")
-        return "\n".join(lines)
-
 
 def _checksum(facts: Mapping[str, str], vectors: npt.NDArray[Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)

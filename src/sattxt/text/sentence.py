@@ -145,4 +145,5 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
 
 
 def _open_bert(folder: Path) -> Bert:
-    return build_bert(read_json(folder / "config.json"), _read_state(folder), str(folder))
+    state = _read_state(folder)
+    return build_bert(read_json(folder / "config.json"), state, str(folder))
