@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,3 +81,41 @@ def tiles() -> list[np.ndarray]:
     random = np.random.default_rng(0)
     smooth = [Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(5)]
     return [np.asarray(s.resize((64, 64), Image.Resampling.BICUBIC)) for s in smooth]
+
+
+@pytest.fixture(scope="session")
+def bert_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as sentence-transformers writes it: with a pooler, position ids, and fixed padding."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    words = ["a", "satellite", "image", "of", "river", "forest", "city", "lake", "the", "water", "and", "built", "land"]
+    words += ["describe", "cover"]
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(max_length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    model = BertModel(config)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state["embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "_name_or_path": "somewhere/else"}))
+    return folder

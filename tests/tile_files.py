@@ -9,12 +9,15 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from evaluation_fakes import tile
 from PIL import Image
+
+if TYPE_CHECKING:
+    from sattxt.training.tiles import Tiles
 
 COLOURS = {"lake": (0, 0, 200), "wood": (0, 100, 0), "sand": (220, 180, 120)}
 
@@ -104,3 +107,15 @@ def write_geotiff(path: Path, values: np.ndarray) -> Path:
 
 def zipped(folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def open_set(entry: dict[str, Any], root: Path, split: str, *, pairs: bool = False) -> Tiles:
+    """A split of a recipe's data set of stage 2, or of stage 1; ``name`` and ``count`` may be left out."""
+    from sattxt.training.sets import entry_config
+
+    config = entry_config(str(entry.get("kind") or ""), pairs=pairs)
+    return config.parse({"name": "t", "count": 1, **entry}).open(root, split)
+
+
+def open_pairs(entry: dict[str, Any], root: Path, split: str) -> Tiles:
+    return open_set(entry, root, split, pairs=True)

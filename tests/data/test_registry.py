@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tile_files import COLOURS, png, write
+from tile_files import COLOURS, open_set, png, write
 
 from sattxt.data import registry
 from sattxt.data.archive import open_store
@@ -14,7 +14,6 @@ from sattxt.data.dataset import Dataset, Sample, by_split
 from sattxt.data.registry import open_data, register
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
-from sattxt.training.sets import open_set
 
 
 def read_flat(path: Path, *, facts: Path | None = None, tag: str = "", options: ImageOptions | None = None) -> Dataset:
@@ -52,9 +51,9 @@ def test_a_registered_data_set_is_a_kind_of_a_recipe(flat):
     tiles = open_set(entry, flat, "train")
     assert (tiles.classes, tiles.labels.tolist()) == (("lake", "sand", "wood"), [0, 0, 1, 1, 2, 2])
     assert tiles.captions[1] == ["x a deep lake"]
-    with pytest.raises(InputError, match="'mine': tag=3: pass a text"):
+    with pytest.raises(InputError, match="tag=3: pass a text"):
         open_set({**entry, "tag": 3}, flat, "train")
-    with pytest.raises(InputError, match="'mine': tags: unknown key; did you mean 'tag'"):
+    with pytest.raises(InputError, match="tags: unknown key; did you mean 'tag'"):
         open_set({**entry, "tags": "x"}, flat, "train")
 
 

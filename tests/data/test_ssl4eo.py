@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tile_files import pack, table
+from tile_files import open_pairs, open_set, pack, table
 
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.training.sets import describe, open_pairs, open_set
+from sattxt.training.sets import describe
 
 L2A = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 SIDE = 16

@@ -13,48 +13,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.text.sentence import SentenceEncoder, digest_sentence_encoder, export_sentence_encoder
 
-WORDS = ["a", "satellite", "image", "of", "river", "forest", "city", "lake", "the", "water", "and", "built", "land"]
-WORDS += ["describe", "cover"]
 TEXTS = ["a satellite image of a river", "forest", "city and lake and built land and water", "the river"]
 CONFIG = TextEncoderConfig(kind="sentence", hidden_size=32, weights_sha256="0" * 64, max_length=16)
-
-
-@pytest.fixture(scope="session")
-def bert_source(tmp_path_factory) -> Path:
-    """A folder as sentence-transformers writes it: with a pooler, position ids, and fixed padding."""
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.enable_padding(length=16)
-    tokenizer.enable_truncation(max_length=8)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    model = BertModel(config)
-    state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    state["embeddings.position_ids"] = torch.arange(32)[None]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "_name_or_path": "somewhere/else"}))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, 
 from sattxt.errors import InputError
 from sattxt.images.preprocess import Preprocessor
 from sattxt.training.adapt import adapt_norms
-from sattxt.training.export import half_precision
+from sattxt.training.run import half_precision
 from sattxt.vision.tower import VisionTower
 from sattxt.weights.directory import read_model, write_model
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from sattxt.errors import InputError
 from sattxt.training import prompts
 from sattxt.training.objectives.align.losses import positive_pairs
-from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts, find_phrases
+from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts
 
 
 def test_shipped_templates_and_instructions_are_fit_for_use() -> None:
@@ -123,8 +122,3 @@ def test_a_class_phrase_fits_every_image_of_its_class() -> None:
     wanted[1, 0] = True  # image 1 is of the class that text 0 names; image 0 is not told by text 1
     wanted[2, 3] = wanted[3, 2] = True  # the same text
     assert torch.equal(positive_pairs(unit, torch.arange(4), 0.95, image, text), wanted)
-
-
-def test_a_class_without_phrases_is_named_with_the_near_match() -> None:
-    with pytest.raises(InputError, match=r"'Rivr'.*'River'"):
-        find_phrases(["Rivr"], {"River": ["river"], "Lake": ["lake"]}, "align.sets.mine")

@@ -127,7 +127,7 @@ def test_a_bad_value_is_named_with_what_to_pass_instead(key: str, value: Any, na
 def test_none_takes_out_what_the_recipe_says() -> None:
     recipe = read_recipe("mini", {"align.sets.eurosat": None, "srd": None, "image.mean": None})
     assert "eurosat" not in [entry.name for entry in recipe.align.sets]
-    assert len(recipe.align.counts) == len(recipe.align.sets) == 5
+    assert len(recipe.align.settings.counts) == len(recipe.align.sets) == 5
     assert recipe.srd is None
     assert recipe.image.mean != (0.5, 0.5, 0.5)  # ImageConfig's default
 
@@ -135,12 +135,14 @@ def test_none_takes_out_what_the_recipe_says() -> None:
 def test_an_entry_can_be_added() -> None:
     mine = {"kind": "folder", "path": "tiles", "count": 8}
     recipe = read_recipe("mini", {"align.sets.mine": mine})
-    assert recipe.align.sets[-1].entry() == {"name": "mine", **mine}
-    assert recipe.align.counts[-1] == 8
+    assert recipe.align.sets[-1].model_dump(exclude_unset=True) == {"name": "mine", **mine}
+    assert recipe.align.settings.counts[-1] == 8
     assert recipe.align.phrases("mine", ["AnnualCrop", "dense_residential"]) == [
         ("annual crop",),
         ("dense residential",),
     ]
+    with pytest.raises(InputError, match=r"align\.sets\.eurosat: .* no phrases for class 'Rivr'.*'River'"):
+        recipe.align.phrases("eurosat", ["Rivr"])
 
 
 def test_values_on_the_command_line_are_yaml() -> None:
@@ -173,10 +175,10 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     left = leave_out(recipe, "eurosat")
     assert [e.name for e in left.align.sets] == [e.name for e in recipe.align.sets if e.name != "eurosat"]
     assert set(left.align.vocabulary) == {"resisc45", "aid", "ucm"}
-    assert len(left.align.counts) == len(left.align.sets)
+    assert len(left.align.settings.counts) == len(left.align.sets)
     assert left.srd is not None
     assert [e.name for e in left.srd.pairs] == ["s2"]  # eurosat-ms shows the same ground
-    assert len(left.srd.counts) == 1
+    assert left.srd.settings.counts == (40,)
     assert left == read_recipe("mini", {"leave_out": "eurosat"})
     assert "eurosat" in recipe.align.vocabulary  # the recipe itself is as it was
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from

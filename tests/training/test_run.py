@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from release_files import LLM
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.training.prompts import Prompt
@@ -29,7 +30,9 @@ TINY: dict[str, Any] = {
         "num_register_tokens": 4,
     },
     "head": {"dim": 32, "depth": 1, "heads": 2, "ffn_dim": 64},
-    "text_encoder.random": True,
+    "text_encoder.base": str(LLM),
+    "text_encoder.adapters": [],
+    "text_encoder.dtype": "float32",
     "srd.teacher": {"kind": "random"},
 }
 

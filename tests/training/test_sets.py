@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tile_files import COLOURS, class_files, pack, png, table, write
+from tile_files import COLOURS, class_files, open_pairs, open_set, pack, png, table, write
 
 from sattxt.errors import InputError
-from sattxt.training.sets import describe, open_pairs, open_set
+from sattxt.training.sets import describe
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
@@ -72,9 +72,9 @@ def test_a_lazy_set_survives_being_sent_to_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "foldr"}, "data set 't': kind='foldr': no such kind; did you mean 'folder' or"),
-        ({"kind": None}, "data set 't': kind='': no such kind; there are folder, table"),
-        ({"pth": "x"}, "data set 't': pth: unknown key; did you mean 'path'?"),
+        ({"kind": "foldr"}, "kind='foldr': no such kind; did you mean 'folder' or"),
+        ({"kind": None}, "kind='': no such kind; there are folder, table"),
+        ({"pth": "x"}, "pth: unknown key; did you mean 'path'?"),
         ({"path": "absent.zip"}, "absent.zip: no such folder or archive"),
         ({"size": None}, "size: missing"),
         ({"size": 16.5}, "size=16.5: pass a whole number"),

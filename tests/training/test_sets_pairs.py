@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from tile_files import bands as tile
-from tile_files import geotiff, pack
+from tile_files import geotiff, open_pairs, open_set, pack
 
 from sattxt.errors import InputError
-from sattxt.training.sets import describe, open_pairs, open_set
+from sattxt.training.sets import describe
 
 
 @pytest.mark.parametrize("memory", [True, False])

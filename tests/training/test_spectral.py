@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tile_files import open_set
 
 from sattxt.errors import ImageError
-from sattxt.training.sets import open_set
 from sattxt.training.spectral import index_captions
 
 

@@ -31,7 +31,7 @@ class Entry:
     """
 
     read: Callable[..., Dataset]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict, hash=False)
     aliases: tuple[str, ...] = ()
     named: bool = True
 

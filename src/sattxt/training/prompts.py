@@ -8,7 +8,7 @@ a function of the text alone, so a run's vectors can be computed once, before it
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sattxt.errors import InputError
 from sattxt.labels.prompts import parse_templates
-from sattxt.labels.sets import humanise, near
 from sattxt.training.schema import Config, Count, Share
 
 #: Where a class's phrase goes into a prompt.
@@ -257,25 +256,6 @@ class _Ragged:
         # float64: in float32, a number just below 1 times a large count rounds up to the count
         first = (torch.rand(len(index), generator=generator, dtype=torch.float64) * counts).long()
         return self.flat[self.starts[index] + first]
-
-
-def find_phrases(
-    classes: Sequence[str], vocabulary: Mapping[str, Sequence[str]] | None, where: str
-) -> list[tuple[str, ...]]:
-    """What stands for each class: its vocabulary's phrases or, without a vocabulary, its name in plain words.
-
-    Raises:
-        InputError: the vocabulary lacks a class; the message names ``where`` and near matches.
-    """
-    if vocabulary is None:
-        return [(humanise(name),) for name in classes]
-    for name in classes:
-        if not vocabulary.get(name):
-            hint = near(name, list(vocabulary)) or f"; it has {', '.join(list(vocabulary)[:8])}"
-            raise InputError(
-                f"{where}: the vocabulary has no phrases for class {name!r}{hint}; add some, or leave it out"
-            )
-    return [tuple(vocabulary[name]) for name in classes]
 
 
 def _fill_templates(phrases: Sequence[str], templates: Sequence[str]) -> list[str]:

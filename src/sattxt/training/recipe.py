@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import InputError
-from sattxt.labels.sets import near
+from sattxt.io import read_json
+from sattxt.labels.sets import humanise, near
 from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.base import StepConfig
 from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.prompts import PromptConfig, find_phrases
+from sattxt.training.prompts import PromptConfig
 from sattxt.training.recipe_yaml import override, read_yaml
 from sattxt.training.schema import Config, Count, Positive
-from sattxt.training.sets import SetEntry, entry_config
+from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
+from sattxt.training.start import VisionSource, find_path
 from sattxt.training.teachers.registry import TeacherSource
 from sattxt.training.text_start import LLMSource, SentenceSource
-from sattxt.training.vision_start import VisionSource, find_path
 
 log = logging.getLogger(__name__)
 
@@ -72,93 +74,73 @@ class HeadBlock(Config):
         return self
 
 
-class DataSet(SetEntry):
-    """A data set of a stage: these keys, and those of its kind's reader."""
-
-    model_config = ConfigDict(extra="allow")
-    pairs: ClassVar[bool]  # whether it is of stage 1
-
-    name: Annotated[str, Field(pattern=r"^[^.]+$")]  # without a dot: it is part of keys such as align.sets.NAME.count
-    count: Count  # its tiles in a batch, for each device
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> DataSet:
-        entry_config(self.kind, pairs=self.pairs).parse(self.model_dump(exclude_unset=True))
-        return self
-
-    def entry(self) -> dict[str, Any]:
-        """What the reader takes."""
-        return self.model_dump(exclude_none=True, exclude={"dataset"})
-
-
-class TileEntry(DataSet):
-    """RGB tiles with classes, captions or both."""
-
-    pairs = False
-    vocabulary: str | None = None  # of align.vocabulary: phrases for its classes; None: their names
-
-
-class PairEntry(DataSet):
-    """RGB beside multispectral tiles."""
-
-    pairs = True
-
-
 class SRDBlock(SRDConfig):
     """Stage 1: settings, data and teacher."""
 
-    pairs: tuple[PairEntry, ...] = Field(min_length=1)  # data sets of RGB beside multispectral tiles
+    pairs: tuple[Annotated[SetEntry, BeforeValidator(partial(parse_entry, pairs=True))], ...] = Field(min_length=1)
     teacher: TeacherSource
 
-    @model_validator(mode="before")
-    @classmethod
-    def _count(cls, values: Any) -> Any:
-        return _with_counts(values, "pairs")
+    @model_validator(mode="after")
+    def _check_pairs(self) -> SRDBlock:
+        _check_entries(self, "pairs", self.pairs)
+        return self
 
     @property
     def settings(self) -> SRDConfig:
         """What the objective takes."""
-        return _part(self, SRDConfig)
+        return _part(self, SRDConfig, counts=tuple(entry.count for entry in self.pairs))
 
 
 class AlignBlock(AlignConfig, PromptConfig):
     """Stage 2: settings, prompts and data."""
 
-    sets: tuple[TileEntry, ...] = Field(min_length=1)  # data sets of RGB tiles with classes, captions or both
+    sets: tuple[Annotated[SetEntry, BeforeValidator(parse_entry)], ...] = Field(min_length=1)
     vocabulary: dict[str, dict[str, Annotated[list[Text], Field(min_length=1)]]] = Field({})  # set, class, phrases
 
-    @model_validator(mode="before")
-    @classmethod
-    def _count(cls, values: Any) -> Any:
-        return _with_counts(values, "sets")
-
     @model_validator(mode="after")
-    def _check_vocabularies(self) -> AlignBlock:
+    def _check_sets(self) -> AlignBlock:
+        _check_entries(self, "sets", self.sets)
         known = list(self.vocabulary)
-        for entry in self.sets:
-            if entry.vocabulary is not None and entry.vocabulary not in known:
-                hint = near(entry.vocabulary, known) or f"; there are {', '.join(known) or 'none'}"
-                raise ValueError(f"sets.{entry.name}.vocabulary={entry.vocabulary!r}: no such vocabulary{hint}")
+        for name, named in self.vocabulary_of.items():
+            if named not in known:
+                hint = near(named, known) or f"; there are {', '.join(known) or 'none'}"
+                raise ValueError(f"sets.{name}.vocabulary={named!r}: no such vocabulary{hint}")
         return self
 
     @property
     def settings(self) -> AlignConfig:
         """What the objective takes."""
-        return _part(self, AlignConfig)
+        return _part(self, AlignConfig, counts=tuple(entry.count for entry in self.sets))
 
     @property
     def prompting(self) -> PromptConfig:
         """How texts become prompts."""
         return _part(self, PromptConfig)
 
+    @property
+    def vocabulary_of(self) -> dict[str, str]:
+        """The vocabulary of each data set that names one, by the data set's name."""
+        return {
+            entry.name: entry.vocabulary for entry in self.sets if isinstance(entry, TilesEntry) and entry.vocabulary
+        }
+
     def phrases(self, name: str, classes: Sequence[str]) -> list[tuple[str, ...]]:
-        """For each class of the data set ``name``, what stands for it: its vocabulary, or else the class's own name.
+        """For each class of a data set, what stands for it: its vocabulary's phrases, or else its name in plain words.
 
         Raises:
-            InputError: the vocabulary lacks a class.
+            InputError: the vocabulary lacks a class; the message has near matches.
         """
-        vocabulary = next(entry for entry in self.sets if entry.name == name).vocabulary
-        return find_phrases(classes, None if vocabulary is None else self.vocabulary[vocabulary], f"align.sets.{name}")
+        if name not in self.vocabulary_of:
+            return [(humanise(each),) for each in classes]
+        phrases = self.vocabulary[self.vocabulary_of[name]]
+        for each in classes:
+            if each not in phrases:
+                hint = near(each, list(phrases)) or f"; it has {', '.join(list(phrases)[:8])}"
+                raise InputError(
+                    f"align.sets.{name}: the vocabulary has no phrases for class {each!r}{hint}; add some, "
+                    "or leave it out"
+                )
+        return [tuple(phrases[each]) for each in classes]
 
 
 class Recipe(Config):
@@ -172,11 +154,6 @@ class Recipe(Config):
     srd: SRDBlock | None = None  # without it there is no stage 1
     align: AlignBlock
     leave_out: str | tuple[str, ...] = ()  # data sets that neither stage sees; empty once they are left out
-
-
-def shipped_recipes() -> list[str]:
-    """The names that :func:`read_recipe` knows."""
-    return sorted(item.name.removesuffix(".yaml") for item in _RECIPES.iterdir() if item.name.endswith(".yaml"))
 
 
 def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -196,7 +173,7 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if source.suffix not in (".yaml", ".yml"):
         source = Path(str(_RECIPES / f"{path}.yaml"))
     if not source.is_file():
-        known = shipped_recipes()
+        known = sorted(item.name.removesuffix(".yaml") for item in _RECIPES.iterdir() if item.name.endswith(".yaml"))
         raise InputError(f"{path}: no such recipe; pass a .yaml file or one of {known}{near(str(path), known)}")
     tree = override(read_yaml(source), overrides or {})
     try:
@@ -205,7 +182,8 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
                 raise InputError(f"{key}: unknown key; did you mean 'align.{key}'?")
         align = tree.get("align")
         if isinstance(align, dict) and isinstance(align.get("vocabulary"), str):
-            align["vocabulary"] = _read_beside(align["vocabulary"], source.parent)
+            path = find_path(align["vocabulary"], source.parent, "align.vocabulary")  # beside the recipe, or anywhere
+            align["vocabulary"] = read_json(path) if path.suffix == ".json" else read_yaml(path)
         recipe = Recipe.parse(tree)
         for name in [recipe.leave_out] if isinstance(recipe.leave_out, str) else recipe.leave_out:
             recipe = leave_out(recipe, name)
@@ -230,48 +208,27 @@ def leave_out(recipe: Recipe, name: str) -> Recipe:
     sets = tuple(entry for entry in align.sets if name not in (entry.name, entry.dataset))
     if not sets:
         raise InputError(f"leave_out={name!r}: no data set is left for stage 2")
-    gone = {entry.vocabulary for entry in align.sets} - {entry.vocabulary for entry in sets}
-    vocabulary = {key: phrases for key, phrases in align.vocabulary.items() if key not in gone}
+    left = align.replace(sets=sets)
+    gone = set(align.vocabulary_of.values()) - set(left.vocabulary_of.values())
     pairs = tuple(entry for entry in pairs if name not in (entry.name, entry.dataset))
     if srd is not None and not pairs:
         log.warning("without %s no data set is left for stage 1: the recipe has only stage 2", name)
     return recipe.replace(
-        align=align.replace(sets=sets, vocabulary=vocabulary, counts=None),
-        srd=srd.replace(pairs=pairs, counts=None) if srd is not None and pairs else None,
+        align=left.replace(vocabulary={key: left.vocabulary[key] for key in left.vocabulary if key not in gone}),
+        srd=srd.replace(pairs=pairs) if srd is not None and pairs else None,
         leave_out=None,
     )
 
 
-def _with_counts(values: Any, key: str) -> Any:
-    """A block's values with ``counts``, the ``count`` of each data set."""
-    if not isinstance(values, Mapping):
-        return values
-    if values.get("counts") is not None:
+def _check_entries(block: StepConfig, key: str, entries: Sequence[SetEntry]) -> None:
+    if "counts" in block.model_fields_set:
         raise ValueError(f"counts: unknown key; each of {key} has its own count")
-    listed: Any = values.get(key)
-    several = listed if isinstance(listed, list | tuple) else ()
-    entries = [dict(entry) for entry in several if isinstance(entry, Mapping | Config)]
-    names = [entry.get("name") for entry in entries]
+    names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{key}.{name}: two data sets have this name; give each its own")
-    counts = [entry.get("count") for entry in entries]
-    return {**values, "counts": tuple(count for count in counts if type(count) is int)}
 
 
-def _part(block: Config, cls: type[_STAGE]) -> _STAGE:
-    """The fields of a block that ``cls`` has."""
-    return cls(**{name: getattr(block, name) for name in cls.model_fields})
-
-
-def _read_beside(named: str, folder: Path) -> Any:
-    """What a vocabulary's JSON or YAML file holds; its path is relative to the recipe, or to where we are."""
-    path = find_path(named, folder)
-    if path is None:
-        raise InputError(f"align.vocabulary: {folder / named}: no such file")
-    if path.suffix != ".json":
-        return read_yaml(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"align.vocabulary: {path}: cannot be read as JSON ({error})") from error
+def _part(block: Config, cls: type[_STAGE], **more: Any) -> _STAGE:
+    """The fields of a block that ``cls`` has, and ``more``."""
+    return cls(**{name: getattr(block, name) for name in cls.model_fields} | more)

@@ -63,8 +63,15 @@ def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 def _put(node: Any, parts: list[str], value: Any, key: str) -> None:
     """Replace, add or take out what ``parts`` lead to below ``node``."""
     part, *rest = parts
-    if isinstance(node, list):
-        _put_entry(node, part, rest, value, key)
+    if isinstance(node, list):  # its entries go by their names
+        names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in node]
+        if part not in names and (rest or not isinstance(value, dict)):
+            hint = near(part, names) or f"; there are {', '.join(sorted(filter(None, names)))}"
+            raise InputError(f"{key}: no entry is called {part!r}{hint}")
+        place = names.index(part) if part in names else len(node)
+        found = dict(zip([part], node[place:], strict=False))
+        _put(found, parts, value, key)
+        node[place : place + 1] = [{"name": part, **new} if isinstance(new, dict) else new for new in found.values()]
     elif not isinstance(node, dict):
         raise InputError(f"{key}: what stands before {part!r} is a value, it has no keys")
     elif rest:
@@ -75,25 +82,6 @@ def _put(node: Any, parts: list[str], value: Any, key: str) -> None:
         del node[part]
     else:
         node[part] = value  # a None stays, so that an unknown key is still noticed
-
-
-def _put_entry(entries: list[Any], name: str, rest: list[str], value: Any, key: str) -> None:
-    """:func:`_put` in a list, whose entries go by their names."""
-    names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in entries]
-    added = {"name": name, **value} if isinstance(value, dict) and not rest else value
-    if name not in names:
-        if rest or added is value:
-            hint = near(name, names) or f"; there are {', '.join(sorted(filter(None, names)))}"
-            raise InputError(f"{key}: no entry is called {name!r}{hint}")
-        entries.append(added)
-        return
-    place = names.index(name)
-    if rest:
-        _put(entries[place], rest, value, key)
-    elif value is None:
-        del entries[place]
-    else:
-        entries[place] = added
 
 
 def _parse(text: str, where: str) -> Any:

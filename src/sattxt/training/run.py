@@ -17,13 +17,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from sattxt.config import ImageConfig
+from sattxt.config import ImageConfig, ModelConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.training.checkpoint import CHECKPOINT, restore
-from sattxt.training.export import export_model, score_sets
-from sattxt.training.initialise import initialise, initialise_vision
 from sattxt.training.loop import LoopOptions, fit
 from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
@@ -32,15 +30,23 @@ from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.optim import shared_copy
 from sattxt.training.prompts import PromptBook, SetTexts
-from sattxt.training.recipe import DataSet, Recipe
-from sattxt.training.sets import describe, open_pairs, open_set
+from sattxt.training.recipe import Recipe
+from sattxt.training.sets import SetEntry, describe
+from sattxt.training.start import fixed_seed, initialise, load_vision
 from sattxt.training.teachers.registry import start_teacher
 from sattxt.training.text_bank import build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.tiles import Tiles
-from sattxt.training.validate import caption_recall, zero_shot_accuracy
-from sattxt.training.vision_start import fixed_seed, load_vision
+from sattxt.training.validate import (
+    Scored,
+    caption_recall,
+    fit_logit_scale,
+    fit_multi_label,
+    score_labelled,
+    zero_shot_accuracy,
+)
 from sattxt.vision.device import resolve_device
+from sattxt.weights.directory import write_model
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +136,7 @@ class AlignRun(Run[AlignModel]):
     Args:
         data: the folder that the recipe's paths start from.
         init: a model or a run to start from instead of the recipe's weights, see
-            :func:`sattxt.training.initialise.initialise`.
+            :func:`sattxt.training.start.initialise`.
 
     Raises:
         InputError, WeightsError, MissingExtraError: what the recipe asks for cannot be had; known before the first
@@ -141,7 +147,7 @@ class AlignRun(Run[AlignModel]):
         data, out, config = Path(data), Path(out), recipe.align.settings
         self.recipe, self.normalise = recipe, Normaliser(recipe.image.config())
         with _lock_folder(out):
-            self.sets, validation = _open_splits(recipe.align.sets, data, open_set)
+            self.sets, validation = _open_splits(recipe.align.sets, data)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
             self._plain = {tiles.name: self._plain_texts(tiles) for tiles in self.validation}
             captions = [text for tiles in self.validation for texts in tiles.captions for text in texts]
@@ -156,7 +162,7 @@ class AlignRun(Run[AlignModel]):
             del encoder
         with fixed_seed(config.seed):
             model = AlignModel(load_vision(recipe, data), self.bank.hidden_size, config.initial_scale)
-        has_text_head = init is not None and initialise(model, init)
+        has_text_head = init is not None and initialise(init, model.vision, model.text)
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
                 make_isometric(model.text, self._sample())
@@ -190,22 +196,36 @@ class AlignRun(Run[AlignModel]):
         Raises:
             InputError: something is at ``out`` already.
         """
-        size = self.recipe.image.size
-        labelled = [tiles for tiles in self.validation if tiles.classes]
-        if not labelled:
-            log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
+        size, scored = self.recipe.image.size, []
         model = self.aligner.calibrate_norms(self.average, size, batches=norm_batches)
-        texts = [self._vectors(self._plain[tiles.name]) for tiles in labelled]
-        return export_model(
-            model,
-            out,
+        for tiles in self.validation:
+            if tiles.classes:
+                texts = self._vectors([*self._plain[tiles.name], *BACKGROUNDS])
+                scores, truth = score_labelled(model, tiles, texts, self.normalise, size)
+                of_labels, of_backgrounds = scores.tensor_split([len(tiles.classes)], dim=1)
+                scored.append(Scored(of_labels, of_backgrounds, truth))
+        vision, logit_scale, scale, bias = model.vision.config, float(model.log_scale.detach().exp()), None, None
+        if scored:
+            logit_scale = fit_logit_scale(scored)
+            scale, bias = fit_multi_label(scored, logit_scale)
+        else:
+            log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
+        config = ModelConfig(
             name=self.recipe.name,
+            embed_dim=2 * vision.head.dim,
             image=self.recipe.image.config(),
-            text=self.text,
-            scored=score_sets(model, labelled, texts, self._vectors(list(BACKGROUNDS)), self.normalise, size),
+            vision=vision,
+            text=self.text.config,
+            logit_scale=round(logit_scale, 2),
+            logit_scale_source="fitted on the validation splits" if scored else "trained",
+            backgrounds=BACKGROUNDS,
+            multi_label_scale=scale,
+            multi_label_bias=bias,
             licence=licence,
-            overwrite=overwrite,
         )
+        # What is stored is what is loaded: weights rounded to float16 once, here.
+        tower, head = (half_precision(part.state_dict()) for part in (model.vision, model.text))
+        return write_model(out, config, tower, head, self.text.folder, overwrite=overwrite)
 
     def _plain_texts(self, tiles: Tiles) -> list[str]:
         """One text a class, of its first phrase."""
@@ -239,10 +259,10 @@ class SRDRun(Run[SRDModel]):
         self.recipe, config = recipe, recipe.srd.settings
         with _lock_folder(out):
             teacher = start_teacher(recipe.srd.teacher, data, seed=recipe.align.seed)
-            self.sets, self.validation = _open_splits(recipe.srd.pairs, data, open_pairs)
+            self.sets, self.validation = _open_splits(recipe.srd.pairs, data)
         tower = load_vision(recipe, data, seed=config.seed)
         if init is not None:
-            initialise_vision(tower, init)
+            initialise(init, tower)
         with fixed_seed(config.seed):
             model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -265,16 +285,19 @@ def _lock_folder(out: Path) -> Iterator[None]:
         yield
 
 
-def _open_splits(
-    entries: Sequence[DataSet], data: Path, opener: Callable[[Mapping[str, Any], Path, str], Tiles]
-) -> tuple[list[Tiles], list[Tiles]]:
-    """The train splits, and the validation splits there are; a set without one is told of and left out."""
+def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as float16, half the bytes; vectors (norms, biases, statistics) as they are."""
+    return {k: v.half() if v.is_floating_point() and v.ndim >= 2 else v for k, v in state.items()}
+
+
+def _open_splits(entries: Sequence[SetEntry], data: Path) -> tuple[list[Tiles], list[Tiles]]:
+    """The train splits, and the validation splits there are; the log names a set without one."""
     train, validation = [], []
     for entry in entries:
-        train.append(opener(entry.entry(), data, "train"))
+        train.append(entry.open(data, "train"))
         log.info("train: %s", describe(train[-1]))
         try:
-            validation.append(opener(entry.entry(), data, "val"))
+            validation.append(entry.open(data, "val"))
         except InputError as error:
             log.warning("%s has no validation split (%s)", entry.name, error)
         else:
@@ -283,7 +306,7 @@ def _open_splits(
     return train, validation
 
 
-def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, Any]) -> dict[str, str]:
+def _context(recipe: Recipe, entries: Sequence[SetEntry], further: Mapping[str, Any]) -> dict[str, str]:
     """What of a recipe decides what a run learns, beside the stage's own settings and the weights it starts from.
 
     ``count`` is among those settings; ``memory`` changes nothing; ``image.size`` is that of validation and of the
@@ -292,7 +315,7 @@ def _context(recipe: Recipe, entries: Sequence[DataSet], further: Mapping[str, A
     parts = {"image": recipe.image.model_dump(exclude={"size", "window"}), **further}
     found = {key: json.dumps(value, sort_keys=True) for key, value in parts.items()}
     for entry in entries:
-        kept = {key: value for key, value in entry.entry().items() if key not in ("count", "memory")}
+        kept = entry.model_dump(exclude_unset=True, exclude_none=True, exclude={"count", "dataset", "memory"})
         phrases = recipe.align.vocabulary.get(kept.get("vocabulary", ""))
         if phrases is not None:
             kept["phrases"] = f"checksum {zlib.crc32(json.dumps(phrases, sort_keys=True).encode()):08x}"

@@ -67,12 +67,12 @@ class Config(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
-    def parse(cls: type[_Self], values: Any, where: str = "") -> _Self:
-        """A config of the mapping ``values``; errors name keys as keys of ``where``."""
+    def parse(cls: type[_Self], values: Any) -> _Self:
+        """A config of the mapping ``values``."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            _explain(values, error, where)
+            _explain(values, error)
 
     def replace(self: _Self, **changes: Any) -> _Self:
         """A copy with other values, checked like new ones."""
@@ -84,24 +84,23 @@ class Config(BaseModel):
         if not isinstance(values, Mapping):
             return values
         for key in values:
-            if key not in cls.model_fields and cls.model_config["extra"] == "forbid":
+            if key not in cls.model_fields:
                 hint = near(str(key), sorted(cls.model_fields)) or f"; there are {', '.join(sorted(cls.model_fields))}"
                 raise PydanticCustomError("unknown_key", "{key}: unknown key{hint}", {"key": str(key), "hint": hint})
-        given = {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
-        return {key: _as_tuple(value) for key, value in given.items()}
+        return {key: _as_tuple(value) for key, value in values.items() if value is not None}
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _explain(values: Any, error: ValidationError, where: str = "") -> NoReturn:
+def _explain(values: Any, error: ValidationError) -> NoReturn:
     """Raise one of the errors as InputError: an unknown key before others, what lies deep before its surroundings."""
     errors = error.errors(include_url=False)
     found = min(errors, key=lambda item: (item["type"] != "unknown_key", -len(item["loc"])))
     kind, context = found["type"], found.get("ctx", {})
     place, value = _follow(found["loc"], values, kind)
-    path = (where + place).removeprefix(".")
+    path = place
     if kind.startswith("union_tag"):  # the key that tells which of several configs it is
         path, value = f"{path}.{context['discriminator'][1:-1]}".removeprefix("."), context.get("tag")
     if kind == "unknown_key":
@@ -112,16 +111,11 @@ def _explain(values: Any, error: ValidationError, where: str = "") -> NoReturn:
         message = f"{path}: {context['error']}".removeprefix(": ")
     else:
         tried = [item for item in errors if _follow(item["loc"], values, item["type"])[0] == place]
-        expected = " or ".join(dict.fromkeys(_expected(item) for item in tried))
+        texts = [_EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in tried]
+        expected = " or ".join(dict.fromkeys(texts))
         choices = re.findall("'([^']*)'", expected) if kind in ("literal_error", "union_tag_invalid") else []
         message = f"{path}={value!r}: pass {expected}{near(str(value), choices)}".removeprefix("=")
     raise InputError(message) from None
-
-
-def _expected(error: Mapping[str, Any]) -> str:
-    """What to pass instead, for one of pydantic's errors."""
-    text: str = _EXPECTED.get(error["type"], error["msg"])
-    return text.format(**error.get("ctx", {}))
 
 
 def _follow(place: Sequence[int | str], values: Any, kind: str) -> tuple[str, Any]:
@@ -137,4 +131,4 @@ def _follow(place: Sequence[int | str], values: Any, kind: str) -> tuple[str, An
             name = values.get("name") if isinstance(values, Mapping) else None
             path += f".{name}" if name else f"[{part}]"
         # Else pydantic names which choice of a union it tried, which is no key.
-    return path, values
+    return path.removeprefix("."), values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -18,7 +18,7 @@ from pydantic import Field, create_model
 
 from sattxt.data.dataset import Samples
 from sattxt.data.multispectral import RGB_BANDS, Bands, BandSamples, picture, with_bands
-from sattxt.data.registry import DATASETS, find_entry, open_data
+from sattxt.data.registry import DATASETS, Entry, find_entry, open_data
 from sattxt.errors import ImageError, InputError
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import near
@@ -34,12 +34,31 @@ _READING = ("stretch", "bands", "band_names", "value_range", "offset")
 
 
 class SetEntry(Config):
-    """What every entry of a recipe may say."""
+    """What every data set of a recipe may say."""
 
     kind: str  # a data set of sattxt.data.registry, or "fields"; for stage 1 also "rgb"
-    name: str = ""  # what results call it
-    count: Count = 1  # its tiles in a batch, for each device
+    name: Annotated[str, Field(pattern=r"^[^.]+$")]  # without a dot: it is part of keys such as align.sets.NAME.count
+    count: Count  # its tiles in a batch, for each device
     dataset: str | None = None  # what leave_out knows it by beside its name
+
+    def open(self, root: Path, split: str) -> Tiles:
+        """The tiles of one split: RGB with labels and captions for stage 2; with all their bands for stage 1.
+
+        Args:
+            root: the data folder, which paths are relative to.
+            split: ``train`` or ``val``.
+
+        Raises:
+            InputError: the data do not fit the entry, or nothing is in the split; the message names the data set.
+            MissingExtraError: a package is needed that is not installed.
+        """
+        try:
+            return self._open(root, split)
+        except InputError as error:
+            raise InputError(f"data set {self.name!r}: {error}") from error
+
+    def _open(self, root: Path, split: str) -> Tiles:
+        raise NotImplementedError
 
 
 class FieldsEntry(SetEntry):
@@ -48,6 +67,10 @@ class FieldsEntry(SetEntry):
     tiles: Count  # how many; for validation a tenth as many others
     size: Annotated[int, Field(ge=32)] = 64  # side in pixels
     seed: Whole = 0
+
+    def _open(self, root: Path, split: str) -> Tiles:
+        count, seed = (self.tiles, self.seed) if split == "train" else (max(1, self.tiles // 10), self.seed + 1)
+        return draw_fields(count, seed=seed, size=self.size, name=self.name)
 
 
 class FilesEntry(SetEntry):
@@ -59,8 +82,98 @@ class FilesEntry(SetEntry):
     val_share: Annotated[float, Field(ge=0, le=0.9)] | None = None  # held out where nothing is val; default 0.1
     names: dict[str, str] = Field({})  # what classes are called instead
 
+    def _read(self, root: Path, split: str) -> tuple[Samples, list[tuple[str, str]]]:
+        """The samples of a split, and what cannot be used with the reason."""
+        arguments = find_entry(self.kind)[1].arguments
+        stated = {key: value for key in (*arguments, *_READING) if (value := getattr(self, key)) is not None}
+        given = {key: value for key, value in stated.items() if key in arguments}
+        given |= {key: root / value for key, value in given.items() if _is_path(arguments[key])}
+        reading = {key: value for key, value in stated.items() if key not in arguments}
+        options = ImageOptions(**reading) if reading else None
+        data = open_data(root / self.path, self.kind, options=options, strict=False, **given)
+        skipped, unsplit = list(data.skipped), set(data.splits) == {""}
+        if not unsplit:
+            skipped += [(sample.id, "is in no split") for sample in data.splits.get("", ())]
+        if unsplit or (self.val_share is not None and "val" not in data.splits):
+            data = data.hold_out(0.1 if self.val_share is None else self.val_share)
+        try:
+            return data.split(split), skipped
+        except InputError as error:
+            hint = "; pass val_share: 0.1 to hold out a part of train"
+            raise InputError(f"{error}{hint if split == 'val' and 'val' not in data.splits else ''}") from error
 
-def entry_config(kind: str, *, pairs: bool = False) -> type[FilesEntry | FieldsEntry]:
+    def _hold(self, tiles: Tiles, nbytes: int) -> Tiles:
+        """The tiles, in memory if the entry says so, or leaves it open and they are few enough."""
+        wanted = len(tiles) * nbytes < MEMORY_LIMIT if self.memory == "auto" else self.memory
+        return tiles.in_memory() if wanted else tiles
+
+
+class TilesEntry(FilesEntry):
+    """RGB tiles with classes, captions or both."""
+
+    vocabulary: str | None = None  # of align.vocabulary: phrases for its classes; None: their names
+
+    def _open(self, root: Path, split: str) -> Tiles:
+        samples, skipped = self._read(root, split)
+        if self.size is None and not isinstance(samples, BandSamples):
+            raise InputError("size: missing; pass the side in pixels that tiles are resized to, 8 or more")
+        size = self.size or _side(_first_bands(samples))
+        for folder in self.names:
+            if folder not in samples.classes:
+                hint = near(folder, samples.classes) or f"; there are {', '.join(samples.classes)}"
+                raise InputError(f"names: {folder!r} is none of the classes{hint}")
+        called = [self.names.get(name, name) for name in samples.classes]
+        classes = tuple(dict.fromkeys(called))
+        one = [sample.labels[:1] if not samples.multi_label else () for sample in samples.samples]
+        labels = torch.tensor([classes.index(called[label[0]]) if label else -1 for label in one])
+        tiles = Tiles(
+            self.name,
+            [sample.id for sample in samples.samples],
+            partial(_read_rgb, samples, size),
+            labels,
+            classes if bool((labels >= 0).any()) else (),
+            [list(sample.captions) for sample in samples.samples],
+            skipped=skipped,
+        )
+        return _describe_bands(tiles, samples, size) if self.kind == "s2" else self._hold(tiles, 3 * size**2)
+
+
+class PairsEntry(FilesEntry):
+    """RGB beside multispectral tiles.
+
+    The first tile that can be read says which bands, in which order, and of which size the set has. Kind ``rgb``: RGB
+    tiles with EuroSAT's stretch, a weaker signal, for teachers that take RGB alone.
+    """
+
+    def _open(self, root: Path, split: str) -> Tiles:
+        if self.kind == "rgb":
+            rgb = entry_config("folder")(**{**dict(self), "kind": "folder"})
+            return replace(rgb._open(root, split).in_memory(), bands=RGB_BANDS)
+        samples, skipped = self._read(root, split)
+        samples = with_bands(samples)
+        first = _first_bands(samples)
+        bands, size = tuple(first), self.size or _side(first)
+        check_rgb(bands, "bands")
+        pixels = partial(_read_bands, samples, bands, size, self.size is not None)
+        keys = [sample.id for sample in samples.samples]
+        return self._hold(Tiles(self.name, keys, pixels, bands=bands, skipped=skipped), 2 * len(bands) * size**2)
+
+
+def parse_entry(values: Any, *, pairs: bool = False) -> Any:
+    """An entry of a recipe, a mapping, as its kind's config; anything else comes back as it is.
+
+    Args:
+        pairs: it is one of stage 1.
+
+    Raises:
+        InputError: there is no such kind. ValidationError: a key or value is unfit.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    return entry_config(str(values.get("kind") or ""), pairs=pairs).model_validate(values)
+
+
+def entry_config(kind: str, *, pairs: bool = False) -> type[SetEntry]:
     """The config of an entry of a kind.
 
     Args:
@@ -77,125 +190,25 @@ def entry_config(kind: str, *, pairs: bool = False) -> type[FilesEntry | FieldsE
         known = [*DATASETS, "s2", "eurosat_ms", "zip", "rgb" if pairs else "fields"]
         hint = near(kind, known) or f"; there are {', '.join(known)}"
         raise InputError(f"kind={kind!r}: no such kind{hint}") from error
+    return _make_config(reader, pairs)
+
+
+@cache
+def _make_config(reader: Entry, pairs: bool) -> type[SetEntry]:
     keys: dict[str, Any] = dict.fromkeys(_READING, (Any, None))
     for key, parameter in reader.arguments.items():
         annotation = str | None if _is_path(parameter) else parameter.annotation
         keys[key] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    if not pairs:
-        keys["vocabulary"] = (str | None, None)  # of align.vocabulary: phrases for its classes; None: their names
-    elif "modality" in keys:
+    if pairs and "modality" in keys:
         keys["modality"] = (keys["modality"][0], "S2L2A")  # pictures have no bands
-    return cast("type[FilesEntry]", create_model("FilesEntry", __base__=FilesEntry, **keys))
-
-
-def open_set(entry: Mapping[str, Any], root: Path, split: str) -> Tiles:
-    """The RGB tiles of one split of a recipe's data set, with labels and captions.
-
-    Args:
-        entry: ``kind``, ``name`` and the other keys of :func:`entry_config`; paths are relative to ``root``.
-        root: the data folder.
-        split: ``train`` or ``val``.
-
-    Raises:
-        InputError: kind or key unknown (with the near match), a value or the data unfit, nothing in the split.
-        MissingExtraError: a package is needed that is not installed.
-    """
-    with _errors_name(entry) as name:
-        config = entry_config(str(entry.get("kind") or "")).parse(entry)
-        if isinstance(config, FieldsEntry):
-            train, held_out = (config.tiles, config.seed), (max(1, config.tiles // 10), config.seed + 1)
-            count, seed = train if split == "train" else held_out
-            return draw_fields(count, seed=seed, size=config.size, name=name)
-        samples, skipped = _open(config, root, split)
-        size = config.size
-        if size is None and not isinstance(samples, BandSamples):
-            raise InputError("size: missing; pass the side in pixels that tiles are resized to, 8 or more")
-        size = size or _side(_first(samples))
-        labels, classes = _labels(config, samples)
-        keys, captions = _ids(samples), [list(sample.captions) for sample in samples.samples]
-    if config.kind == "s2":
-        return _described(name, samples, size, skipped)
-    tiles = Tiles(name, keys, _Picture(samples, size), labels, classes, captions, skipped=skipped)
-    return _held(config, tiles, 3 * size**2)
-
-
-def open_pairs(entry: Mapping[str, Any], root: Path, split: str) -> Tiles:
-    """The tiles of one split with all their bands, for stage 1; arguments and errors as :func:`open_set`.
-
-    The first tile that can be read says which bands, in which order, and of which size the set has. Kind ``rgb``: RGB
-    tiles with EuroSAT's stretch, a weaker signal, for teachers that take RGB alone.
-    """
-    if entry.get("kind") == "rgb":
-        return replace(open_set({**entry, "kind": "folder"}, root, split).in_memory(), bands=RGB_BANDS)
-    with _errors_name(entry) as name:
-        config = cast("FilesEntry", entry_config(str(entry.get("kind") or ""), pairs=True).parse(entry))
-        samples, skipped = _open(config, root, split)
-        samples = with_bands(samples)
-        first = _first(samples)
-        bands, size = tuple(first), config.size or _side(first)
-        check_rgb(bands, "bands")
-    pixels = _BandTile(samples, bands, size, resample=config.size is not None)
-    tiles = Tiles(name, _ids(samples), pixels, bands=bands, skipped=skipped)
-    return _held(config, tiles, 2 * len(bands) * size**2)
+    return create_model("Entry", __base__=PairsEntry if pairs else TilesEntry, **keys)
 
 
 def _is_path(parameter: Parameter) -> bool:
     return Path in (parameter.annotation, *get_args(parameter.annotation))
 
 
-@contextmanager
-def _errors_name(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Gives a data set's name, and puts it before errors."""
-    name = str(entry.get("name") or entry.get("kind"))
-    try:
-        yield name
-    except InputError as error:
-        raise InputError(f"data set {name!r}: {error}") from error
-
-
-def _open(config: FilesEntry, root: Path, split: str) -> tuple[Samples, list[tuple[str, str]]]:
-    """The samples of a split, and what cannot be used with the reason."""
-    _, reader = find_entry(config.kind)
-    given: dict[str, Any] = {}
-    for key, parameter in reader.arguments.items():
-        value = getattr(config, key)
-        if value is not None:
-            given[key] = root / value if _is_path(parameter) else value
-    reading = {key: value for key in _READING if key not in given and (value := getattr(config, key)) is not None}
-    options = ImageOptions(**reading) if reading else None
-    data = open_data(root / config.path, config.kind, options=options, strict=False, **given)
-    skipped = list(data.skipped)
-    if set(data.splits) == {""}:
-        data = data.hold_out(0.1 if config.val_share is None else config.val_share)
-    else:
-        skipped += [(sample.id, "is in no split") for sample in data.splits.get("", ())]
-        if config.val_share is not None and "val" not in data.splits:
-            data = data.hold_out(config.val_share)
-    try:
-        return data.split(split), skipped
-    except InputError as error:
-        hint = "; pass val_share: 0.1 to hold out a part of train"
-        raise InputError(f"{error}{hint if split == 'val' and 'val' not in data.splits else ''}") from error
-
-
-def _labels(config: FilesEntry, samples: Samples) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """(N,) int64 class of each tile, -1 where it has none or may have several; and the classes after ``names``."""
-    for folder in config.names:
-        if folder not in samples.classes:
-            hint = near(folder, samples.classes) or f"; there are {', '.join(samples.classes)}"
-            raise InputError(f"names: {folder!r} is none of the classes{hint}")
-    called = [config.names.get(name, name) for name in samples.classes]
-    classes = list(dict.fromkeys(called))
-    one = [sample.labels[:1] if not samples.multi_label else () for sample in samples.samples]
-    labels = torch.tensor([classes.index(called[label[0]]) if label else -1 for label in one])
-    return labels, tuple(classes) if bool((labels >= 0).any()) else ()
-
-
-def _ids(samples: Samples) -> list[str]:
-    return [sample.id for sample in samples.samples]
-
-
-def _first(samples: Samples) -> Bands:
+def _first_bands(samples: Samples) -> Bands:
     """The bands of the first tile that can be read."""
     first = None
     for index in range(len(samples)):
@@ -210,25 +223,25 @@ def _side(bands: Bands) -> int:
     return max(len(band) for band in bands.values())
 
 
-def _held(config: FilesEntry, tiles: Tiles, nbytes: int) -> Tiles:
-    """The tiles, in memory if the entry says so, or leaves it open and they are few enough."""
-    wanted = len(tiles) * nbytes < MEMORY_LIMIT if config.memory == "auto" else config.memory
-    return tiles.in_memory() if wanted else tiles
+def _describe_bands(tiles: Tiles, samples: Samples, size: int) -> Tiles:
+    """RGB tiles in memory, with captions written from their bands."""
+    written: dict[str, list[str]] = {}
+
+    def decode(index: int) -> NDArray[np.uint8]:
+        bands, key = cast("BandSamples", samples).bands(index), tiles.keys[index]
+        written[key] = index_captions(bands)
+        return _fit(picture(bands, key), size)
+
+    held = replace(tiles, pixels=decode).in_memory()
+    return replace(held, captions=[written[key] for key in held.keys])
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """Decodes RGB tiles: (3, size, size) uint8, resized by a Lanczos filter where they differ."""
-
-    samples: Samples
-    size: int
-
-    def __call__(self, index: int) -> NDArray[np.uint8]:
-        return _fit(self.samples.image(index), self.size)
+def _read_rgb(samples: Samples, size: int, index: int) -> NDArray[np.uint8]:
+    return _fit(samples.image(index), size)
 
 
 def _fit(rgb: NDArray[Any], size: int) -> NDArray[np.uint8]:
-    """(3, size, size) uint8 of (H, W, 3) pixels in 0..255."""
+    """(3, size, size) uint8 of (H, W, 3) pixels in 0..255, resized by a Lanczos filter where they differ."""
     if rgb.dtype != np.uint8:
         rgb = rgb.round().astype(np.uint8)
     if rgb.shape[:2] != (size, size):
@@ -236,52 +249,31 @@ def _fit(rgb: NDArray[Any], size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
-def _described(name: str, samples: Samples, size: int, skipped: list[tuple[str, str]]) -> Tiles:
-    """RGB tiles in memory, with captions written from their bands."""
-    keys, written = _ids(samples), {}
+def _read_bands(
+    samples: BandSamples, bands: tuple[str, ...], size: int, resample: bool, index: int
+) -> NDArray[np.int16]:
+    """(len(bands), size, size) int16, reflectance x 10,000, rounded; bilinear where bands are of another size.
 
-    def decode(index: int) -> NDArray[np.uint8]:
-        bands = cast("BandSamples", samples).bands(index)
-        written[keys[index]] = index_captions(bands)
-        return _fit(picture(bands, keys[index]), size)
-
-    tiles = Tiles(name, keys, decode, skipped=skipped).in_memory()
-    return replace(tiles, captions=[written[key] for key in tiles.keys])
-
-
-@dataclass(frozen=True)
-class _BandTile:
-    """Decodes (len(bands), size, size) int16, reflectance x 10,000, rounded; bilinear where it is resampled.
-
-    resample: whether a tile of another size is resampled rather than refused.
+    Args:
+        resample: whether a tile of another size is resampled rather than refused.
     """
-
-    samples: BandSamples
-    bands: tuple[str, ...]
-    size: int
-    resample: bool
-
-    def __call__(self, index: int) -> NDArray[np.int16]:
-        found = self.samples.bands(index)
-        missing = [band for band in self.bands if band not in found]
-        if missing:
-            raise ImageError(f"lacks the bands {', '.join(missing)}")
-        side, size = _side(found), self.size
-        if side != size and not self.resample:
-            raise ImageError(f"is {side}x{side} pixels instead of {size}x{size}; pass size to resample")
-        tile = np.empty((len(self.bands), size, size), np.int16)
-        for row, band in enumerate(self.bands):
-            values = found[band]
-            if values.shape[0] != values.shape[1]:
-                raise ImageError("is {}x{} pixels, not square".format(*values.shape))
-            if len(values) != size:
-                shrinks = size < len(values)
-                resized = F.interpolate(
-                    torch.from_numpy(values)[None, None], size=(size, size), mode="bilinear", antialias=shrinks
-                )
-                values = resized[0, 0].numpy()
-            tile[row] = np.clip(np.rint(values), -32768, 32767)
-        return tile
+    found = samples.bands(index)
+    missing = [band for band in bands if band not in found]
+    if missing:
+        raise ImageError(f"lacks the bands {', '.join(missing)}")
+    side = _side(found)
+    if side != size and not resample:
+        raise ImageError(f"is {side}x{side} pixels instead of {size}x{size}; pass size to resample")
+    tile = np.empty((len(bands), size, size), np.int16)
+    for row, band in enumerate(bands):
+        values = found[band]
+        if values.shape[0] != values.shape[1]:
+            raise ImageError("is {}x{} pixels, not square".format(*values.shape))
+        if len(values) != size:
+            plane, shrinks = torch.from_numpy(values)[None, None], size < len(values)
+            values = F.interpolate(plane, (size, size), mode="bilinear", antialias=shrinks)[0, 0].numpy()
+        tile[row] = np.clip(np.rint(values), -32768, 32767)
+    return tile
 
 
 def describe(tiles: Tiles) -> str:

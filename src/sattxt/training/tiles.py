@@ -33,9 +33,8 @@ class Tiles:
     """Tiles of one data set and one split, in memory or decoded at every :meth:`take`.
 
     A tile that turns out to be unreadable is logged and added to ``skipped`` once; the next readable one stands in for
-    it, and ``labels`` and ``captions`` at its index become those of the stand-in. Which one that is depends on the data
-    alone, not on what was asked before, so a run stays a pure function of its seed and step. What was computed from
-    labels and captions before is to be looked up at :meth:`actual`.
+    it. Which one that is depends on the data alone, not on what was asked before, so a run stays a pure function of its
+    seed and step. The labels and captions of what was taken are those at :meth:`actual`.
 
     Raises:
         InputError: shapes, dtypes, names and counts do not fit together.
@@ -54,15 +53,12 @@ class Tiles:
         self.labels = self.labels if len(self.labels) else torch.full((len(self.keys),), -1)
         self.captions = [list(texts) for texts in self.captions] or [[] for _ in self.keys]
         self.bands = tuple(canonical(band) for band in self.bands)
-        self._failed: dict[int, list[str]] = {}
+        self._failed: dict[int, tuple[str, str]] = {}
         self._last: tuple[list[int], Tensor] | None = None
         counts = len(self.keys), len(self.labels), len(self.captions)
         if not self.keys or len(set(counts)) > 1:
-            raise InputError(
-                "{}: {} tiles, {} labels, {} lists of captions; pass one of each a tile, at least one".format(
-                    self.name, *counts
-                )
-            )
+            message = "{}: {} tiles, {} labels, {} lists of captions; pass one of each a tile, at least one"
+            raise InputError(message.format(self.name, *counts))
         if self.bands:
             check_rgb(self.bands, self.name)
             if len(set(self.bands)) != len(self.bands):
@@ -114,17 +110,14 @@ class Tiles:
         """
         if isinstance(self.pixels, Tensor):
             return self
+        _, first = self._readable(0)
+        pixels = torch.from_numpy(np.empty((len(self), *first.shape), first.dtype))
         kept: list[int] = []
-        pixels = torch.empty(0)
         with ThreadPoolExecutor(WORKERS) as pool:
             for index, tile in enumerate(pool.map(self._attempt, range(len(self)))):
                 if tile is not None:
-                    if not kept:
-                        pixels = torch.from_numpy(np.empty((len(self), *tile.shape), tile.dtype))
                     pixels[len(kept)] = torch.from_numpy(tile)
                     kept.append(index)
-        if not kept:
-            raise self._nothing()
         return replace(
             self, keys=[self.keys[i] for i in kept], pixels=pixels[: len(kept)], labels=self.labels[kept],
             captions=[self.captions[i] for i in kept], skipped=sorted(self.skipped),
@@ -133,16 +126,22 @@ class Tiles:
     def _stored(self, index: Tensor) -> Tensor:
         if isinstance(self.pixels, Tensor):
             return self.pixels[index]
-        wanted, last = index.tolist(), self._last
-        if last is None or last[0] != wanted or not wanted:  # RGB and bands of the same tiles are decoded once
+        wanted = index.tolist()
+        if self._last is None or self._last[0] != wanted:  # RGB and bands of the same tiles are decoded once
             with ThreadPoolExecutor(WORKERS) as pool:
-                found = list(pool.map(self._readable, wanted or [0]))
-            for i, (used, _) in zip(wanted, found, strict=False):
-                if used != i:
-                    self.labels[i], self.captions[i] = self.labels[used], self.captions[used]
-            last = wanted, torch.from_numpy(np.stack([tile for _, tile in found]))[: len(wanted)]
-            self._last = last if self.bands else None
-        return last[1]
+                found = [tile for _, tile in pool.map(self._readable, wanted or [0])]
+            self._last = wanted, torch.from_numpy(np.stack(found))[: len(wanted)]
+        return self._last[1]
+
+    def _readable(self, index: int) -> tuple[int, NDArray[Any]]:
+        """The tile, or the next that can be read, with its index."""
+        for candidate in (*range(index, len(self)), *range(index)):
+            tile = self._attempt(candidate)
+            if tile is not None:
+                return candidate, tile
+        raise InputError(
+            "{}: none of {} tiles can be read, first {}: {}".format(self.name, len(self), *self._failed[0])
+        )
 
     def _attempt(self, index: int) -> NDArray[Any] | None:
         """The tile, or ``None`` where it cannot be read, which is logged and counted once."""
@@ -156,23 +155,11 @@ class Tiles:
         except Exception as error:  # decoders raise many kinds
             if is_system_failure(error):
                 raise
-            reason = [first_line(error).split(f"{self.keys[index]}: ", 1)[-1]]
-        if self._failed.setdefault(index, reason) is reason:  # the first of several threads
-            self.skipped.append((self.keys[index], reason[0]))
-            log.warning("%s: %s is left out: %s", self.name, self.keys[index], reason[0])
+            failed = (self.keys[index], first_line(error).split(f"{self.keys[index]}: ", 1)[-1])
+        if self._failed.setdefault(index, failed) is failed:  # the first of several threads
+            self.skipped.append(failed)
+            log.warning("%s: %s is left out: %s", self.name, *failed)
         return None
-
-    def _readable(self, index: int) -> tuple[int, NDArray[Any]]:
-        """The tile, or the next that can be read, with its index."""
-        for candidate in (*range(index, len(self)), *range(index)):
-            tile = self._attempt(candidate)
-            if tile is not None:
-                return candidate, tile
-        raise self._nothing()
-
-    def _nothing(self) -> InputError:
-        key = self.keys[0]
-        return InputError(f"{self.name}: none of {len(self)} tiles can be read, first {key}: {self._failed[0][0]}")
 
 
 def check_rgb(bands: Sequence[str], where: str) -> None:
@@ -199,18 +186,15 @@ class Sampler:
 
     def batch(self, step: int) -> list[Tensor]:
         """One int64 index tensor a data set."""
-        return [self._indices(which, step) for which in range(len(self._sizes))]
-
-    def _indices(self, which: int, step: int) -> Tensor:
-        size, count = self._sizes[which], self._counts[which]
-        positions = range(step * count, (step + 1) * count)
-        return torch.stack([self._permutation(which, p // size)[p % size] for p in positions])
+        taken = []
+        for which, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
+            places = range(step * count, (step + 1) * count)
+            taken.append(torch.stack([self._permutation(which, place // size)[place % size] for place in places]))
+        return taken
 
     def _permutation(self, which: int, epoch: int) -> Tensor:
-        key = (which, epoch)
-        if key not in self._order:
-            for old in [k for k in self._order if k[0] == which and k[1] < epoch - 1]:
-                del self._order[old]
+        if (which, epoch) not in self._order:
+            self._order = {key: order for key, order in self._order.items() if key[0] != which or key[1] >= epoch - 1}
             generator = torch.Generator().manual_seed((self._seed * 1000 + which) * 1_000_003 + epoch)
-            self._order[key] = torch.randperm(self._sizes[which], generator=generator)
-        return self._order[key]
+            self._order[which, epoch] = torch.randperm(self._sizes[which], generator=generator)
+        return self._order[which, epoch]

@@ -1,13 +1,20 @@
-"""Figures of a model while it trains: zero-shot accuracy, and recall of captions and of images by each other."""
+"""A model on validation splits: its figures while it trains, and the calibration of what is exported.
+
+Temperature and multi-label calibration are fitted on validation tiles, never on training tiles.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sattxt.errors import InputError
 from sattxt.evaluation.metrics import percent, recall_at_k
 from sattxt.training.augment import resize
 from sattxt.training.objectives.align.model import AlignModel
@@ -19,9 +26,12 @@ _BATCH = 128
 _RANKS = (1, 5, 10)
 
 
-def spaced(count: int, limit: int) -> Tensor:
-    """At most ``limit`` of ``count`` indices, evenly spaced."""
-    return torch.arange(0, count, max(1, -(-count // limit)))
+class Scored(NamedTuple):
+    """One labelled set's cosine similarities: (N, K) with its labels, (N, B) with the backgrounds, (N,) true labels."""
+
+    labels: Tensor
+    backgrounds: Tensor
+    truth: Tensor
 
 
 @torch.no_grad()
@@ -36,16 +46,26 @@ def embed_tiles(model: AlignModel, tiles: Tiles, index: Tensor, normalise: Norma
 
 
 @torch.no_grad()
+def score_labelled(
+    model: AlignModel, tiles: Tiles, pooled: Tensor, normalise: Normalise, size: int, limit: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(N, T) cosine similarities of the labelled tiles, at most ``limit`` of them, with texts; (N,) true classes.
+
+    Args:
+        pooled: (T, hidden) frozen vectors of the texts.
+    """
+    labelled = (tiles.labels >= 0).nonzero()[:, 0]
+    index = labelled[_space(len(labelled), limit)]
+    image = embed_tiles(model, tiles, index, normalise, size)
+    return (image @ model.texts(pooled.to(image)).T).cpu(), tiles.labels[tiles.actual(index)]
+
+
 def zero_shot_accuracy(
     model: AlignModel, tiles: Tiles, pooled: Tensor, normalise: Normalise, size: int, limit: int
 ) -> float:
     """Top-1 accuracy in percent over at most ``limit`` evenly spaced labelled tiles; ``pooled``: one text a class."""
-    classes = model.texts(pooled.to(model.log_scale.device))
-    labelled = (tiles.labels >= 0).nonzero()[:, 0]
-    index = labelled[spaced(len(labelled), limit)]
-    image = embed_tiles(model, tiles, index, normalise, size)
-    found = (image @ classes.T).argmax(dim=1).cpu()
-    return 100 * float((found == tiles.labels[tiles.actual(index)]).float().mean())
+    scores, truth = score_labelled(model, tiles, pooled, normalise, size, limit)
+    return 100 * float((scores.argmax(dim=1) == truth).float().mean())
 
 
 @torch.no_grad()
@@ -67,7 +87,7 @@ def caption_recall(
         the caption count too), and ``recall``, the mean of the six.
     """
     captioned = torch.tensor([i for i, texts in enumerate(tiles.captions) if texts], dtype=torch.int64)
-    index = captioned[spaced(len(captioned), limit)]
+    index = captioned[_space(len(captioned), limit)]
     image = embed_tiles(model, tiles, index, normalise, size)
     own = [set(tiles.captions[i]) for i in tiles.actual(index).tolist()]
     texts = list(dict.fromkeys(text for captions in own for text in sorted(captions)))
@@ -76,3 +96,50 @@ def caption_recall(
     ways = {"i2t": (similarity, relevant), "t2i": (similarity.T, relevant.T)}
     found = {f"{way}_r{k}": percent(recall_at_k(*pair, k)) for way, pair in ways.items() for k in _RANKS}
     return {**found, "recall": sum(found.values()) / len(found)}
+
+
+def fit_logit_scale(sets: list[Scored]) -> float:
+    """The 1 / temperature in [1, 200] that minimises the mean negative log-likelihood, each set counting the same."""
+    if not sets:
+        raise InputError("calibration needs at least one labelled set")
+
+    def loss(scale: float) -> float:
+        return float(torch.stack([F.cross_entropy(scale * s.labels, s.truth) for s in sets]).mean())
+
+    grid: list[float] = torch.logspace(0, 2.301, 240).tolist()
+    best: float = min(grid, key=loss)
+    return round(best, 2)
+
+
+def fit_multi_label(sets: list[Scored], logit_scale: float) -> tuple[float, float]:
+    """Platt scaling (Platt 1999) of each label's margin over the backgrounds: (scale, bias).
+
+    Positives and negatives weigh the same, so a probability of 0.5 is where the two are equally likely for a label
+    that is as often present as absent. Each set counts the same.
+    """
+    levels = [
+        torch.logsumexp(logit_scale * s.backgrounds, dim=1, keepdim=True) - math.log(s.backgrounds.shape[1])
+        for s in sets
+    ]
+    margins = [logit_scale * s.labels - level for s, level in zip(sets, levels, strict=True)]
+    truths = [F.one_hot(s.truth, s.labels.shape[1]).float() for s in sets]
+    weights = [torch.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum()) / len(sets) for truth in truths]
+    margin, truth, weight = (torch.cat([part.flatten() for part in parts]) for parts in (margins, truths, weights))
+    parameters = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logits = parameters[0] * margin + parameters[1]
+        loss = F.binary_cross_entropy_with_logits(logits, truth, weight=weight, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    scale, bias = parameters.tolist()
+    return round(scale, 4), round(bias, 4)
+
+
+def _space(count: int, limit: int | None) -> Tensor:
+    """At most ``limit`` of ``count`` indices, evenly spaced."""
+    return torch.arange(0, count, max(1, -(-count // (limit or count or 1))))

@@ -54,7 +54,7 @@ class StepConfig(Config):
     """Settings that every stage has."""
 
     steps: Whole  # optimiser steps
-    counts: tuple[int, ...]  # tiles a step and rank from each data set, in their order
+    counts: tuple[int, ...] = ()  # tiles a step and rank from each data set, in their order
     accumulate: Count = 1  # micro-batches a step; their losses are averaged, captions contrasted within one
     weight_decay: NotNegative = 0.05
     warmup: Whole = 100  # steps over which the learning rates rise

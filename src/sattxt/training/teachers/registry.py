@@ -8,13 +8,12 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 from torch import nn
 
-from sattxt.errors import InputError
 from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.training.schema import Config, Count, Positive
+from sattxt.training.start import find_path, fixed_seed
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
-from sattxt.training.vision_start import find_path, fixed_seed
 
 
 class GalileoSource(Config):
@@ -60,9 +59,7 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
     """
     if isinstance(source, RandomSource):
         return _start_random(source, seed)
-    path = find_path(source.path, data)
-    if path is None:
-        raise InputError(f"srd.teacher.path: {data / source.path}: no such file or folder")
+    path = find_path(source.path, data, "srd.teacher.path")
     if isinstance(source, GalileoSource):
         return GalileoTeacher.from_folder(path, patch_size=source.patch_size, month=source.month, metres=source.metres)
     return SpectralGPTTeacher.from_checkpoint(path, heads=source.heads)

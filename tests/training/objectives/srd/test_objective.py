@@ -14,6 +14,7 @@ import torch
 from distilling_toy import VISION, Distilling, pair_set, teacher
 from PIL import Image
 from safetensors.torch import load_file
+from tile_files import open_pairs
 from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
@@ -23,7 +24,6 @@ from sattxt.training.loop import LoopOptions
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.run import Run
-from sattxt.training.sets import open_pairs
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.tiles import Tiles
@@ -195,8 +195,8 @@ def test_options_that_make_no_run_are_refused(options, said):
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
-    from sattxt.training.initialise import initialise
     from sattxt.training.objectives.align.model import AlignModel
+    from sattxt.training.start import initialise
     from sattxt.vision.tower import VisionTower
 
     run = Distilling(tmp_path, steps=2, freeze_backbone=freeze)
@@ -204,7 +204,7 @@ def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
     tower.backbone.load_state_dict(run.model.vision.backbone.state_dict())  # the recipe's
     run.train(ENGINE)
     model = AlignModel(tower, 8, 10.0)
-    initialise(model, run.out)
+    initialise(run.out, model.vision, model.text)
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model.vision.eval()(pixels).embedding, run.average.vision(pixels).embedding)

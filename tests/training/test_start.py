@@ -1,4 +1,4 @@
-"""The vision tower that a recipe starts from."""
+"""The vision tower that a recipe starts from, and starting from another run or a model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 import torch
 from release_files import BACKBONE, write_transformers_checkpoint
 from safetensors.torch import load_file, save_file
+from training_toy import EVERY_STEP, Toy
 
-from sattxt.errors import InputError, OfflineError, WeightsError
+from sattxt.errors import InputError, OfflineError, UnknownModelError, WeightsError
+from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.recipe import Recipe, read_recipe
-from sattxt.training.vision_start import load_vision
+from sattxt.training.start import initialise, load_vision
 from sattxt.vision.mobilenet import MobileNetV1
 
 #: The full-size recipe made small by overrides alone.
@@ -30,7 +32,6 @@ TINY: dict[str, Any] = {
         "num_register_tokens": 4,
     },
     "head": {"dim": 32, "depth": 1, "heads": 2, "ffn_dim": 64},
-    "text_encoder.random": True,
     "srd.teacher": {"kind": "random"},
 }
 
@@ -130,3 +131,41 @@ def test_a_backbone_that_cannot_be_had(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(error, match=named):
         load_vision(read_recipe("mini", overrides), tmp_path)
+
+
+def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
+    first = Toy(tmp_path / "first", steps=2)
+    first.train(EVERY_STEP)
+    model = Toy(tmp_path / "second", seed=5).model
+    initialise(first.out, model.vision, model.text)
+    for name, value in first.average.vision.state_dict().items():
+        assert torch.equal(value, model.vision.state_dict()[name]), name
+    assert torch.equal(first.average.text.proj.weight, model.text.proj.weight)
+    other = AlignModel(model.vision.config, 30, 10.0)
+    with pytest.raises(WeightsError, match=r"text head: tensor 'ln.weight' .* \(24,\), the model needs \(30,\); start"):
+        initialise(first.out, other.vision, other.text)
+
+
+def test_a_run_of_stage_one_gives_no_text_head_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    first = Toy(tmp_path / "first", steps=2)
+    first.train(EVERY_STEP)
+    assert initialise(first.out, first.model.vision, first.model.text)
+    state = torch.load(first.checkpoint, weights_only=True)
+    state["average"] = {k: v for k, v in state["average"].items() if not k.startswith("text.")}
+    torch.save(state, first.checkpoint)
+    assert not initialise(first.out, first.model.vision, first.model.text)
+    with pytest.raises(UnknownModelError, match=r"nor is it a run's folder, which has last\.ckpt"):
+        initialise(tmp_path / "frist", first.model.vision, first.model.text)
+
+
+@pytest.mark.parametrize("option", ["freeze_head", "freeze_text_head"])
+def test_a_checkpoint_without_what_was_frozen_is_no_start(tmp_path: Path, option: str) -> None:
+    first = Toy(tmp_path / "first", steps=1, **{option: True})
+    first.train(EVERY_STEP)
+    with pytest.raises(InputError, match=rf"leaves out what is frozen \({option}\).*sattxt train export"):
+        initialise(first.out, Toy(tmp_path / "second").model.vision)
+
+
+def test_a_model_of_other_sizes_is_no_start(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"vision tower: tensor .*; start from a model with the recipe"):
+        initialise("sattxt-mini", Toy(tmp_path).model.vision)
