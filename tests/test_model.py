@@ -154,3 +154,12 @@ def test_no_embedding_depends_on_the_window(golden_model_dir: Path) -> None:
     assert named.fingerprint == plain.fingerprint
     assert "window" not in plain.config.to_dict()["image"]  # as sattxt 0.1 reads it
     assert type(named.config).from_dict(named.config.to_dict()) == named.config
+
+
+def test_image_tokens_are_those_of_the_vision_side(mini: SatTxt) -> None:
+    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    tokens = mini.image_tokens(tile)
+    rows, columns = tokens.grid
+    assert tokens.patches.shape == (1, rows * columns, mini.embed_dim // 2)
+    embedding = torch.cat([tokens.cls, tokens.patches.mean(1)], dim=1)[0].numpy()
+    np.testing.assert_allclose(embedding, mini.encode_image(tile, normalize=False), rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ in which file or argument, and what to pass instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -85,3 +86,12 @@ class MissingExtraError(SatTxtError, ImportError):
     def __init__(self, extra: str, package: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package)
         self.extra = extra
+
+
+def near(text: str, known: Sequence[str]) -> str:
+    """``"; did you mean ...?"`` with the names most like ``text``, for an error's message; or nothing."""
+    from difflib import get_close_matches
+
+    folded = {" ".join(name.split()).casefold(): name for name in reversed(known)}  # of equal spellings, the first
+    close = get_close_matches(" ".join(text.split()).casefold(), folded, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(folded[c]) for c in close)}?" if close else ""

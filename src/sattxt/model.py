@@ -27,7 +27,7 @@ from sattxt.text.tower import TextTower, open_text_tower
 from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
 from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
-from sattxt.vision.tower import VisionTower, load_tower
+from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
 from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model
 from sattxt.weights.resolver import push_model, resolve
@@ -75,7 +75,6 @@ class SatTxt:
         device_map: str | None = None,
         preprocess: str | dict[str, Any] | ImageConfig | None = None,
         text_cache: str | os.PathLike[str] | TextCache | bool = True,
-        text_precision: Literal["float32", "float16"] = "float32",
     ) -> SatTxt:
         """Open a model.
 
@@ -91,7 +90,6 @@ class SatTxt:
             preprocess: another pixel scaling: ``"official"``, ``"unit"``, ``"dinov3-sat"``, or a dict with any of
                 ``rescale``, ``mean``, ``std``, ``size`` (side to which tiles are resized, in pixels) and ``window``.
             text_cache: path of the text cache; ``False`` keeps nothing on disk; a :class:`TextCache` is used as it is.
-            text_precision: of newly cached text vectors; ``"float16"`` halves the file and rounds them.
 
         Raises:
             UnknownModelError, GatedModelError, OfflineError, HubError: the model cannot be had.
@@ -108,11 +106,9 @@ class SatTxt:
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
-        cache: TextCache | None
-        if isinstance(text_cache, bool):
-            cache = TextCache(precision=text_precision) if text_cache else None
-        else:
-            cache = text_cache if isinstance(text_cache, TextCache) else TextCache(text_cache, precision=text_precision)
+        cache = text_cache if isinstance(text_cache, TextCache) else None
+        if not isinstance(text_cache, TextCache) and text_cache is not False:
+            cache = TextCache(None if text_cache is True else text_cache)
         vision = load_tower(config.vision, stored.vision, path / VISION_FILE)
         text = open_text_tower(
             config.text,
@@ -215,6 +211,10 @@ class SatTxt:
         """
         found = self.vision.encode(images, **options)
         return found[0] if is_single(images) else found
+
+    def image_tokens(self, images: Any, **options: Unpack[ReadOptions]) -> ImageTokens:
+        """Patch and class tokens of one image or several, float32; options and errors as in :meth:`encode_image`."""
+        return self.vision.tokens(self.vision.preprocess(images, **options))
 
     @overload
     def encode_text(  # type: ignore[overload-overlap]  # a str is a sequence of them

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -51,11 +52,6 @@ class Calibration:
     logit_scale: float
     scale: float = 1.0
     bias: float = 0.0
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> Calibration:
-        """The one a model's config holds."""
-        return cls(config.logit_scale, config.multi_label_scale or 1.0, config.multi_label_bias or 0.0)
 
     def softmax(self, scores: FloatArray) -> FloatArray:
         """(N, K) cosine similarities to (N, K) probabilities that sum to 1."""
@@ -207,7 +203,7 @@ class Classifiers:
         self._config = config
         self._text = text
         self._vision = vision
-        self._latest: dict[Hashable, Classifier] = {}
+        self._latest: dict[str | None, Classifier] = {}
 
     def make(
         self,
@@ -220,12 +216,11 @@ class Classifiers:
         progress: bool,
     ) -> Classifier:
         """A classifier; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
-        asked: Hashable = None
-        with suppress(TypeError):
-            asked = _freeze((labels, label_set, templates, instruction, multi_label))
-        known = self._latest.get(asked)
-        if known is not None:
-            return known
+        asked = None
+        with suppress(TypeError, ValueError):  # a label bank, or what is refused below
+            asked = json.dumps([labels, label_set, templates, instruction, multi_label])
+        if asked in self._latest:
+            return self._latest[asked]
         if isinstance(labels, LabelBank):
             self._text.add_bank(labels)
             prompts, instruction = labels.prompts, labels.instruction
@@ -235,10 +230,11 @@ class Classifiers:
         backgrounds = self._backgrounds if multi_label else []
         embedded = self._text.embed(texts + backgrounds, instruction=instruction, progress=progress)
         vectors = unit_rows(embedded.cpu().numpy())
+        config = self._config
         classifier = Classifier(
             {label: len(group) for label, group in prompts.items()},
             vectors[: len(texts)],
-            Calibration.of(self._config),
+            Calibration(config.logit_scale, config.multi_label_scale or 1.0, config.multi_label_bias or 0.0),
             self._vision.encode,
             vectors[len(texts) :] if multi_label else None,
         )
@@ -268,19 +264,3 @@ class Classifiers:
     ) -> dict[str, list[str]]:
         default = self._config.prompt_templates
         return label_prompts(labels, label_set=label_set, templates=templates, default=default)
-
-
-def _freeze(value: Any) -> Hashable:
-    """Lists, dicts and plain values as a hashable value that is equal for equal content only.
-
-    Raises:
-        TypeError: something else is in them.
-    """
-    if isinstance(value, (list, tuple)):
-        plain = set(map(type, value)) <= {str}  # a thousand labels, at every call
-        return tuple(value if plain else map(_freeze, value))
-    if isinstance(value, Mapping):
-        return dict, *map(_freeze, value.items())
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    raise TypeError(f"a {type(value).__name__} cannot be frozen")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,45 +78,35 @@ class ZeroShotResult:
     __repr__ = __str__
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ZeroShotBatch(Sequence[ZeroShotResult]):
-    """Results of many tiles, in the order they were given.
+class ZeroShotBatch(list[ZeroShotResult]):
+    """Results of many tiles, in the order they were given: a list.
 
     indices: for each result, the position of its tile in the input. failures: the tiles that could not be read.
     """
 
-    results: list[ZeroShotResult]
-    indices: list[int]
-    failures: list[Failure]
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    @overload
-    def __getitem__(self, index: int) -> ZeroShotResult: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ZeroShotResult]: ...
-    def __getitem__(self, index: int | slice) -> ZeroShotResult | list[ZeroShotResult]:
-        return self.results[index]
+    def __init__(self, results: Iterable[ZeroShotResult], indices: list[int], failures: list[Failure]) -> None:
+        super().__init__(results)
+        self.indices = indices
+        self.failures = failures
 
     @property
     def labels(self) -> list[str]:
         """The most probable label of each tile."""
-        return [result.label for result in self.results]
+        return [result.label for result in self]
 
     @property
     def scores(self) -> FloatArray:
         """(N, K) cosine similarities."""
-        return np.stack([r.scores for r in self.results]) if self.results else np.zeros((0, 0), np.float32)
+        return np.stack([r.scores for r in self]) if self else np.zeros((0, 0), np.float32)
 
     @property
     def probs(self) -> FloatArray:
         """(N, K) probabilities."""
-        return np.stack([r.probs for r in self.results]) if self.results else np.zeros((0, 0), np.float32)
+        return np.stack([r.probs for r in self]) if self else np.zeros((0, 0), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"results": [...], "failures": [...]}``, JSON-ready."""
-        return {"results": [r.to_dict() for r in self.results], "failures": [asdict(f) for f in self.failures]}
+        return {"results": [r.to_dict() for r in self], "failures": [asdict(f) for f in self.failures]}
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
@@ -127,11 +117,11 @@ class ZeroShotBatch(Sequence[ZeroShotResult]):
         return [
             {"source": r.source, "label": r.label, "prob": r.prob}
             | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
-            for r in self.results
+            for r in self
         ]
 
     def __str__(self) -> str:
-        shown = [str(r) for r in self.results[:10]]
+        shown = [str(r) for r in self[:10]]
         if len(self) > 10:
             shown.append(f"... and {len(self) - 10} more")
         if self.failures:

@@ -17,9 +17,8 @@ from sattxt.data.forestnet import read_forestnet
 from sattxt.data.multispectral import read_geotiffs
 from sattxt.data.ssl4eo import read_ssl4eo
 from sattxt.data.tables import TABLE_SUFFIXES, read_table
-from sattxt.errors import InputError
+from sattxt.errors import InputError, near
 from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import near
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from sattxt.data.archive import Store, is_image, open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, data_name, split_name, split_of
-from sattxt.errors import InputError, LabelError, MissingExtraError
+from sattxt.errors import InputError, LabelError, MissingExtraError, near
 from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import label_set, near
+from sattxt.labels.sets import label_set
 
 log = logging.getLogger(__name__)
 

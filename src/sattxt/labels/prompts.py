@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sattxt.errors import InputError, LabelError
+from sattxt.errors import InputError, LabelError, near
 from sattxt.labels import sets
 
 #: Named sets of prompt templates; ``"reference"`` is the published model's.
@@ -61,7 +61,7 @@ def parse_templates(
         if templates in TEMPLATES:
             return TEMPLATES[templates]
         if "{}" not in templates:
-            hint = sets.near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
+            hint = near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
             raise InputError(
                 f"templates={templates!r} has no {{}} where the label goes and is no named set: "
                 f"pass a text such as 'a satellite image of {{}}'{hint}"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from sattxt.errors import LabelError
+from sattxt.errors import LabelError, near
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,6 @@ def fold(text: str) -> str:
 
 def _squash(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
-
-
-def near(text: str, known: Sequence[str]) -> str:
-    """``"; did you mean ...?"`` with the names most like ``text``, or nothing."""
-    folded = {fold(name): name for name in reversed(known)}  # of equal spellings, the first
-    close = get_close_matches(fold(text), folded, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(folded[c]) for c in close)}?" if close else ""
 
 
 @cache

@@ -68,7 +68,7 @@ class Bert(nn.Module):
         super().__init__()
         self.sizes = sizes
         width, eps = sizes.hidden_size, sizes.layer_norm_eps
-        table = nn.Embedding.from_pretrained  # left as allocated, like the linear layers
+        table: Any = nn.Embedding.from_pretrained  # left as allocated, like the linear layers
         self.embeddings = nn.ModuleDict(
             {
                 "word_embeddings": table(torch.empty(sizes.vocab_size, width)),

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW, ImageConfig
-from sattxt.errors import InputError
+from sattxt.errors import InputError, near
 from sattxt.io import read_json
-from sattxt.labels.sets import humanise, near
+from sattxt.labels.sets import humanise
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.base import StepConfig
 from sattxt.training.objectives.srd.config import SRDConfig

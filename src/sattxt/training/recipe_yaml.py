@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError, MissingExtraError
-from sattxt.labels.sets import near
+from sattxt.errors import InputError, MissingExtraError, near
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

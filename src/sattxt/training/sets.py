@@ -19,9 +19,8 @@ from pydantic import Field, create_model
 from sattxt.data.dataset import Samples
 from sattxt.data.multispectral import RGB_BANDS, Bands, BandSamples, picture, with_bands
 from sattxt.data.registry import DATASETS, Entry, find_entry, open_data
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import ImageError, InputError, near
 from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import near
 from sattxt.training.fields import draw_fields
 from sattxt.training.schema import Config, Count, Whole
 from sattxt.training.spectral import index_captions

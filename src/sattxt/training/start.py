@@ -15,9 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, ModelSource, VisionConfig
-from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError, near
 from sattxt.io import read_json
-from sattxt.labels.sets import near
 from sattxt.training.checkpoint import CHECKPOINT, read_checkpoint
 from sattxt.training.schema import Config, Count
 from sattxt.vision.tower import VisionTower, build_backbone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -13,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sattxt.config import FORMAT_VERSION
-from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError
+from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError, near
 from sattxt.io import disk_errors, user_cache_dir
 from sattxt.weights.checksums import SUMS_FILE
 from sattxt.weights.directory import (
@@ -78,11 +77,9 @@ def resolve(
     if is_repo_id(text):
         return _repository(text, hub, revision)
     known = [model.name for model in list_models()]
-    near = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise UnknownModelError(
-        f"{text!r}: no model of this name and no such directory; {hint}Known models: {', '.join(known)}. "
-        "Or pass a model directory, or a hub id of the form org/name"
+        f"{text!r}: no model of this name and no such directory{near(text, known) or '.'} "
+        f"Known models: {', '.join(known)}. Or pass a model directory, or a hub id of the form org/name"
     )
 
 
