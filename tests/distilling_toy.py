@@ -62,7 +62,7 @@ class Distilling(Run[SRDModel]):
         config = SRDConfig(**{**small, "precision": "float32", **options})
         if model is None:
             torch.manual_seed(0)
-            model = SRDModel(VISION, 4, patches=True)
+            model = SRDModel(VISION, 4)
         self.sets = sets or [pair_set()]
         self.distiller = SRDObjective(config, model, seen or teacher(), self.sets, normalise)  # type: ignore[arg-type]
         out.mkdir(parents=True, exist_ok=True)

@@ -219,4 +219,4 @@ def test_books_and_objectives_go_through_a_process_boundary(tmp_path: Path) -> N
 
     run = Toy(tmp_path)
     copied = pickle.loads(pickle.dumps(run.aligner))
-    assert torch.equal(copied.draw(3).pixels, run.aligner.draw(3).pixels)
+    assert torch.equal(copied.draw(3).images, run.aligner.draw(3).images)

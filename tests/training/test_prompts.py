@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sattxt.training import prompts
-from sattxt.training.objectives.align.losses import positive_pairs
+from sattxt.training.objectives.align.model import positive_pairs
 from sattxt.training.prompts import Prompt, PromptBook, PromptConfig, SetTexts
 
 

@@ -27,19 +27,11 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
         cut = [torch.split(values(b), [len(part) for part in b.parts]) for b in batches]
         return torch.cat([pieces[which] for which in range(len(first.parts)) for pieces in cut])
 
-    def images(values: Callable[[AlignBatch], Tensor | None]) -> Tensor | None:
-        return None if values(first) is None else by_set(values)  # type: ignore[arg-type]
-
-    def labels_of(values: Callable[[AlignBatch], list[Tensor | None]], which: int) -> Tensor | None:
-        own = [values(b)[which] for b in batches]
-        return None if own[0] is None else torch.cat([label for label in own if label is not None])
-
     return AlignBatch(
         step=first.step,
         parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
-        pixels=images(lambda b: b.pixels),
-        embedded=images(lambda b: b.embedded),
-        labels=[labels_of(lambda b: b.labels, which) for which in range(len(first.parts))],
+        images=by_set(lambda b: b.images),
+        labels=[torch.cat([b.labels[which] for b in batches]) for which in range(len(first.parts))],
         classes=first.classes,
         rows=by_set(lambda b: b.rows),
         texts=by_set(lambda b: b.texts),
@@ -58,19 +50,24 @@ class Joined(AlignObjective):
         return joined([super(Joined, self).draw(step, micro, r, 2) for r in range(2)])
 
 
-def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path) -> None:
+def test_gathered_negatives_make_the_loss_of_the_joint_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank's loss through a gather that hands it the other's tensors, against one process with all tiles."""
     run = Toy(tmp_path, freeze_backbone=True, class_weight=0)
     model = run.model.eval()
     batches = [run.aligner.draw(2, 0, rank, 2) for rank in range(2)]
-    theirs: list[list[torch.Tensor]] = []
-    for batch in batches:
-        theirs.append([])
-        run.aligner.losses(model, batch, lambda own: theirs[-1].append(own) or own)
+
+    def loss(batch: AlignBatch, gather: Callable[[Tensor], Tensor]) -> float:
+        with monkeypatch.context() as patch:
+            patch.setattr("sattxt.training.objectives.align.objective.gather", gather)
+            return float(run.aligner.losses(model, batch).total.detach())
+
+    theirs: list[list[Tensor]] = [[], []]
+    for batch, seen in zip(batches, theirs, strict=True):
+        loss(batch, lambda own, seen=seen: seen.append(own) or own)
     got = []
     for batch in batches:
         turn = iter(zip(*theirs, strict=True))
-        got.append(float(run.aligner.losses(model, batch, lambda _, turn=turn: torch.cat(next(turn))).total.detach()))
+        got.append(loss(batch, lambda _, turn=turn: torch.cat(next(turn))))
     joint = float(run.aligner.losses(model, joined(batches)).total.detach())
     alone = float(run.aligner.losses(model, batches[0]).total.detach())
     assert got == pytest.approx([joint, joint], abs=1e-5)

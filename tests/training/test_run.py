@@ -64,7 +64,7 @@ def test_teachers_open_by_the_recipe(tmp_path: Path, golden_dir: Path) -> None:
     with pytest.raises(InputError, match="no stage 1"):
         SRDRun(read_recipe("sattxt-vitl16", {"srd": None}), tmp_path, tmp_path / "run")
     random = start_teacher(sources[2], tmp_path)
-    assert random.encode(torch.rand(2, 12, 16, 16) * 3000, random.bands).pooled.shape == (2, 16)
+    assert random.encode(torch.rand(2, 12, 16, 16) * 3000, random.bands).shape == (2, 16, 2, 2)
 
 
 @pytest.fixture

@@ -47,11 +47,7 @@ def random_geometry(count: int, config: AugmentConfig, generator: torch.Generato
     flip = torch.where(uniform[:, 4] < 0.5, -1.0, 1.0)
     turn = (uniform[:, 5] * 4).floor() * (torch.pi / 2)
     cos, sin = turn.cos().round(), turn.sin().round()
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = sx * cos * flip, -sx * sin
-    theta[:, 1, 0], theta[:, 1, 1] = sy * sin * flip, sy * cos
-    theta[:, 0, 2], theta[:, 1, 2] = tx, ty
-    return theta
+    return torch.stack([sx * cos * flip, -sx * sin, tx, sy * sin * flip, sy * cos, ty], dim=1).view(count, 2, 3)
 
 
 def resample(images: Tensor, theta: Tensor, size: int) -> Tensor:
@@ -61,8 +57,10 @@ def resample(images: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """(N, 3, H, W) in [0, 1] to the same, as another sensor, season or sky would have it."""
-    count = len(images)
+    """(N, 3, H, W) in [0, 1] to the same, as another season or sky would have it; some as a sensor of two to three
+    times the ground sampling distance would.
+    """
+    count, size = len(images), images.shape[-1]
 
     def draw(width: int = 1) -> Tensor:
         return torch.rand(count, width, 1, 1, generator=generator)
@@ -78,20 +76,13 @@ def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator
     out = (grey + (out - grey) * saturation) * gain
     out = out.clamp(1e-4, 1).pow(gamma)
     out = out + _NOISE * draw() * torch.randn(images.shape, generator=generator)
-    return torch.where(draw() < config.radiometry_probability, out, images).clamp_(0, 1)
-
-
-def coarsen(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Some tiles as a sensor of two to three times the ground sampling distance would see them."""
-    chosen = torch.rand(len(images), generator=generator) < config.coarse_probability
+    out = torch.where(draw() < config.radiometry_probability, out, images).clamp_(0, 1)
+    coarse = draw().flatten() < config.coarse_probability
     factor = 2 + int(torch.randint(0, 2, (1,), generator=generator))
-    if not bool(chosen.any()):
-        return images
-    size = images.shape[-1]
-    small = F.interpolate(images[chosen], size=max(8, size // factor), mode="area")
-    images = images.clone()
-    images[chosen] = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
-    return images
+    if bool(coarse.any()):
+        small = F.interpolate(out[coarse], size=max(8, size // factor), mode="area")
+        out[coarse] = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    return out
 
 
 #: Path radiance of clear air in red, green and blue relative to blue: Rayleigh scattering goes with wavelength to the
@@ -123,7 +114,6 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above applied."""
-    floats = images.to(torch.float32).div_(255)
-    moved = resample(floats, random_geometry(len(images), config, generator), size)
-    return coarsen(radiometry(moved, config, generator), config, generator)
+    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above but :func:`atmosphere` applied."""
+    geometry = random_geometry(len(images), config, generator)
+    return radiometry(resample(images.to(torch.float32).div_(255), geometry, size), config, generator)

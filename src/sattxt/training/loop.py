@@ -188,7 +188,7 @@ class _Stepper(nn.Module):
 
     def forward(self, batch: Batch) -> StepLosses:
         """The losses on ``batch``; only the total has a gradient."""
-        total, *others = self.objective.losses(self.model, batch, ranks.gather)
+        total, *others = self.objective.losses(self.model, batch)
         terms, statistics = ({name: value.detach() for name, value in part.items()} for part in others)
         return StepLosses(total, terms, statistics)
 

@@ -264,7 +264,7 @@ class SRDRun(Run[SRDModel]):
         if init is not None:
             initialise(init, tower)
         with fixed_seed(config.seed):
-            model = SRDModel(tower, teacher.width, patches=config.patch_weight > 0)
+            model = SRDModel(tower, teacher.width)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalise, context = Normaliser(recipe.image.config()), _context(recipe, recipe.srd.pairs, {})
         self.distiller = SRDObjective(config, model, teacher, self.sets, normalise, context)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,25 +21,6 @@ from sattxt.training.augment import AugmentConfig
 from sattxt.training.hardware import Precision
 from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
 from sattxt.training.tiles import Sampler, Tiles
-
-#: (n, ...) of this rank to (ranks * n, ...) of all of them, in rank order; with gradient where there is one.
-Gather: TypeAlias = Callable[[Tensor], Tensor]
-
-
-def alone(own: Tensor) -> Tensor:
-    """The :data:`Gather` of a run on one device."""
-    return own
-
-
-class Stream(IntEnum):
-    """What stage 2 draws for, the key after its seed: common to a step's ranks, a rank's own, BatchNorm statistics,
-    views that are embedded once.
-    """
-
-    SHARED = 0
-    OWN = 1
-    NORMS = 2
-    VIEWS = 3
 
 
 def generator(*key: int) -> torch.Generator:
@@ -65,9 +45,6 @@ class StepConfig(Config):
     augment: AugmentConfig = AugmentConfig()
 
 
-BatchT = TypeVar("BatchT", bound="Batch")
-
-
 @dataclass
 class Batch:
     """A micro-batch of one rank. parts: for each data set, the (n,) indices of its tiles."""
@@ -78,7 +55,7 @@ class Batch:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def to(self: BatchT, device: torch.device | str) -> BatchT:
+    def to(self, device: torch.device | str) -> Batch:
         """The same with every tensor on ``device``."""
 
         def move(value: Any) -> Any:
@@ -144,8 +121,8 @@ class Objective(ABC):
         """Micro-batch ``micro`` of step ``step`` (both from 0) on rank ``rank`` of ``ranks``."""
 
     @abstractmethod
-    def losses(self, model: Any, batch: Any, gather: Gather = alone) -> StepLosses:
-        """The losses on ``batch``, which is on the model's device."""
+    def losses(self, model: Any, batch: Any) -> StepLosses:
+        """The losses on ``batch``, which is on the model's device. A contrast over all ranks' tiles gathers them."""
 
     @abstractmethod
     def frozen(self, model: Any) -> list[nn.Module]:
@@ -172,8 +149,8 @@ class Objective(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
-        config = self.config.model_dump(exclude={"steps"})
-        return {"stage": self.stage, **config, "tiles": {s.name: len(s) for s in self.sets}, **self.context}
+        settings, tiles = self.config.model_dump(exclude={"steps"}), {s.name: len(s) for s in self.sets}
+        return {"stage": self.stage, **settings, "tiles": tiles, **self.context}
 
     def pixels(self, images: Tensor) -> Tensor:
         """Pixel values of (N, 3, H, W) floats in [0, 1], channels last."""

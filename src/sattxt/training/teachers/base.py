@@ -1,4 +1,4 @@
-"""What a multispectral teacher is: bands in, tokens out, nothing trained.
+"""What a multispectral teacher is: bands in, a map of tokens out, nothing trained.
 
 Bands go by their Sentinel-2 names (``B02``, ``B8A``, ...; :func:`canonical` says which other spellings are
 understood) and hold reflectance x 10,000, without the +1000 that newer processing baselines add.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +17,6 @@ from sattxt.errors import InputError
 from sattxt.images.bands import canonical
 
 
-class TeacherTokens(NamedTuple):
-    """What a teacher sees in N tiles.
-
-    tokens: (N, T, width) in the teacher's own order. pooled: (N, width), their mean. patches: (N, width, rows, cols),
-    the tokens of each place averaged over its spectral groups; ``None`` where tokens do not belong to places.
-    """
-
-    tokens: Tensor
-    pooled: Tensor
-    patches: Tensor | None
-
-
 class Teacher(nn.Module, ABC):
     """A frozen encoder of multispectral tiles: never in training mode, never a gradient.
 
@@ -37,18 +24,17 @@ class Teacher(nn.Module, ABC):
         name: for messages and checkpoints.
         bands: Sentinel-2 names of the bands it looks at.
         width: of its tokens.
-        mean, std: one value a channel, of reflectance x 10,000.
+        offset, scale: one value a band, or one for all, in reflectance x 10,000; the network is given
+            ``(x - offset) / scale``.
     """
 
-    def __init__(
-        self, name: str, bands: Sequence[str], width: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, name: str, bands: Sequence[str], width: int, offset: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.name, self.bands, self.width = name, tuple(bands), width
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.offset: Tensor
+        self.scale: Tensor
+        self.register_buffer("offset", offset.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode whatever ``mode`` says: a teacher inside a larger module is not trained with it."""
@@ -80,7 +66,7 @@ class Teacher(nn.Module, ABC):
                 f"values has shape {tuple(values.shape)}, there are {len(names)} names; pass (N, bands, height, width) "
                 "and one name a band"
             )
-        found = {canonical(name): values[:, i].to(self.mean) for i, name in enumerate(names)}
+        found = {canonical(name): values[:, i].to(self.offset) for i, name in enumerate(names)}
         if len(found) < len(names):
             raise InputError(f"names: a band is given twice among {', '.join(names)}")
         bad = [name for name, band in found.items() if not bool(torch.isfinite(band).all())]
@@ -89,24 +75,34 @@ class Teacher(nn.Module, ABC):
         self.check(tuple(found), "bands")
         return found
 
-    @abstractmethod
     def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
-        """(N, C, H, W) float32, as the network expects it. Arguments and errors: as :meth:`stack`."""
+        """(N, len(bands), H, W) float32, ``(x - offset) / scale``. Arguments and errors: as :meth:`stack`."""
+        stack = self.stack(values, names)
+        return (torch.stack([stack[band] for band in self.bands], dim=1) - self.offset) / self.scale
 
     @abstractmethod
-    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
-        """Everything it sees, in one pass and without gradient. Arguments and errors: as :meth:`stack`."""
+    def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
+        """(N, width, rows, cols) float32, a token of each place, without gradient; their mean stands for the tile.
+
+        Arguments and errors: as :meth:`stack`.
+        """
+
+
+def two_sigma(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The offset and scale that map mean - 2 std to 0 and mean + 2 std to 1, as both published teachers have it."""
+    return torch.tensor(mean) - 2 * torch.tensor(std), 4 * torch.tensor(std)
 
 
 class CallableTeacher(Teacher):
     """Any function as a teacher.
 
     Args:
-        function: takes (N, C, H, W) float32, bands in the order of ``bands``, and returns (N, width), or (N, T, width)
-            tokens, or a (N, width, rows, cols) feature map. A module is put in eval mode and frozen.
+        function: from (N, C, H, W) float32, bands in the order of ``bands``, to a (N, width, rows, cols) map. A module
+            is put in eval mode and frozen.
         bands: Sentinel-2 names; all of them are needed.
         width: of what it returns.
-        mean, std: a value each band in reflectance x 10,000; the function is given ``(x - mean) / std``.
+        mean, std: a value each band, or one for all, in reflectance x 10,000; the function is given
+            ``(x - mean) / std``.
 
     Raises:
         InputError: the lists differ in length; later, the function returns another shape than promised.
@@ -119,37 +115,27 @@ class CallableTeacher(Teacher):
         width: int,
         *,
         name: str = "callable",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> None:
-        mean, std = mean or [0.0] * len(bands), std or [1.0] * len(bands)
-        if not len(mean) == len(std) == len(bands) > 0:
+        if not bands or not {len(mean), len(std)} <= {1, len(bands)}:
             raise InputError(f"{name}: {len(bands)} bands, {len(mean)} means, {len(std)} stds; pass one each a band")
-        super().__init__(name, [canonical(band) for band in bands], width, mean, std)
+        offset, scale = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+        super().__init__(name, [canonical(band) for band in bands], width, offset, scale)
         self.function = function
         self.eval().requires_grad_(False)
 
-    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
-        """(N, C, H, W) float32, ``(x - mean) / std``, in the order of :attr:`bands`."""
-        stack = self.stack(values, names)
-        return (torch.stack([stack[band] for band in self.bands], dim=1) - self.mean) / self.std
-
     @torch.no_grad()
-    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
+    def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """Run the function once."""
         pixels = self.normalise(values, names)
-        out: Any = self.function(pixels)
-        shape = tuple(out.shape) if isinstance(out, Tensor) else ()
-        if len(shape) not in (2, 3, 4) or (shape[0], shape[1 if len(shape) == 4 else -1]) != (len(pixels), self.width):
+        out: object = self.function(pixels)
+        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[:2] != (len(pixels), self.width):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise InputError(
-                f"{self.name}: returned {shape or type(out).__name__} for {len(pixels)} tiles; return "
-                f"(N, {self.width}), (N, T, {self.width}) or (N, {self.width}, rows, cols)"
+                f"{self.name}: returned {shape} for {len(pixels)} tiles; return (N, {self.width}, rows, cols)"
             )
-        out = out.float()
-        if out.ndim == 4:
-            return TeacherTokens(out.flatten(2).transpose(1, 2), out.mean(dim=(2, 3)), out)
-        tokens = out.view(len(out), -1, self.width)
-        return TeacherTokens(tokens, tokens.mean(dim=1), None)
+        return out.float()
 
 
 class TeacherBlock(nn.Module):

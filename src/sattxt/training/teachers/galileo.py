@@ -7,11 +7,9 @@ the model's own pretraining, so that it takes the RGB group alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,8 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError, WeightsError
 from sattxt.images.bands import canonical
-from sattxt.training.teachers.base import Teacher, TeacherBlock, TeacherTokens
+from sattxt.io import read_json
+from sattxt.training.teachers.base import Teacher, TeacherBlock, two_sigma
 from sattxt.weights.tensors import check_tensors, read_checkpoint
 
 #: The Sentinel-2 groups and NDVI, in the order of their tokens; Sentinel-1 comes before them in the weights.
@@ -35,8 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 _INPUTS = {**GROUPS, "NDVI": ("NDVI",)}
 _CHANNELS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "NDVI")
 _FIRST_GROUP = 1  # row 0 of s_t_channel_embed is Sentinel-1's
-# Pretraining statistics of reflectance x 10,000 (NDVI as it is), published with the weights; mean -+ 2 std become 0
-# and 1.
+# Pretraining statistics of reflectance x 10,000 (NDVI as it is), published with the weights.
 _MEAN = (1395.3408203125, 1338.4027099609375, 1343.098876953125, 1543.86083984375, 2186.2021484375, 2525.09326171875,
          2410.337646484375, 2750.285400390625, 2234.9111328125, 1474.5311279296875, 0.2892116606235504)  # fmt: skip
 _STD = (917.7041625976562, 913.298828125, 1092.6787109375, 1047.2205810546875, 1048.0101318359375, 1143.6903076171875,
@@ -71,7 +69,7 @@ class GalileoTeacher(Teacher):
         month: int = 5,
         metres: float = _BASE_METRES,
     ) -> None:
-        super().__init__("galileo", _CHANNELS[:-1], width, _MEAN, _STD)
+        super().__init__("galileo", _CHANNELS, width, *two_sigma(_MEAN, _STD))
         if not 1 <= patch_size <= base_patch:
             raise InputError(f"patch_size={patch_size}: pass 1 to {base_patch}")
         if not 0 <= month <= 11:
@@ -87,7 +85,7 @@ class GalileoTeacher(Teacher):
                 for group, channels in _INPUTS.items()
             }
         )
-        self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=True, eps=1e-5) for _ in range(depth))
+        self.blocks = nn.Sequential(*(TeacherBlock(width, heads, hidden, bias=True, eps=1e-5) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.eval().requires_grad_(False)
 
@@ -102,11 +100,14 @@ class GalileoTeacher(Teacher):
         """
         folder = Path(folder)
         try:
-            sizes: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]["encoder"]
+            sizes = read_json(folder / "config.json")["model"]["encoder"]
             width, depth, heads = sizes["embedding_size"], sizes["depth"], sizes["num_heads"]
-            hidden, patch = int(width * sizes["mlp_ratio"]), sizes["max_patch_size"]
-            steps = sizes["max_sequence_length"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            hidden, patch, steps = (
+                int(width * sizes["mlp_ratio"]),
+                sizes["max_patch_size"],
+                sizes["max_sequence_length"],
+            )
+        except (KeyError, TypeError) as error:
             raise WeightsError(f"{folder / 'config.json'}: cannot be read as a Galileo config ({error!r})") from error
         weights = folder / "encoder.pt"
         state = {k: v for k, v in read_checkpoint(weights).items() if not k.startswith(_OTHER_INPUTS)}
@@ -117,32 +118,23 @@ class GalileoTeacher(Teacher):
 
     def check(self, available: Sequence[str], where: str) -> None:
         """Raise InputError unless at least one spectral group is complete among ``available``."""
-        known = {canonical(band) for band in available}
-        if not _present(known):
+        if not _complete(available):
             groups = "; ".join(f"{name}: {', '.join(bands)}" for name, bands in GROUPS.items() if name != "NDVI")
-            raise InputError(
-                f"{where}: has {', '.join(sorted(known)) or 'no bands'}, none of {self.name}'s groups is complete "
-                f"({groups})"
-            )
+            known = ", ".join(sorted({canonical(band) for band in available})) or "no bands"
+            raise InputError(f"{where}: has {known}, none of {self.name}'s groups is complete ({groups})")
 
-    def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
-        """(N, 11, H, W) float32: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12 NDVI, mean -+ 2 std mapped to 0 and 1.
-
-        A band that is not there is 0 throughout (its group is masked anyway).
-        """
-        stack = self.stack(values, names)
-        if "B04" in stack and "B08" in stack:
-            total = stack["B08"] + stack["B04"]
-            stack["NDVI"] = torch.where(total > 0, (stack["B08"] - stack["B04"]) / total.clamp(min=1e-9), 0.0)
-        blank = torch.zeros_like(next(iter(stack.values())))
-        pixels = torch.stack([stack.get(channel, blank) for channel in _CHANNELS], dim=1)
-        there = torch.tensor([channel in stack for channel in _CHANNELS], device=pixels.device).view(1, -1, 1, 1)
-        return torch.where(there, (pixels - (self.mean - 2 * self.std)) / (4 * self.std), 0.0)
+    def stack(self, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """As :meth:`Teacher.stack`, with NDVI. What is not there is 0; its group is masked."""
+        found = super().stack(values, names)
+        blank = torch.zeros_like(next(iter(found.values())))
+        stack = {channel: found.get(channel, blank) for channel in self.bands}
+        total = stack["B08"] + stack["B04"]
+        stack["NDVI"] = torch.where(total > 0, (stack["B08"] - stack["B04"]) / total.clamp(min=1e-9), 0.0)
+        return stack
 
     @torch.no_grad()
-    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
-        """Tokens row by row, column by column, then by group (present ones in the order of ``GROUPS``), after the final
-        norm.
+    def tokens(self, values: Tensor, names: Sequence[str]) -> Tensor:
+        """(N, rows, cols, groups, width) after the final norm, of the groups that are there in the order of ``GROUPS``.
 
         Raises:
             InputError: no group is complete, or the tiles' sides are no multiples of ``patch_size``.
@@ -155,23 +147,23 @@ class GalileoTeacher(Teacher):
                 "crop or resample them to a multiple"
             )
         rows, cols = height // self.patch_size, width // self.patch_size
-        present = _present({canonical(name) for name in names})
         where = _place_encoding(rows, cols, self.metres * self.patch_size / _BASE_METRES, self.width // 4).to(pixels)
         when = torch.cat([self.pos_embed[0], self.month_embed.weight[self.month]]).expand(rows, cols, -1)
         tokens = []
-        for group in present:
+        for group in _complete(names):
             conv = self.space_time_embed[group]["proj"]  # type: ignore[index]
             inputs = pixels[:, [_CHANNELS.index(channel) for channel in _INPUTS[group]]]
             kernel = resize_kernel(conv.weight, self.patch_size)
             patches = F.conv2d(inputs, kernel, conv.bias, stride=self.patch_size).permute(0, 2, 3, 1)
             kind = self.s_t_channel_embed[_FIRST_GROUP + list(GROUPS).index(group)].expand(rows, cols, -1)
             tokens.append(patches + torch.cat([kind, when, where], dim=-1))
-        x = torch.stack(tokens, dim=3).flatten(1, 3)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        places = x.unflatten(1, (rows, cols, len(present))).mean(dim=3)
-        return TeacherTokens(x, x.mean(dim=1), places.permute(0, 3, 1, 2))
+        x = torch.stack(tokens, dim=3)
+        out: Tensor = self.norm(self.blocks(x.flatten(1, 3))).view(x.shape)
+        return out
+
+    def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
+        """See :meth:`Teacher.encode`: :meth:`tokens`, averaged over groups."""
+        return self.tokens(values, names).mean(dim=3).permute(0, 3, 1, 2)
 
 
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
@@ -189,12 +181,13 @@ def resize_kernel(kernel: Tensor, size: int) -> Tensor:
 def _inverse_resize(base: int, size: int) -> Tensor:
     """(base^2, size^2): pseudo-inverse of the bicubic, antialiased resize from ``base`` to ``size`` pixels a side."""
     pixels = torch.eye(base * base).view(-1, 1, base, base)
-    small = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False).flatten(1)
-    inverse: Tensor = torch.linalg.pinv(small).T
-    return inverse
+    small = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return torch.linalg.pinv(small.flatten(1)).T
 
 
-def _present(known: set[str]) -> list[str]:
+def _complete(names: Sequence[str]) -> list[str]:
+    """The groups whose bands are all among ``names``."""
+    known = {canonical(name) for name in names}
     return [group for group, bands in GROUPS.items() if known.issuperset(bands)]
 
 
@@ -205,11 +198,6 @@ def _place_encoding(rows: int, cols: int, scale: float, width: int) -> Tensor:
     """
     quarter = width // 4
     omega = 10000.0 ** -(torch.arange(quarter) / (4 * quarter))
-
-    def waves(count: int) -> Tensor:
-        angles = (torch.arange(count) * scale)[:, None] * omega
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    across = waves(cols)[None].expand(rows, cols, -1)
-    down = waves(rows)[:, None].expand(rows, cols, -1)
-    return torch.cat([across, down], dim=-1)
+    angles = (torch.arange(max(rows, cols)) * scale)[:, None] * omega
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([waves[None, :cols].expand(rows, -1, -1), waves[:rows, None].expand(-1, cols, -1)], dim=-1)

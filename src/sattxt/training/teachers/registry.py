@@ -58,17 +58,11 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
         WeightsError: the weights are not those of such a teacher.
     """
     if isinstance(source, RandomSource):
-        return _start_random(source, seed)
+        with fixed_seed(seed):
+            network = nn.Conv2d(len(source.bands), source.width, source.patch, source.patch)
+        return CallableTeacher(network, source.bands, source.width, name="random", mean=(1500.0,), std=(1000.0,))
     path = find_path(source.path, data, "srd.teacher.path")
+    options = source.model_dump(exclude={"kind", "path"})
     if isinstance(source, GalileoSource):
-        return GalileoTeacher.from_folder(path, patch_size=source.patch_size, month=source.month, metres=source.metres)
-    return SpectralGPTTeacher.from_checkpoint(path, heads=source.heads)
-
-
-def _start_random(source: RandomSource, seed: int) -> Teacher:
-    count = len(source.bands)
-    with fixed_seed(seed):
-        network = nn.Conv2d(count, source.width, source.patch, source.patch)
-    return CallableTeacher(
-        network, source.bands, source.width, name="random", mean=[1500.0] * count, std=[1000.0] * count
-    )
+        return GalileoTeacher.from_folder(path, **options)
+    return SpectralGPTTeacher.from_checkpoint(path, **options)

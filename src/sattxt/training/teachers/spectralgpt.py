@@ -7,7 +7,6 @@ four spectral groups. All sizes but the number of attention heads are read from 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sattxt.errors import InputError, WeightsError
-from sattxt.training.teachers.base import Teacher, TeacherBlock, TeacherTokens
-from sattxt.weights.tensors import check_tensors, read_checkpoint
+from sattxt.errors import InputError
+from sattxt.training.teachers.base import Teacher, TeacherBlock, two_sigma
+from sattxt.weights.tensors import check_tensors, read_checkpoint, require_tensor
 
 #: The 12 bands it was trained on, in order (cirrus, B10, is left out).
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
@@ -35,8 +34,8 @@ class SpectralGPTTeacher(Teacher):
     """The encoder, float32. Open a published checkpoint with :meth:`from_checkpoint`.
 
     Args:
-        width, depth, heads, hidden: of the transformer. grid: patches a side. groups: spectral patches.
-        patch: bands and pixels a patch. bias: whether q, k and v have one.
+        width, depth, heads, hidden: of the transformer. grid: patches a side. patch: bands and pixels a patch.
+        bias: whether q, k and v have one.
     """
 
     def __init__(
@@ -46,21 +45,18 @@ class SpectralGPTTeacher(Teacher):
         heads: int,
         hidden: int,
         grid: int,
-        groups: int = 4,
         patch: tuple[int, int, int] = (3, 8, 8),
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__("spectralgpt", BANDS, width, _MEAN, _STD)
+        super().__init__("spectralgpt", BANDS, width, *two_sigma(_MEAN, _STD))
         if width % heads:
             raise InputError(f"heads={heads}: pass a number that divides the width {width}")
-        if groups * patch[0] != len(BANDS):
-            raise InputError(f"{groups} spectral patches of {patch[0]} bands: {len(BANDS)} bands in all are needed")
-        self.grid, self.groups, self.size = grid, groups, grid * patch[1]
+        self.groups, self.grid, self.size = len(BANDS) // patch[0], grid, grid * patch[1]
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(1, width, patch, patch)})
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, grid * grid, width))
-        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, groups, width))
-        self.blocks = nn.ModuleList(TeacherBlock(width, heads, hidden, bias=bias, eps=_EPS) for _ in range(depth))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.groups, width))
+        self.blocks = nn.Sequential(*(TeacherBlock(width, heads, hidden, bias=bias, eps=_EPS) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=_EPS)
         self.eval().requires_grad_(False)
 
@@ -77,26 +73,18 @@ class SpectralGPTTeacher(Teacher):
         """
         path = Path(path)
         state = {k: v.float() for k, v in read_checkpoint(path).items() if not k.startswith(_IGNORED)}
-        needed = ("patch_embed.proj.weight", "pos_embed_spatial", "pos_embed_temporal", "blocks.0.mlp.fc1.weight")
-        lacking = next((name for name in needed if name not in state), None)
-        if lacking:
-            raise WeightsError(f"{path}: lacks tensor {lacking!r}; a SpectralGPT checkpoint is needed")
-        kernel, places = state[needed[0]], state[needed[1]]
-        if kernel.ndim != 5 or places.ndim != 3:
-            raise WeightsError(f"{path}: {needed[0]} is {tuple(kernel.shape)}; 3-D patches are needed")
-        width, grid = kernel.shape[0], math.isqrt(places.shape[1])
-        if grid * grid != places.shape[1]:
-            raise WeightsError(f"{path}: pos_embed_spatial has {places.shape[1]} places, which is no square")
-        depth = len({match.group(1) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))})
+        kernel = require_tensor(state, "patch_embed.proj.weight", 5, str(path))
+        places = require_tensor(state, "pos_embed_spatial", 3, str(path)).shape[1]
+        hidden = require_tensor(state, "blocks.0.mlp.fc1.weight", 2, str(path)).shape[0]
+        width = kernel.shape[0]
         if heads is None and width % _PUBLISHED_HEAD_WIDTH:
             raise InputError(f"{path}: width {width} is no multiple of {_PUBLISHED_HEAD_WIDTH}; pass heads=")
         teacher = cls(
             width,
-            depth,
+            sum(name.endswith(".mlp.fc1.weight") for name in state),
             heads or width // _PUBLISHED_HEAD_WIDTH,
-            state[needed[3]].shape[0],
-            grid,
-            state[needed[2]].shape[1],
+            hidden,
+            math.isqrt(places),
             (kernel.shape[2], kernel.shape[3], kernel.shape[4]),
             bias="blocks.0.attn.q.bias" in state,
         )
@@ -106,32 +94,31 @@ class SpectralGPTTeacher(Teacher):
 
     def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """(N, 12, H, W) float32 in [0, 1]: mean -+ 2 std mapped to 0 and 1, clipped, cut to 8 bits as in training."""
-        stack = self.stack(values, names)
-        pixels = torch.stack([stack[band] for band in self.bands], dim=1)
-        unit = (pixels - (self.mean - 2 * self.std)) / (4 * self.std)
-        return (unit * 255).clamp(0, 255).floor() / 255
+        return (super().normalise(values, names) * 255).clamp(0, 255).floor() / 255
 
     @torch.no_grad()
-    def encode(self, values: Tensor, names: Sequence[str]) -> TeacherTokens:
-        """Tokens group by group, then row by row. Tiles of another size are resampled to the model's own."""
+    def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
+        """See :meth:`Teacher.encode`. Tiles of another size than the model's own are resampled to it."""
         pixels = self.normalise(values, names)
-        if pixels.shape[-2:] != (self.size, self.size):
+        size = (self.size, self.size)
+        if pixels.shape[-2:] != size:
             shrinks = min(pixels.shape[-2:]) > self.size
-            pixels = F.interpolate(
-                pixels, size=(self.size, self.size), mode="bilinear", antialias=shrinks, align_corners=False
-            )
-        x = self.norm(self.features(pixels))
-        places = x.unflatten(1, (self.groups, self.grid, self.grid)).mean(dim=1)
-        return TeacherTokens(x, x.mean(dim=1), places.permute(0, 3, 1, 2))
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=shrinks, align_corners=False)
+        tokens: Tensor = self.norm(self.features(pixels))
+        places = tokens.view(len(pixels), self.groups, self.grid, self.grid, self.width).mean(dim=1)
+        return places.permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """(N, 12, S, S) normalised pixels, S the model's own size, to (N, T, width) tokens before the final norm."""
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (len(self.bands), self.size, self.size):
-            raise InputError(f"pixels is {tuple(pixels.shape)}; pass (N, {len(self.bands)}, {self.size}, {self.size})")
+        """Tokens before the final norm, group by group, then row by row.
+
+        Args:
+            pixels: (N, 12, S, S), normalised, S the model's own size.
+
+        Returns:
+            (N, groups * rows * cols, width).
+        """
         x: Tensor = self.patch_embed["proj"](pixels[:, None]).flatten(3)  # (N, width, groups, places)
         where = self.pos_embed_spatial.transpose(1, 2)[:, :, None] + self.pos_embed_temporal.transpose(1, 2)[..., None]
-        x = (x + where).flatten(2).transpose(1, 2)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        out: Tensor = self.blocks((x + where).flatten(2).transpose(1, 2))
+        return out

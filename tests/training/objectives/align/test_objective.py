@@ -15,8 +15,8 @@ from training_toy import COLOURS, EVERY_STEP, Toy, losses, to_pixels
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
+from sattxt.training.objectives.align.model import add_noise
 from sattxt.training.objectives.align.objective import AlignObjective
-from sattxt.training.objectives.align.views import add_noise
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
@@ -30,7 +30,7 @@ def test_a_run_puts_air_before_its_tiles(tmp_path: Path) -> None:
     config = AugmentConfig(atmosphere_probability=1.0)
     plain, hazy = (Toy(tmp_path / n, augment=c).aligner.draw(0) for n, c in (("a", AugmentConfig()), ("b", config)))
     assert torch.equal(plain.texts, hazy.texts)
-    added = (hazy.pixels - plain.pixels).mean((0, 2, 3))
+    added = (hazy.images - plain.images).mean((0, 2, 3))
     assert float(added[2]) > float(added[0]) > 0
 
 
@@ -78,7 +78,7 @@ def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_gains(tmp_p
 def test_a_batch_is_a_function_of_step_micro_batch_and_rank(tmp_path: Path) -> None:
     draw = Toy(tmp_path, accumulate=2).aligner.draw
     first, again, other = draw(4, 1, 1, 2), draw(4, 1, 1, 2), draw(4, 1, 0, 2)
-    assert torch.equal(first.pixels, again.pixels)
+    assert torch.equal(first.images, again.images)
     assert torch.equal(first.texts, again.texts)
     assert len(first) == 9  # half of 18
     assert not set(first.parts[0].tolist()) & set(other.parts[0].tolist())
@@ -133,7 +133,7 @@ def test_data_sets_weigh_as_their_tiles(tmp_path: Path) -> None:
         config = toy.aligner.config.replace(counts=counts)
         part = PromptBook(book.config, [SetTexts(s.name, [[c] for c in COLOURS], s.captions, s.labels) for s in sets])
         aligner = AlignObjective(config, sets, part, toy.aligner.bank, to_pixels)
-        whole = dataclasses.replace(aligner.draw(0), pixels=None, embedded=embedded[: sum(counts)])
+        whole = dataclasses.replace(aligner.draw(0), images=embedded[: sum(counts)])
         parts = [torch.arange(count) for count in counts]
         known = [s.labels[index] for s, index in zip(sets, parts, strict=True)]
         batch = dataclasses.replace(whole, parts=parts, labels=known)

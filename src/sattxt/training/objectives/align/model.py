@@ -1,4 +1,8 @@
-"""What stage 2 trains: the vision tower, the text head and the temperature."""
+"""What stage 2 trains and what it minimises: contrastive losses on L2-normalised embeddings.
+
+InfoNCE follows SATtxt, section 3.2 (symmetric, on cosine similarity with a temperature); several positives a row, as
+repeated captions make, share the target mass equally (Khosla et al. 2020, arXiv 2004.11362, outside the log).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from sattxt.config import VisionConfig
 from sattxt.errors import InputError
 from sattxt.text.tower import TextHead
 from sattxt.vision.tower import VisionTower
+
+_MAX_SCALE = 100.0  # of 1 / temperature, as CLIP clips it
 
 
 class AlignModel(nn.Module):
@@ -31,6 +37,10 @@ class AlignModel(nn.Module):
     def texts(self, pooled: Tensor) -> Tensor:
         """(M, D) float32, L2-normalised."""
         return F.normalize(self.text(pooled), dim=-1)
+
+    def scale(self) -> Tensor:
+        """(1,): 1 / temperature."""
+        return self.log_scale.exp().clamp(max=_MAX_SCALE)
 
 
 @torch.no_grad()
@@ -53,7 +63,58 @@ def make_isometric(head: TextHead, pooled: Tensor) -> None:
             f"text_start='isometric': the shared space has {out} dimensions, {hidden} are due; widen the head"
         )
     plain = F.layer_norm(pooled, (hidden,), eps=head.ln.eps)
-    mean = plain.mean(dim=0)
     head.ln.weight.fill_(1.0)
-    head.ln.bias.copy_(-mean)
-    torch.nn.init.orthogonal_(head.proj.weight)
+    head.ln.bias.copy_(-plain.mean(dim=0))
+    nn.init.orthogonal_(head.proj.weight)
+
+
+def add_noise(texts: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """(N, hidden) texts with Gaussian noise of ``share`` times each one's root mean square; 0 leaves them alone."""
+    if share == 0:
+        return texts
+    size = share * texts.square().mean(dim=-1, keepdim=True).sqrt()
+    return texts + size * torch.randn(texts.shape, generator=random).to(texts)
+
+
+def positive_pairs(unit: Tensor, own: Tensor, same_text: float, image_group: Tensor, text_group: Tensor) -> Tensor:
+    """Which texts describe which images: (N, M) bool, image i by text j.
+
+    Its own text does, texts that are (nearly) the same do, and a class phrase does for every image of its class.
+
+    Args:
+        unit: (M, hidden) frozen text vectors, L2-normalised.
+        own: (N,) int64, which of them is image i's own.
+        same_text: cosine similarity above which two texts count as the same.
+        image_group: (N,) int64, the class of the image, numbered across all data sets; -1: none.
+        text_group: (M,) int64, the class that the text names; -1: it is no class phrase.
+    """
+    used, place = torch.unique(own, return_inverse=True)
+    near = unit[used] @ unit.T > same_text
+    near[torch.arange(len(used), device=unit.device), used] = True
+    of_class = (image_group[:, None] == text_group[None]) & (text_group >= 0)[None]
+    return near[place] | of_class
+
+
+def info_nce(image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor) -> Tensor:
+    """Symmetric InfoNCE with several positives a row.
+
+    Args:
+        image: (N, D) and text: (M, D), L2-normalised.
+        logit_scale: scalar, 1 / temperature.
+        positives: (N, M) bool; every row has at least one True, as those of :func:`positive_pairs` have. A text that
+            describes none of the images is a further negative of the image-to-text direction.
+
+    Returns:
+        scalar, 0.5 * (image-to-text + text-to-image).
+    """
+    logits = logit_scale * image @ text.T
+    described = positives.any(dim=0)
+    image_to_text = _cross_entropy(logits, positives, dim=1)
+    text_to_image = _cross_entropy(logits[:, described], positives[:, described], dim=0)
+    return 0.5 * (image_to_text.mean() + text_to_image.mean())
+
+
+def _cross_entropy(logits: Tensor, positives: Tensor, dim: int) -> Tensor:
+    """Of softmax along ``dim`` against equal shares for ``positives``."""
+    likely = F.log_softmax(logits, dim=dim).masked_fill(~positives, 0)
+    return -likely.sum(dim) / positives.sum(dim)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from sattxt.training.objectives.base import StepConfig
-from sattxt.training.objectives.srd.losses import check_temperatures
 from sattxt.training.schema import Count, NotNegative, Share, Whole
 
 
@@ -32,7 +31,11 @@ class SRDConfig(StepConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> SRDConfig:
-        check_temperatures(self.student_temperature, self.teacher_temperature)
+        if not 0 < self.teacher_temperature < self.student_temperature:  # the teacher is the sharper one
+            raise ValueError(
+                f"teacher_temperature={self.teacher_temperature}, student_temperature={self.student_temperature}: "
+                "pass 0 < teacher_temperature < student_temperature"
+            )
         if self.ms_views > self.global_views:
             raise ValueError(
                 f"ms_views={self.ms_views}: pass 1 to global_views={self.global_views}, whose geometry they share"

@@ -1,8 +1,13 @@
-"""What stage 1 trains: the vision tower, and linear maps onto the teacher's width that are left behind afterwards."""
+"""What stage 1 trains and what it minimises (spectral representation distillation: SATtxt, arXiv 2602.22613, 3.1).
+
+The published loss compares distributions over the teacher's channels; beside it, a regression of the teacher's tokens
+place by place, which draws more from few multispectral tiles.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sattxt.config import VisionConfig
@@ -10,31 +15,81 @@ from sattxt.vision.tower import ImageTokens, VisionTower
 
 
 class SRDModel(nn.Module):
-    """Everything stage 1 trains, and the teacher's centre.
+    """The vision tower, linear maps onto the teacher's width that are left behind afterwards, the teacher's centres.
 
     vision: the student. to_teacher: W_ms, from the image embedding onto the teacher's width. patch_to_teacher: its
-    counterpart on patch tokens (``None`` without the patch-wise regression). centre, patch_centre: (width,), moving
-    averages of the teacher's pooled outputs and of its patch tokens.
+    counterpart on patch tokens. centre, patch_centre: (width,), moving averages of the teacher's mean over places, and
+    of its layer-normalised tokens.
     """
 
-    def __init__(self, vision: VisionConfig | VisionTower, teacher_width: int, *, patches: bool = False) -> None:
+    def __init__(self, vision: VisionConfig | VisionTower, teacher_width: int) -> None:
         super().__init__()
         self.vision = vision if isinstance(vision, VisionTower) else VisionTower(vision)
         dim = self.vision.config.head.dim
         self.to_teacher = nn.Linear(2 * dim, teacher_width)
         nn.init.zeros_(self.to_teacher.weight)  # the first answer is the uniform distribution: at a temperature of 0.1,
         nn.init.zeros_(self.to_teacher.bias)  # the usual start would be sure of nonsense and take long to unlearn it
-        self.patch_to_teacher = nn.Linear(dim, teacher_width) if patches else None
+        self.patch_to_teacher = nn.Linear(dim, teacher_width)
         self.centre: Tensor
         self.patch_centre: Tensor
         self.register_buffer("centre", torch.zeros(teacher_width))
         self.register_buffer("patch_centre", torch.zeros(teacher_width))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, width) logits before the temperature, and (N, width, rows, cols) predicted patch tokens."""
-        tokens: ImageTokens = self.vision(pixel_values)
-        pooled = self.to_teacher(tokens.embedding).float()
-        if self.patch_to_teacher is None:
-            return pooled, None
-        patches = self.patch_to_teacher(tokens.patches).float().transpose(1, 2)
-        return pooled, patches.reshape(len(patches), -1, *tokens.grid)
+    def logits(self, tokens: ImageTokens) -> Tensor:
+        """(N, width) before the temperature."""
+        out: Tensor = self.to_teacher(tokens.embedding).float()
+        return out
+
+    def patches(self, tokens: ImageTokens) -> Tensor:
+        """(N, width, rows, cols): the teacher's tokens as the student predicts them."""
+        patches: Tensor = self.patch_to_teacher(tokens.patches).float()
+        return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)
+
+
+def teacher_distribution(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """q = softmax((z - mu) / tau_t) over the last axis, without gradient."""
+    return F.softmax((teacher.detach() - centre.detach()) / temperature, dim=-1)
+
+
+def srd_loss(student: Tensor, q: Tensor, temperature: float) -> Tensor:
+    """Mean over all pairs (v, u) and tiles of the cross-entropy -q_u . log p_v.
+
+    Args:
+        student: (V, N, width), the RGB views through the head and the temporary linear map.
+        q: (U, N, width), :func:`teacher_distribution` of the multispectral views.
+        temperature: tau_s, of the student.
+    """
+    log_p = F.log_softmax(student / temperature, dim=-1)
+    # Each pair's term is linear in q_u and in log p_v, so the mean over pairs is that of the means.
+    return -(q.mean(dim=0) * log_p.mean(dim=0)).sum(dim=-1).mean()
+
+
+def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> Tensor:
+    """(N,): 1 - cosine similarity (0 to 2) of predicted tokens to the teacher's, layer-normalised, mean over places.
+
+    Args: as :func:`match_maps`.
+    """
+    predicted, target = match_maps(student, teacher, centre)
+    return (1 - F.cosine_similarity(predicted, target, dim=1)).mean(dim=(1, 2))
+
+
+def match_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The maps that :func:`patch_regression` compares: on one grid, the teacher's layer-normalised, no gradient.
+
+    Args:
+        student: (N, width, rows, cols) and teacher: (N, width, rows', cols') of the same ground. The finer grid is
+            resampled to the coarser. No gradient reaches the teacher.
+        centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted.
+    """
+    size = [min(sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    target = normalise_tokens(teacher)
+    if centre is not None:
+        target = target - centre.detach().view(1, -1, 1, 1)
+    student, target = (F.interpolate(m, size, mode="bilinear", antialias=True) for m in (student, target))
+    return student, target
+
+
+def normalise_tokens(maps: Tensor) -> Tensor:
+    """(N, width, rows, cols) with every token at mean 0 and variance 1 over the width; no gradient."""
+    last = maps.detach().movedim(1, -1)
+    return F.layer_norm(last, last.shape[-1:]).movedim(-1, 1)
