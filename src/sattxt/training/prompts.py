@@ -135,7 +135,7 @@ class StepPrompts(NamedTuple):
     classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
     rows: (N,) each tile's text; -1 for none. image_group, text_group: (N,) the class (numbered across all sets) of a
     tile that has a text, and of its text where that is a class phrase; -1 for none. See
-    :func:`sattxt.training.objectives.align.losses.positive_pairs`.
+    :func:`sattxt.training.objectives.align.model.positive_pairs`.
     """
 
     classes: list[Tensor | None]
