@@ -8,6 +8,7 @@ training it can do harm: the weights were fitted to the statistics of all traini
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
 from sattxt.data.dataset import Sample, Samples, split_name, split_of
+from sattxt.data.registry import open_data
 from sattxt.errors import InputError
 from sattxt.images.load import Failure, LoadedBatch, stream
 from sattxt.images.options import ImageOptions
@@ -113,7 +115,7 @@ def adapt_norms(
             "statistics to adapt; only models with a convolutional backbone such as mobilenet_v1 have them"
         )
     source = Path(images)
-    samples = _read_s2(source, split or "train") if kind == "s2" else _read_images(source, split, options)
+    samples = open_data(source, "s2").split(split or "train") if kind == "s2" else _read_images(source, split, options)
     count = len(samples)
     chosen = [count * i // limit for i in range(limit)] if count > limit else list(range(count))
     order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator(0)).tolist()]
@@ -124,7 +126,13 @@ def adapt_norms(
         return image
 
     failures: list[Failure] = []
-    loaded = stream(order, load, batch_size=_BATCH, failures=failures, name_of=lambda i, _: samples.samples[i].id)
+    loaded = stream(
+        order,
+        load,
+        batch_size=math.ceil(len(order) / math.ceil(len(order) / _BATCH)),
+        failures=failures,
+        name_of=lambda i, _: samples.samples[i].id,
+    )
     with closing(loaded):
         measured = _measure(tower, Preprocessor(config.image), loaded, resolve_device(device), str(source))
     skipped = [(each.source, each.error.removeprefix(f"{each.source}: ")) for each in failures]
@@ -165,12 +173,6 @@ def _read_images(source: Path, split: str | None, options: ImageOptions | None) 
     )
 
 
-def _read_s2(source: Path, split: str) -> Samples:
-    from sattxt.data.registry import open_data
-
-    return open_data(source, "s2").split(split)
-
-
 def _measure(
     tower: VisionTower, preprocess: Preprocessor, loaded: Iterator[LoadedBatch], device: torch.device, source: str
 ) -> int:
@@ -180,8 +182,10 @@ def _measure(
 
     def batches() -> Iterator[Tensor]:
         nonlocal low, high
-        for images in _without_small_rest(loaded):
-            pixels = preprocess.batch(images)
+        for batch in loaded:
+            if len(batch) < 2:  # one tile alone may have no variance
+                continue
+            pixels = preprocess.batch(batch.images)
             low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
             yield pixels.to(device).contiguous(memory_format=torch.channels_last)
 
@@ -189,18 +193,6 @@ def _measure(
     if seen >= FEWEST_TILES and low == high:
         raise InputError(f"{source}: all {seen} tiles are of one colour; there is no variance to measure")
     return seen
-
-
-def _without_small_rest(loaded: Iterator[LoadedBatch]) -> Iterator[list[NDArray[Any]]]:
-    """The batches, the last one joined to the one before: one tile alone may have no variance."""
-    held: list[NDArray[Any]] = []
-    for batch in loaded:
-        if held and len(batch) == _BATCH:
-            yield held
-            held = []
-        held = [*held, *batch.images]
-    if len(held) > 1:
-        yield held
 
 
 def _shrink(value: Tensor) -> Tensor:
