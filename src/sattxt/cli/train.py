@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,6 @@ from sattxt.errors import InputError
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
-    from sattxt.training.run import Run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="Train a model.")
 
@@ -93,10 +91,7 @@ def srd(data: Data, recipe: RecipeFlags, loop: LoopFlags, run: RunDir = Path("ru
     sattxt train srd --config my.yaml --data DATA --run runs/stage1
     sattxt train align --config my.yaml --data DATA --run runs/stage2 --init runs/stage1
     """
-    read = recipe.read("srd")
-    from sattxt.training.run import SRDRun
-
-    _train(lambda: SRDRun(read, data, run, init=recipe.init), run, loop)
+    _train("srd", data, recipe, loop, run)
 
 
 @app.command()
@@ -109,10 +104,7 @@ def align(data: Data, recipe: RecipeFlags, loop: LoopFlags, run: RunDir = Path("
     sattxt train align --data DATA --run runs/mini --resume
     sattxt train align --data DATA --run runs/mine --set align.steps=100 --set image.size=96
     """
-    read = recipe.read("align")
-    from sattxt.training.run import AlignRun
-
-    _train(lambda: AlignRun(read, data, run, init=recipe.init), run, loop)
+    _train("align", data, recipe, loop, run)
 
 
 @app.command()
@@ -199,18 +191,20 @@ def adapt(
     typer.echo(f"{done.path} (statistics of {done.tiles:,} tiles, {len(done.skipped):,} unreadable)")
 
 
-def _train(prepare: Callable[[], Run[Any]], folder: Path, flags: LoopFlags) -> None:
-    """Train what ``prepare`` makes, which reads data and encodes texts: what is cheap to check is checked before."""
+def _train(stage: str, data: Path, recipe: RecipeFlags, flags: LoopFlags, folder: Path) -> None:
+    """Train a stage. What is cheap to check is checked before data are read and texts encoded."""
     from tqdm import tqdm
 
+    read = recipe.read(stage)
     from sattxt.training.loop import LoopOptions, check_start
     from sattxt.training.ranks import rank
+    from sattxt.training.run import AlignRun, Run, SRDRun
 
     given = vars(flags).copy()
     resume = given.pop("resume")
     loop = LoopOptions(**given)
     check_start(folder, loop, resume=resume)
-    trained = prepare()
+    trained: Run[Any] = (SRDRun if stage == "srd" else AlignRun)(read, data, folder, init=recipe.init)
     start = trained.resume() if resume else 0
     total = trained.objective.config.steps
     with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=rank() > 0 or None) as bar:
