@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.classify.results import ZeroShotBatch
+from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.io import user_cache_dir
 from sattxt.vision.embeddings import FloatArray
@@ -170,7 +170,6 @@ def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, pat
     axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude", ylabel="latitude")
     axes.set_title(f'"{query}" over NASA\'s Blue Marble, circles: best matches')
     figure.colorbar(shown, ax=axes, shrink=0.8, label="match, standard deviations above the Earth's mean")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -200,8 +199,11 @@ def draw_places(mosaic: NDArray[np.uint8], batch: ZeroShotBatch, path: Path) -> 
         sheet.paste(Image.fromarray(crop(mosaic, place)).resize((side, side), Image.Resampling.BICUBIC), (x, y))
         draw.text((x + 4, y + side + 3), place.name, fill="black", font=font)
         draw.text((x + 4, y + side + 21), f"{result.label}  {100 * result.prob:.0f} %", fill=(0, 90, 160), font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def _best_labels(result: ZeroShotResult) -> str:
+    return "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3))
 
 
 def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt | None = None, say: Any = print) -> Path:
@@ -216,20 +218,19 @@ def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt |
     from sattxt.model import SatTxt
 
     model = model or SatTxt.from_pretrained()
+    out.mkdir(parents=True, exist_ok=True)
     mosaic = blue_marble()
     batch = classify_places(model, mosaic)
     say(f"Places on NASA's Blue Marble, {model.config.name}, zero-shot over {len(LABELS)} labels:\n")
     for place, result in zip(PLACES, batch, strict=True):
         north, east = ("N" if place.latitude >= 0 else "S"), ("E" if place.longitude >= 0 else "W")
         where = f"{abs(place.latitude):.0f}°{north} {abs(place.longitude):.0f}°{east}"
-        best = "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3))
-        say(f"  {place.name:<32}{where:<12}{best}")
+        say(f"  {place.name:<32}{where:<12}{_best_labels(result)}")
     if images:
         own = model.zero_shot(list(images), LABELS, on_error="skip")
         say("\nYour images:\n")
         for result in own:
-            best = "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3))
-            say(f"  {str(result.source)[-42:]:<44}{best}")
+            say(f"  {str(result.source)[-42:]:<44}{_best_labels(result)}")
         for failure in own.failures:
             say(f"  {failure.error}")
     draw_places(mosaic, batch, out / "places.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sattxt import errors
-from sattxt.io import DISK_FULL
 
 DONE, SKIPPED, USAGE, MODEL, MACHINE = range(5)
 BUG, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
@@ -39,6 +38,8 @@ _CODES: dict[type[Exception], int] = {
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code that ``error`` leads to (``BUG`` for what was not raised on purpose), and the error in one line."""
+    from sattxt.io import DISK_FULL
+
     if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError) and error.filename is not None:
         return MACHINE if error.errno in DISK_FULL else USAGE, f"{error.filename}: {error.strerror}"
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
