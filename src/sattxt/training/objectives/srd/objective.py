@@ -78,7 +78,7 @@ class SRDObjective(Objective):
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(config, sets, normalise, context)
+        super().__init__(config, sets, normalise, {**(context or {}), "teacher": teacher.name})
         if model.to_teacher.out_features != teacher.width:
             raise InputError(
                 f"the model maps onto width {model.to_teacher.out_features}, {teacher.name} has {teacher.width}; "
@@ -209,10 +209,6 @@ class SRDObjective(Objective):
             *parameter_groups([model.vision.backbone], config.backbone_lr, config.weight_decay),
             *parameter_groups(heads, config.head_lr, config.weight_decay),
         ]
-
-    def identity(self) -> dict[str, Any]:
-        """As every objective's, and the teacher."""
-        return {**super().identity(), "teacher": self.teacher.name}
 
     @torch.no_grad()
     def validate(self, model: SRDModel, tiles: Tiles) -> dict[str, float]:
