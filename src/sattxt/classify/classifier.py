@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -203,7 +202,7 @@ class Classifiers:
         self._config = config
         self._text = text
         self._vision = vision
-        self._latest: dict[str | None, Classifier] = {}
+        self._latest: dict[Hashable, Classifier] = {}
 
     def make(
         self,
@@ -216,11 +215,12 @@ class Classifiers:
         progress: bool,
     ) -> Classifier:
         """A classifier; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
-        asked = None
-        with suppress(TypeError, ValueError):  # a label bank, or what is refused below
-            asked = json.dumps([labels, label_set, templates, instruction, multi_label])
-        if asked in self._latest:
-            return self._latest[asked]
+        asked: Hashable = None
+        with suppress(TypeError):  # a label bank, or what is refused below
+            asked = _freeze((labels, label_set, templates, instruction, multi_label))
+        known = self._latest.get(asked)
+        if known is not None:
+            return known
         if isinstance(labels, LabelBank):
             self._text.add_bank(labels)
             prompts, instruction = labels.prompts, labels.instruction
@@ -264,3 +264,19 @@ class Classifiers:
     ) -> dict[str, list[str]]:
         default = self._config.prompt_templates
         return label_prompts(labels, label_set=label_set, templates=templates, default=default)
+
+
+def _freeze(value: Any) -> Hashable:
+    """Lists, dicts and plain values as a hashable value that is equal for equal content only.
+
+    Raises:
+        TypeError: something else is in them.
+    """
+    if isinstance(value, (list, tuple)):
+        plain = set(map(type, value)) <= {str}  # a thousand labels, at every call
+        return tuple(value if plain else map(_freeze, value))
+    if isinstance(value, Mapping):
+        return dict, *map(_freeze, value.items())
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be frozen")
