@@ -23,9 +23,11 @@ def fitted(out: Path, **options: object) -> Toy:
     """
     run = Toy(out, **options)
     run.model.vision.to(memory_format=torch.channels_last)  # as runs of a recipe have it
-    backbone = run.model.vision.backbone.train()
+    backbone, threads = run.model.vision.backbone.train(), torch.get_num_threads()
+    torch.set_num_threads(1)  # as torchrun has it: the statistics must be the same bits in every process
     for _ in range(50):
         backbone(to_pixels(run.sets[0].take(torch.arange(60)).float() / 255))
+    torch.set_num_threads(threads)
     return run
 
 
