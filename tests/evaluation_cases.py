@@ -21,17 +21,14 @@ from PIL import Image
 
 from sattxt.data.masks import read_masks
 from sattxt.data.registry import open_data
-from sattxt.evaluation.compare import compare
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit
-from sattxt.evaluation.probe import probe
+from sattxt.evaluation.probe import probe, spectral
 from sattxt.evaluation.prompts import class_prompts
-from sattxt.evaluation.result import Result, read_result, write_result
+from sattxt.evaluation.result import Result, compare, read_result, write_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
-from sattxt.evaluation.scale import scale
 from sattxt.evaluation.segment import segment
-from sattxt.evaluation.spectral import spectral
-from sattxt.evaluation.zero_shot import phrasings, zero_shot
+from sattxt.evaluation.zero_shot import phrasings, scale, zero_shot
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
 
@@ -101,7 +98,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "probe, several labels": probe(embed, several, shots=(2,), repeats=3, fraction=0.8),
         "scale": scale(embed, data, words, factors=(1, 2, 4), open_at=lambda size: embed),
         "scale, several labels": scale(embed, several.split("val"), labels, factors=(1, 2), open_at=lambda size: embed),
-        "segment": segment(WaveEncoder(), painted, class_prompts(painted, templates="{}"))[0],
+        "segment": segment(embed, painted, class_prompts(painted, templates="{}")),
         "spectral": spectral(embed, tiles.split("train"), tiles.split("val")),
     }
     pinned = {name: _pinned(result) for name, result in found.items()}

@@ -13,6 +13,7 @@ from PIL import Image
 from sattxt.data.masks import read_masks
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
+from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder
 from sattxt.evaluation.segment import segment
 
@@ -36,6 +37,10 @@ class Painter(SatTxtEncoder):
         return SimpleNamespace(label_map=(image.astype(float) @ weights.T).argmax(axis=-1))
 
 
+def _seen_by(encoder) -> Embedder:
+    return Embedder(encoder, cache=False)
+
+
 def masked(folder: Path, names: dict[str, str]) -> Path:
     (folder / "val" / "images").mkdir(parents=True)
     (folder / "val" / "masks").mkdir()
@@ -54,12 +59,12 @@ def test_mean_iou_by_hand_with_unlabelled_pixels_left_out(tmp_path):
     dataset = read_masks(masked(tmp_path / "x", {"0": "unlabelled", "1": "red roof", "2": "blue water"}))
     data = dataset.split()
     assert data.classes == ("blue water", "red roof")[::-1]
-    result, kept = segment(Painter(), data, prompts(data), keep=1)
+    result = segment(_seen_by(Painter()), data, prompts(data))
     red, blue = 48 / 56, 56 / 64
     assert result.to_dict()["miou"] == pytest.approx(100 * (red + blue) / 2, abs=1e-3)
-    assert (kept[0][1] == -1).sum() == 16
+    assert (data.mask(0) == -1).sum() == 16
     with pytest.raises(InputError, match="patch tokens"):
-        segment(ColourEncoder(), data, prompts(data))
+        segment(_seen_by(ColourEncoder()), data, prompts(data))
 
 
 def test_masks_that_do_not_fit_say_so(tmp_path):
@@ -75,7 +80,7 @@ def test_masks_that_do_not_fit_say_so(tmp_path):
     Image.new("L", (16, 9)).save(folder / "val" / "masks" / "a.png")
     data = read_masks(folder).split()
     with pytest.raises(InputError, match=r"is \(8, 16\) pixels, its mask \(9, 16\)"):
-        segment(Painter(), data, prompts(data))
+        segment(_seen_by(Painter()), data, prompts(data))
     (folder / "val" / "masks" / "a.png").rename(folder / "val" / "masks" / "b.png")
     with pytest.raises(InputError, match="in pairs; val/a has no partner"):
         read_masks(folder)
@@ -87,14 +92,14 @@ def test_masks_that_do_not_fit_say_so(tmp_path):
 def test_an_image_without_a_label_counts_for_nothing(tmp_path):
     folder = masked(tmp_path / "x", {"0": "unlabelled", "1": "red roof", "2": "blue water"})
     before = read_masks(folder).split()
-    alone = segment(Painter(), before, prompts(before))[0].figures["miou"]
+    alone = segment(_seen_by(Painter()), before, prompts(before)).figures["miou"]
     Image.new("RGB", (16, 8)).save(folder / "val" / "images" / "b.png")
     Image.new("L", (16, 8)).save(folder / "val" / "masks" / "b.png")
     data = read_masks(folder).split()
-    assert segment(Painter(), data, prompts(data))[0].figures["miou"] == alone
+    assert segment(_seen_by(Painter()), data, prompts(data)).figures["miou"] == alone
 
 
 def test_data_without_masks_are_not_segmented(tmp_path):
     data = open_data(write_folders(tmp_path / "x", 1)).split()
     with pytest.raises(InputError, match="has no label maps"):
-        segment(Painter(), data, prompts(data))
+        segment(_seen_by(Painter()), data, prompts(data))

@@ -13,14 +13,11 @@ from sattxt.cli.eval_options import Setup, put_table, read_words
 from sattxt.data.masks import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
-from sattxt.evaluation.compare import compare
-from sattxt.evaluation.probe import REPEATS, SHOTS, probe
-from sattxt.evaluation.result import read_result
+from sattxt.evaluation.probe import REPEATS, SHOTS, probe, spectral
+from sattxt.evaluation.result import compare, read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
-from sattxt.evaluation.scale import FACTORS, scale
 from sattxt.evaluation.segment import segment
-from sattxt.evaluation.spectral import spectral
-from sattxt.evaluation.zero_shot import phrasings, zero_shot
+from sattxt.evaluation.zero_shot import FACTORS, phrasings, scale, zero_shot
 
 app = typer.Typer(
     help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -208,28 +205,17 @@ def _segment(
     """Segment images by class names against label maps: mean intersection over union.
 
     \b
-    sattxt eval segment --data dubai.zip --window 96 --report pictures/
+    sattxt eval segment --data dubai.zip --window 96
 
     Expected are images/NAME.* and masks/NAME.png with class numbers, with or without train/, val/, test/ above, and
-    classes.json (number to name). --report draws the first images beside their label maps.
+    classes.json (number to name).
     """
     if setup.dataset != "auto":
         raise InputError("--dataset is of no use here: images/, masks/ and classes.json are expected")
     ignored = tuple(name.lower() for name in ignore) if ignore else IGNORED
     data = read_masks(setup.data, ignored=ignored, options=setup.image_options()).split(setup.split, setup.limit)
     classes = setup.prompts(data, names, label_set, templates)
-    result, shown = segment(
-        setup.embedder.encoder,
-        data,
-        classes,
-        window=window,
-        overlap=overlap,
-        progress=output.show_progress(setup.quiet),
-        keep=4 if setup.report is not None else 0,
-        on_error=setup.on_error,
-    )
-    if setup.report is not None:
-        plots.segmentation_picture(setup.report / "segment.png", shown, classes.names)
+    result = segment(setup.embedder, data, classes, window=window, overlap=overlap)
     setup.finish(result, "per_class")
 
 
@@ -243,7 +229,7 @@ def _spectral(
 
     \b
     sattxt eval spectral --data eurosat_ms.zip --dataset eurosat
-    sattxt eval spectral --data s2_tiles.zip --report pictures/
+    sattxt eval spectral --data s2_tiles.zip
 
     Reads multispectral Sentinel-2 TIFFs in class (or place) folders below train/ and val/. The model gets red, green
     and blue only, stretched from reflectance 0-0.275. --limit holds for the measured split alone.
@@ -252,15 +238,6 @@ def _spectral(
     if train.split == setup.samples.split:
         raise InputError(f"--split and --train-split are both {train.split!r}; pass two that are disjoint")
     result = spectral(setup.embedder, train, setup.samples)
-    if setup.report is not None:
-        rows = result.tables["per_target"]
-        plots.bars_picture(
-            setup.report / "spectral.png",
-            [row["target"] for row in rows],
-            {name: [max(row[name], -0.2) for row in rows] for name in rows[0] if name != "target"},
-            title=result.title,
-            y_label="R² on held-out tiles",
-        )
     setup.finish(result, "per_target")
 
 

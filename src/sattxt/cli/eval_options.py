@@ -18,8 +18,7 @@ from sattxt.data.dataset import Dataset, Samples
 from sattxt.data.registry import DATASETS, open_data
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import Encoder, SatTxtEncoder
-from sattxt.evaluation.peers import PEERS, open_peer
+from sattxt.evaluation.encoder import PEERS, Encoder, SatTxtEncoder, open_peer
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
 from sattxt.labels.prompts import parse_templates

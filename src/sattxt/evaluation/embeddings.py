@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.evaluation.encoder import Encoder, digest
+from sattxt.evaluation.encoder import Encoder, Image, digest
 from sattxt.images.load import Failure, stream
 from sattxt.io import atomic_write, first_line, user_cache_dir
 from sattxt.vision.embeddings import FloatArray
@@ -53,43 +53,38 @@ class Embedder:
         Raises:
             ImageError: an image cannot be read (``on_error="raise"``). InputError: none can be.
         """
-        path = None
-        vectors = np.empty((0, 0), np.float32)
+        path, before = None, len(self.skipped)
+        known: dict[int, FloatArray] = {}
         if self._cache:
             key = digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__)
             path = Path(self._cache) / f"{key}.npy"
-            vectors = _load(path, len(data))
-        unknown = np.flatnonzero(np.isnan(vectors[:, 0])).tolist() if vectors.size else list(range(len(data)))
-        if not unknown:
-            return data, vectors
-        done, found, failures = self._compute(data, unknown)
-        if len(failures) == len(data):
-            first = failures[0].error
+            known = _load(path, len(data))
+        missing = [row for row in range(len(data)) if row not in known]
+        for rows, images in self.read(data, missing):
+            self._encode(data, rows, images, known)
+        rows = sorted(known)
+        if not rows:
+            first = self.skipped[before].error
             raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
-        vectors = vectors if vectors.size else np.full((len(data), found.shape[1]), np.nan, dtype=np.float32)
-        if done:
-            vectors[done] = found
-        if done and path is not None:
+        vectors = np.stack([known[row] for row in rows])
+        if path is not None and not known.keys().isdisjoint(missing):
+            every = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
+            every[rows] = vectors
             with suppress(OSError, WeightsError), atomic_write(path) as file:  # a full disk: they are only not kept
-                np.save(file, vectors)
-        if not failures:
-            return data, vectors
-        self.skipped += failures
-        rows = np.flatnonzero(~np.isnan(vectors[:, 0])).tolist()
-        return data.take(rows), vectors[rows]
+                np.save(file, every)
+        return data if len(rows) == len(data) else data.take(rows), vectors
 
-    def _compute(self, data: Samples, rows: Sequence[int]) -> tuple[list[int], FloatArray, list[Failure]]:
-        """The rows whose images were embedded, their embeddings, and the images that could not be."""
+    def read(
+        self, data: Samples, rows: Sequence[int], batch_size: int = CHUNK
+    ) -> Iterator[tuple[list[int], list[Image]]]:
+        """Images in batches, with their rows among the samples; errors as :meth:`__call__`."""
         from tqdm import tqdm
 
-        done: list[int] = []
-        parts: list[FloatArray] = []
-        failures: list[Failure] = []
         lost: list[Failure] = []
         batches = stream(
             rows,
             lambda row, _: data.image(row),
-            batch_size=CHUNK,
+            batch_size=batch_size,
             workers=self._workers,
             failures=lost if self._on_error == "skip" else None,
             name_of=lambda row, _: f"{data.store.path}/{data.samples[row].id}",
@@ -97,34 +92,34 @@ class Embedder:
         bar = tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False)
         with closing(batches), bar:
             for batch in batches:
-                known = [rows[i] for i in batch.indices]
-                try:
-                    parts.append(self.encoder.encode_images(batch.images))
-                    done += known
-                except ImageError:
-                    if self._on_error == "raise":
-                        raise
-                    for row, image in zip(known, batch.images, strict=True):
-                        try:
-                            parts.append(self.encoder.encode_images([image]))
-                            done.append(row)
-                        except ImageError as error:
-                            failures.append(failure(data, row, error))
+                yield [rows[i] for i in batch.indices], batch.images
                 bar.update(len(batch))
-        failures += [failure(data, rows[each.index], each.error) for each in lost]
-        found = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-        return done, found, sorted(failures, key=lambda each: each.index)
+        for each in lost:
+            self._skip(data, rows[each.index], each.error)
+
+    def _encode(self, data: Samples, rows: Sequence[int], images: Sequence[Image], known: dict[int, Any]) -> None:
+        """Add the embeddings of images by row; where a model refuses one of them, one by one."""
+        try:
+            known.update(zip(rows, self.encoder.encode_images(images), strict=True))
+        except ImageError as error:
+            if self._on_error == "raise":
+                raise
+            if len(rows) == 1:
+                self._skip(data, rows[0], error)
+                return
+            for row, image in zip(rows, images, strict=True):
+                self._encode(data, [row], [image], known)
+
+    def _skip(self, data: Samples, row: int, error: Exception | str) -> None:
+        """Note why an image is left out: one line that names it as the data do, without the folder they lie in."""
+        line = first_line(error).removeprefix(f"{data.store.path}/")
+        self.skipped.append(Failure(row, data.samples[row].id, line))
 
 
-def failure(data: Samples, row: int, error: Exception | str) -> Failure:
-    """Why a sample's image cannot be read: one line that names it as the data do, without the folder they lie in."""
-    return Failure(row, data.samples[row].id, first_line(error).removeprefix(f"{data.store.path}/"))
-
-
-def _load(path: Path, rows: int) -> FloatArray:
-    """The embeddings in a file; none if it is missing, damaged or of another length."""
+def _load(path: Path, rows: int) -> dict[int, FloatArray]:
+    """The embeddings in a file by row; none if it is missing, damaged or of another length."""
     with suppress(OSError, ValueError, EOFError):
         found: FloatArray = np.load(path, allow_pickle=False)
         if found.ndim == 2 and len(found) == rows and found.dtype == np.float32:
-            return found
-    return np.empty((0, 0), np.float32)
+            return {row: vector for row, vector in enumerate(found) if not np.isnan(vector[0])}
+    return {}

@@ -1,17 +1,20 @@
-"""What evaluation asks of a model, and this library's models in that form."""
+"""What evaluation asks of a model; this library's models and those of open_clip and transformers in that form."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import InputError
+from sattxt.errors import InputError, MissingExtraError, UnknownModelError
+from sattxt.io import first_line
+from sattxt.labels.prompts import TEMPLATES
 from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from sattxt.segment import Segmentation
 
 Image = NDArray[Any]
+BATCH = 64
+#: What the name of a model of another library starts with.
+PEERS = ("open_clip:", "transformers:")
+_WHOLE = ("hf-hub:", "local-dir:")  # locations of open_clip that name architecture and weights in one
 
 
 class Encoder(Protocol):
@@ -113,3 +120,169 @@ def unit(vectors: Any) -> FloatArray:
 def digest(*parts: Any) -> str:
     """One sha256 over JSON-ready parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class PeerEncoder:
+    """A model of another library as an :class:`Encoder`.
+
+    name: ``KIND:LOCATION``. images: (n, D) features of a list of uint8 images. texts: of a list of texts; both compute
+    on the device that ``model`` is on. preprocessing: JSON-ready, part of the fingerprint.
+    """
+
+    templates = TEMPLATES["reference"]
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        images: Callable[[list[Image]], Any],
+        texts: Callable[[list[str]], Any],
+        *,
+        preprocessing: Any,
+        batch_size: int | None = None,
+    ) -> None:
+        self.name = name
+        self._images, self._texts = images, texts
+        self._batch_size = batch_size or BATCH
+        weights = model.state_dict()
+        first = next(iter(model.parameters()))
+        self.logit_scale = float(weights["logit_scale"].exp()) if "logit_scale" in weights else 100.0
+        self.fingerprint = digest(_tensors_sha256(weights), preprocessing, str(first.dtype), first.device.type)
+        self._facts = {"dtype": str(first.dtype).removeprefix("torch."), "device": str(first.device)}
+        self._width: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says of its model, JSON-ready."""
+        return {
+            "name": self.name,
+            "kind": self.name.partition(":")[0],
+            "fingerprint": self.fingerprint,
+            "embed_dim": self._width,
+            "logit_scale": self.logit_scale,
+            **self._facts,
+        }
+
+    def encode_images(self, images: Sequence[Image]) -> FloatArray:
+        """(N, D) float32 unit vectors of (H, W, 3) images in 0..255; float pixels are rounded."""
+        rounded = [x if x.dtype == np.uint8 else np.clip(np.rint(x), 0, 255).astype(np.uint8) for x in images]
+        return self._encode(rounded, self._images)
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """(N, D) float32 unit vectors of texts, cut to the model's length."""
+        return self._encode(list(texts), self._texts)
+
+    def _encode(self, items: list[Any], run: Callable[[list[Any]], Any]) -> FloatArray:
+        import torch
+
+        with torch.inference_mode():
+            batches = [items[start : start + self._batch_size] for start in range(0, len(items), self._batch_size)]
+            found = np.concatenate([unit(run(batch).float().cpu().numpy()) for batch in batches])
+        self._width = found.shape[1]
+        return found
+
+
+def open_peer(
+    name: str, *, offline: bool = False, batch_size: int | None = None, device: str | None = None
+) -> PeerEncoder:
+    """The model that a name stands for.
+
+    Args:
+        name: ``transformers:`` and a folder or hub id; ``open_clip:ARCHITECTURE/PRETRAINED``, where the second is a tag
+            of open_clip's or a checkpoint file; ``open_clip:hf-hub:OWNER/NAME`` or ``open_clip:local-dir:PATH``.
+        device: by default the best there is.
+
+    Raises:
+        UnknownModelError: it cannot be opened. MissingExtraError: open_clip is not installed.
+        InputError: the name is incomplete, needs the network, or is of another kind of model.
+    """
+    import torch
+
+    kind, _, location = name.partition(":")
+    if not location:
+        raise InputError(f"--model {name}: names no model; such as {kind}:openai/clip-vit-base-patch32")
+    opened = _open_transformers if kind == "transformers" else _open_open_clip
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return opened(location, offline, batch_size, chosen)
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UnknownModelError(f"{name} cannot be opened ({first_line(error)})") from error
+
+
+def _open_transformers(location: str, offline: bool, batch_size: int | None, device: Any) -> PeerEncoder:
+    """A CLIP, SigLIP or SigLIP 2 model of transformers with its image processor and tokenizer."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(location, local_files_only=offline)
+    if config.model_type not in ("clip", "siglip", "siglip2"):
+        raise InputError(f"transformers:{location} is a {config.model_type}; clip, siglip and siglip2 are read")
+    parts: tuple[Any, ...] = (AutoModel, AutoImageProcessor, AutoTokenizer)
+    model, processor, tokenizer = (part.from_pretrained(location, local_files_only=offline) for part in parts)
+    model = model.to(device).eval()
+    # SigLIP was trained on texts padded to full length and sees the padding; CLIP masks it.
+    known = ("input_ids", "attention_mask") if config.model_type == "clip" else ("input_ids",)
+    padding = True if config.model_type == "clip" else "max_length"
+    length = int(config.text_config.max_position_embeddings)
+
+    def images(batch: list[Image]) -> Any:
+        pixels = processor(images=batch, input_data_format="channels_last", return_tensors="pt")
+        return _pooled(model.get_image_features(**pixels.to(device, model.dtype)))
+
+    def texts(batch: list[str]) -> Any:
+        tokens = tokenizer(batch, padding=padding, truncation=True, max_length=length, return_tensors="pt").to(device)
+        return _pooled(model.get_text_features(**{key: tokens[key] for key in known if key in tokens}))
+
+    name, preprocessing = f"transformers:{location}", processor.to_dict()
+    return PeerEncoder(name, model, images, texts, preprocessing=preprocessing, batch_size=batch_size)
+
+
+def _open_open_clip(location: str, offline: bool, batch_size: int | None, device: Any) -> PeerEncoder:
+    """An open_clip model with its preprocessing and tokenizer, as ``create_model_and_transforms`` gives them."""
+    import torch
+    from PIL import Image as Pillow
+
+    whole = location.startswith(_WHOLE)
+    architecture, _, pretrained = (location, "", None) if whole else location.partition("/")
+    if not whole and not pretrained:
+        raise InputError(
+            f"open_clip:{location} names no weights: pass open_clip:ARCHITECTURE/TAG or "
+            "open_clip:ARCHITECTURE/path/to/checkpoint, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
+        )
+    if offline and not location.startswith("local-dir:") and not (pretrained and Path(pretrained).exists()):
+        raise InputError(f"--model open_clip:{location}: --offline needs a checkpoint file in the place of the tag")
+    try:
+        import open_clip  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise MissingExtraError("peers", "open_clip_torch", f"open_clip:{location}") from error
+    model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
+    tokenize = open_clip.get_tokenizer(architecture)
+    model = model.to(device).eval()
+    dtype = next(iter(model.parameters())).dtype
+
+    def images(batch: list[Image]) -> Any:
+        pixels = torch.stack([preprocess(Pillow.fromarray(image)) for image in batch])
+        return model.encode_image(pixels.to(device, dtype))
+
+    def texts(batch: list[str]) -> Any:
+        return model.encode_text(tokenize(batch).to(device))
+
+    name = f"open_clip:{location}"
+    return PeerEncoder(name, model, images, texts, preprocessing=repr(preprocess), batch_size=batch_size)
+
+
+def _pooled(features: Any) -> Any:
+    """transformers gives a tensor, or since version 5 an output object that holds it."""
+    return getattr(features, "pooler_output", features)
+
+
+def _tensors_sha256(tensors: dict[str, Any]) -> str:
+    """Over names, shapes and values of tensors."""
+    import torch
+
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()

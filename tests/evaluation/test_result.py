@@ -7,8 +7,7 @@ from evaluation_fakes import prompts, write_folders
 
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
-from sattxt.evaluation.compare import compare
-from sattxt.evaluation.result import read_result, write_result
+from sattxt.evaluation.result import compare, read_result, write_result
 from sattxt.evaluation.zero_shot import zero_shot
 
 
