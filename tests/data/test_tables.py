@@ -59,12 +59,6 @@ def test_a_table_gives_images_captions_and_labels(tmp_path, images, suffix, wher
         open_data(path, images=tmp_path / where)
 
 
-def test_images_that_no_row_names_are_counted(tmp_path, images, caplog):
-    with caplog.at_level("INFO", logger="sattxt"):
-        read(table(tmp_path / "t.jsonl", ROWS[1:]), images=images)
-    assert re.search(r"1 images in .*images are named by no row of t\.jsonl", caplog.text)
-
-
 def test_a_table_without_a_column_of_captions_or_labels_says_what_it_has(images):
     path = table(images / "t.csv", [{"image": "a.png", "description": "a lake"}])
     with pytest.raises(InputError, match=r"no column label, labels, caption or captions; it has image, description"):

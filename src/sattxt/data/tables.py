@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import math
 import re
 from collections import defaultdict
@@ -19,8 +18,6 @@ from sattxt.data.dataset import Dataset, Sample, by_split, data_name, split_name
 from sattxt.errors import InputError, LabelError, MissingExtraError, near
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
-
-log = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path", "file_name")
@@ -73,9 +70,6 @@ def read_table(
         split_column=split_column,
     )
     store = open_store(images or path.parent)
-    unnamed = sum(map(is_image, set(store.names()) - {row.image for row in rows}))
-    if unnamed:
-        log.info("%d images in %s are named by no row of %s", unnamed, store.path, path.name)
     return listed_dataset(store, rows, unusable, path, name=path.stem, several=several, options=options)
 
 

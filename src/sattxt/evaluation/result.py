@@ -187,7 +187,9 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     if not rows_a and not same_data:
         raise InputError(f"the results are of different images: {a['data']['name']} and {b['data']['name']}")
     figures = []
-    for name in _figure_names(a, b):
+    for name in list(a)[list(a).index("n") + 1 : list(a).index("ci95")]:
+        if not (isinstance(a[name], int | float) and isinstance(b.get(name), int | float)):
+            continue
         row = {"figure": name, "a": a[name], "b": b[name], "difference": b[name] - a[name]}
         row |= {"low": None, "high": None, "p": None}
         packed = [document["samples"].get("figures", {}).get(name) for document in (a, b)]
@@ -205,19 +207,17 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     for key in ("templates", "names_from", "queries"):
         left, right = (document["settings"].get(key) for document in (a, b))
         warnings += [f"{key} differ: {left} and {right}"] if left != right else []
-    facts = {"task": a["task"], "data": a["data"]["name"], "paired": len(rows_a), "a": _side(a), "b": _side(b)}
+    sides = [
+        {
+            "model": document["model"]["name"],
+            "fingerprint": document["model"]["fingerprint"],
+            "n": document["n"],
+            "command": document["command"],
+        }
+        for document in (a, b)
+    ]
+    facts = {"task": a["task"], "data": a["data"]["name"], "paired": len(rows_a), "a": sides[0], "b": sides[1]}
     return plain(facts | {"warnings": warnings, "figures": figures, "per_class": _per_class(a, b)})
-
-
-def _figure_names(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    names = [name for name in list(a)[: list(a).index("ci95")] if name not in ("format", "task", "n")]
-    return [name for name in names if isinstance(a[name], int | float) and isinstance(b.get(name), int | float)]
-
-
-def _side(document: dict[str, Any]) -> dict[str, Any]:
-    model = document["model"]
-    found = {"model": model["name"], "fingerprint": model["fingerprint"]}
-    return found | {"n": document["n"], "command": document["command"]}
 
 
 def _per_class(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
