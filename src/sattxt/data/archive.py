@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -138,6 +139,7 @@ class _Tar(Store):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._file: Any = path.open("rb")
+        self._lock = threading.Lock()
         try:
             with tarfile.open(path) as archive:
                 packed: Any = archive.fileobj
@@ -158,4 +160,9 @@ class _Tar(Store):
         """See :class:`Store`."""
         if name not in self._places:
             raise InputError(f"{self.path}: has no file {name!r}")
-        return os.pread(self._file.fileno(), *self._places[name])
+        size, place = self._places[name]
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, place)
+        with self._lock:  # Windows, where there is no fork either
+            self._file.seek(place)
+            return bytes(self._file.read(size))
