@@ -269,7 +269,8 @@ def test_segmentation_by_the_miniature_release_end_to_end(golden_model_dir, tmp_
     (folder / "classes.json").write_text(json.dumps(["unlabelled", "road", "water"]))
     out = tmp_path / "r.json"
     arguments = ["--data", folder, "--model", golden_model_dir, "--dtype", "float32", "--json", out]
-    assert measure("segment", *arguments) == 0
+    assert measure("segment", *arguments, "--report", tmp_path) == 0
+    assert (tmp_path / "segment.png").read_bytes().startswith(PNG)
     document = json.loads(out.read_text())
     assert [row["class"] for row in document["per_class"]] == ["road", "water"]
     assert 0 < document["miou"] < 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -205,17 +205,25 @@ def _segment(
     """Segment images by class names against label maps: mean intersection over union.
 
     \b
-    sattxt eval segment --data dubai.zip --window 96
+    sattxt eval segment --data dubai.zip --window 96 --report pictures/
 
     Expected are images/NAME.* and masks/NAME.png with class numbers, with or without train/, val/, test/ above, and
-    classes.json (number to name).
+    classes.json (number to name). --report draws the first images beside their label maps.
     """
     if setup.dataset != "auto":
         raise InputError("--dataset is of no use here: images/, masks/ and classes.json are expected")
     ignored = tuple(name.lower() for name in ignore) if ignore else IGNORED
     data = read_masks(setup.data, ignored=ignored, options=setup.image_options()).split(setup.split, setup.limit)
     classes = setup.prompts(data, names, label_set, templates)
-    result = segment(setup.embedder, data, classes, window=window, overlap=overlap)
+    shown: list[tuple[Any, Any, Any]] = []
+
+    def keep(image: Any, truth: Any, found: Any) -> None:
+        if len(shown) < 4:
+            shown.append((image, truth, found))
+
+    result = segment(setup.embedder, data, classes, window=window, overlap=overlap, show=keep)
+    if setup.report is not None:
+        plots.segmentation_picture(setup.report / "segment.png", shown, classes.names)
     setup.finish(result, "per_class")
 
 
@@ -229,7 +237,7 @@ def _spectral(
 
     \b
     sattxt eval spectral --data eurosat_ms.zip --dataset eurosat
-    sattxt eval spectral --data s2_tiles.zip
+    sattxt eval spectral --data s2_tiles.zip --report pictures/
 
     Reads multispectral Sentinel-2 TIFFs in class (or place) folders below train/ and val/. The model gets red, green
     and blue only, stretched from reflectance 0-0.275. --limit holds for the measured split alone.
@@ -238,6 +246,15 @@ def _spectral(
     if train.split == setup.samples.split:
         raise InputError(f"--split and --train-split are both {train.split!r}; pass two that are disjoint")
     result = spectral(setup.embedder, train, setup.samples)
+    if setup.report is not None:
+        rows = result.tables["per_target"]
+        plots.bars_picture(
+            setup.report / "spectral.png",
+            [row["target"] for row in rows],
+            {name: [max(row[name], -0.2) for row in rows] for name in rows[0] if name != "target"},
+            title=result.title,
+            y_label="R² on held-out tiles",
+        )
     setup.finish(result, "per_target")
 
 

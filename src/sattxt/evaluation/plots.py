@@ -65,6 +65,40 @@ def curve_picture(
     figure.savefig(path, dpi=120)
 
 
+def bars_picture(
+    path: Path, groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y_label: str
+) -> None:
+    """Bars side by side in groups."""
+    figure = _figure(max(6.0, 0.8 * len(groups) + 2), 4.2)
+    axes = figure.add_subplot(title=title, ylabel=y_label)
+    width = 0.8 / len(bars)
+    for index, (name, values) in enumerate(bars.items()):
+        axes.bar(np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width, values, width, label=name)
+    axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
+    axes.grid(alpha=0.3, axis="y")
+    figure.legend(loc="outside lower center", ncols=len(bars))
+    figure.savefig(path, dpi=120)
+
+
+def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> None:
+    """A row an image: the image, its true label map and the predicted one; ignored pixels are black."""
+    from sattxt.segment import label_colours
+
+    colours = np.array([*label_colours(len(names)), (0, 0, 0)], dtype=np.uint8)
+    figure = _figure(9.5, 3.0 * len(rows) + 0.6)
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
+        shown = np.clip(np.rint(image), 0, 255).astype(np.uint8), colours[truth], colours[predicted]
+        for cell, picture, title in zip(axes, shown, ("image", "true", "predicted"), strict=True):
+            cell.imshow(picture)
+            cell.set_title(title, fontsize=9)
+            cell.axis("off")
+    for name, colour in zip(names, colours / 255, strict=False):
+        grid[0][0].plot([], [], "s", color=tuple(colour), label=name)
+    figure.legend(loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

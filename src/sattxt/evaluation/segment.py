@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,13 @@ from sattxt.evaluation.result import Result
 
 
 def segment(
-    embedder: Embedder, data: Samples, classes: ClassPrompts, *, window: int | None = None, overlap: float = 0.5
+    embedder: Embedder,
+    data: Samples,
+    classes: ClassPrompts,
+    *,
+    window: int | None = None,
+    overlap: float = 0.5,
+    show: Callable[[Any, Any, Any], None] | None = None,
 ) -> Result:
     """mIoU of open-vocabulary segmentation: intersection over union of each class, over all pixels of all images,
     averaged over the classes. Ignored pixels count for nothing, whatever is predicted there.
@@ -25,6 +32,8 @@ def segment(
     Args:
         embedder: with ``on_error="skip"``, images that cannot be read are left out; a mask that cannot be is an error
             all the same.
+
+        show: called with each image, its true label map and the predicted one, for pictures.
 
     Raises:
         ImageError: an image cannot be read. InputError: the model gives no patch tokens, a mask is damaged or has
@@ -46,6 +55,8 @@ def segment(
         found = encoder.segment(image, prompts, window=window, overlap=overlap).label_map
         pairs = (truth.ravel() + 1) * count + found.ravel() + 1
         matrices[index] = np.bincount(pairs, minlength=count**2).reshape(count, count)[1:, 1:]
+        if show is not None:
+            show(image, truth, found)
     if not matrices:
         first = embedder.skipped[0].error
         raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
