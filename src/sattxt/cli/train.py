@@ -153,7 +153,7 @@ def adapt(
         str | None, typer.Option("--split", help="Only images below a folder of this name: train, val, ...")
     ] = None,
     kind: Annotated[
-        str, typer.Option("--kind", help="images, or s2: two-page Sentinel-2 TIFFs in a zip (split train).")
+        str, typer.Option("--kind", help="images, or a data set: s2, two-page Sentinel-2 TIFFs in a zip (split train).")
     ] = "images",
     size: Annotated[
         int | None,

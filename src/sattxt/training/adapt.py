@@ -11,9 +11,9 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -22,16 +22,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
-from sattxt.data.dataset import Sample, Samples, split_name, split_of
+from sattxt.data.dataset import Dataset, Sample, by_split, split_of
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
-from sattxt.images.load import Failure, LoadedBatch, stream
+from sattxt.images.load import Failure, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_shape
 from sattxt.training.objectives.base import generator
 from sattxt.training.optim import measure_norms
 from sattxt.vision.device import resolve_device
-from sattxt.vision.tower import VisionTower, load_tower
+from sattxt.vision.tower import load_tower
 from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import VISION_FILE, StoredModel, check_target, read_model, write_model
@@ -43,19 +43,17 @@ log = logging.getLogger(__name__)
 FEWEST_TILES = 32
 #: Input sides below this leave the last layers nothing but padding to measure.
 SMALLEST_SIZE = 32
-KINDS = ("images", "s2")
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class Adapted:
+class Adapted(NamedTuple):
     """What :func:`adapt_norms` did. path: the new model directory. tiles: how many were measured.
-    skipped: name and reason of each tile that could not be read.
+    skipped: the tiles that could not be read.
     """
 
     path: Path
     tiles: int
-    skipped: list[tuple[str, str]]
+    skipped: list[Failure]
 
 
 def adapt_norms(
@@ -81,10 +79,11 @@ def adapt_norms(
         model: what ``from_pretrained`` opens: a name, a model directory, a hub id.
         images: a folder, zip or tar of image files, with further folders inside or without.
         out: the model directory to write; the model is called ``{name}-adapted``.
-        limit: at most this many tiles, evenly spaced over their sorted names.
+        limit: at most this many tiles, evenly spaced over their sorted names; 32 or more.
         split: only the images below a folder of this name (``train``, ``val``, ...); default: all of them.
-        kind: ``images``, or ``s2``: two-page Sentinel-2 TIFFs in a zip, whose split is ``train`` by default.
-        size: input side in pixels to measure at, and of the new model; default: the model's own.
+        kind: ``images``; or a data set of ``sattxt.data.registry``, whose split is ``train`` by default: ``s2`` for
+            two-page Sentinel-2 TIFFs in a zip.
+        size: input side in pixels to measure at, and of the new model, 32 or more; default: the model's own.
         options: how to read image files that are not plain 8-bit RGB.
         device: default: CUDA where there is one.
         overwrite: replace a model directory that lies at ``out``.
@@ -95,104 +94,71 @@ def adapt_norms(
         UnknownModelError, WeightsError: the model cannot be had, or is damaged.
         MissingExtraError: a package to read the tiles is not installed.
     """
-    if limit < FEWEST_TILES:
-        raise InputError(f"limit={limit}: pass {FEWEST_TILES} or more; fewer tiles say too little")
     if size is not None and size < SMALLEST_SIZE:
         raise InputError(f"size={size}: pass {SMALLEST_SIZE} or more")
-    if kind not in KINDS:
-        raise InputError(f"kind={kind!r}: pass {' or '.join(map(repr, KINDS))}")
-    if kind == "s2" and options is not None:
-        raise InputError("kind='s2': how its tiles are read is fixed; leave the reading options out")
     check_target(Path(out), overwrite=overwrite)
-    stored = read_model(resolve(model))
-    config = stored.config
-    if size is not None:
-        config = replace(config, image=replace(config.image, size=size))
+    stored, source = read_model(resolve(model)), Path(images)
+    image = replace(stored.config.image, size=size or stored.config.image.size)
+    config = replace(stored.config, name=f"{stored.config.name}-adapted", image=image)
     tower = load_tower(config.vision, stored.vision, stored.path / VISION_FILE)
     if not any(isinstance(module, _BatchNorm) for module in tower.modules()):
         raise InputError(
-            f"{config.name}: its {config.vision.backbone.model_type} backbone has no BatchNorm, so there are no "
+            f"{stored.config.name}: its {config.vision.backbone.model_type} backbone has no BatchNorm, so there are no "
             "statistics to adapt; only models with a convolutional backbone such as mobilenet_v1 have them"
         )
-    source = Path(images)
-    samples = open_data(source, "s2").split(split or "train") if kind == "s2" else _read_images(source, split, options)
-    count = len(samples)
-    chosen = [count * i // limit for i in range(limit)] if count > limit else list(range(count))
-    order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator(0)).tolist()]
+    found = _find_images(source, options) if kind == "images" else open_data(source, kind, options=options)
+    samples = found.split(split or ("all" if kind == "images" else "train"), limit)
+    place = resolve_device(device)
+    tower.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preprocess, failures = Preprocessor(image), list[Failure]()
+    extremes: list[float] = []  # of the pixel values
 
     def load(index: int, name: str) -> NDArray[Any]:
-        image = samples.image(index)
-        check_shape(image, name)
-        return image
+        pixels = samples.image(index)
+        check_shape(pixels, name)
+        return pixels
 
-    failures: list[Failure] = []
-    loaded = stream(
-        order,
-        load,
-        batch_size=math.ceil(len(order) / math.ceil(len(order) / _BATCH)),
-        failures=failures,
-        name_of=lambda i, _: samples.samples[i].id,
-    )
-    with closing(loaded):
-        measured = _measure(tower, Preprocessor(config.image), loaded, resolve_device(device), str(source))
-    skipped = [(each.source, each.error.removeprefix(f"{each.source}: ")) for each in failures]
-    if skipped:
-        total = measured + len(skipped)
-        log.warning("%s: %d of %d tiles cannot be read, first %s (%s)", source, len(skipped), total, *skipped[0])
+    def batches() -> Iterator[Tensor]:
+        order = torch.randperm(len(samples), generator=generator(0)).tolist()
+        length = math.ceil(len(order) / math.ceil(len(order) / _BATCH))
+        with closing(
+            stream(order, load, batch_size=length, failures=failures, name_of=lambda i, _: samples.samples[i].id)
+        ) as loaded:
+            for batch in loaded:
+                if len(batch) > 1:  # one tile alone may have no variance
+                    pixels = preprocess.batch(batch.images)
+                    extremes.extend((float(pixels.amin()), float(pixels.amax())))
+                    yield pixels.to(place).contiguous(memory_format=torch.channels_last)
+
+    measured = measure_norms(tower, batches(), tower)
+    if failures:
+        total = measured + len(failures)
+        log.warning("%s: %d of %d tiles cannot be read, first %s", source, len(failures), total, failures[0])
     if measured < FEWEST_TILES:
-        why = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        why = f", first {failures[0]}" if failures else ""
         raise InputError(
-            f"{source}: {measured} tiles can be read, {len(skipped)} cannot{why}; pass at least {FEWEST_TILES} tiles"
+            f"{source}: {measured} tiles can be read, {len(failures)} cannot{why}; pass at least {FEWEST_TILES} tiles"
         )
-    config = replace(config, name=f"{config.name}-adapted")
-    where = f"`{source.name}`" + (f", {split or 'train'} split" if split or kind == "s2" else "")
+    if min(extremes) == max(extremes):
+        raise InputError(f"{source}: all {measured} tiles are of one colour; there is no variance to measure")
+    where = f"`{source.name}`" + (f", {samples.split} split" if split or kind != "images" else "")
     path = write_model(
         out,
         config,
         {key: _shrink(value.cpu()) for key, value in tower.state_dict().items()},
         {key: _shrink(value) for key, value in stored.text_head.items()},
         stored.text_encoder_dir,
-        model_card(config) + _note(stored, config, where, measured, len(skipped)),
+        model_card(config) + _note(stored, config, where, measured, len(failures)),
         overwrite=overwrite,
     )
-    return Adapted(path, measured, skipped)
+    return Adapted(path, measured, failures)
 
 
-def _read_images(source: Path, split: str | None, options: ImageOptions | None) -> Samples:
+def _find_images(source: Path, options: ImageOptions | None) -> Dataset:
     """All image files, whatever folders they lie in."""
     store = open_store(source)
-    every = [name for name in store.names() if is_image(name)]
-    if not every:
-        raise InputError(f"{source}: holds no image")
-    names = every if split is None else [name for name in every if split_of(name) == split_name(split)]
-    if not names:
-        there = sorted({split_of(name) for name in every} - {""})
-        raise InputError(f"{source}: no image lies below a folder {split!r}; it has {', '.join(there) or 'no splits'}")
-    return Samples(
-        source.name, split or "", store, tuple(Sample((name,)) for name in names), options=options or ImageOptions()
-    )
-
-
-def _measure(
-    tower: VisionTower, preprocess: Preprocessor, loaded: Iterator[LoadedBatch], device: torch.device, source: str
-) -> int:
-    """Run the tiles through the tower, whose BatchNorms take their statistics; returns how many there were."""
-    tower.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    low, high = float("inf"), -float("inf")
-
-    def batches() -> Iterator[Tensor]:
-        nonlocal low, high
-        for batch in loaded:
-            if len(batch) < 2:  # one tile alone may have no variance
-                continue
-            pixels = preprocess.batch(batch.images)
-            low, high = min(low, float(pixels.amin())), max(high, float(pixels.amax()))
-            yield pixels.to(device).contiguous(memory_format=torch.channels_last)
-
-    seen = measure_norms(tower, batches(), tower)
-    if seen >= FEWEST_TILES and low == high:
-        raise InputError(f"{source}: all {seen} tiles are of one colour; there is no variance to measure")
-    return seen
+    samples = by_split([(split_of(name), Sample((name,))) for name in store.names() if is_image(name)])
+    return Dataset(source.name, store, samples, options=options or ImageOptions())
 
 
 def _shrink(value: Tensor) -> Tensor:
@@ -202,8 +168,8 @@ def _shrink(value: Tensor) -> Tensor:
 
 
 def _note(stored: StoredModel, config: ModelConfig, where: str, tiles: int, skipped: int) -> str:
-    base = stored.config.name
-    digest = read_sums(stored.path).get(VISION_FILE, "")
+    """What the card says beside the usual."""
+    base, digest = stored.config.name, read_sums(stored.path).get(VISION_FILE, "")
     lost = f" ({skipped:,} more could not be read)" if skipped else ""
     known = f", whose {VISION_FILE} has sha256 `{digest}`" if digest else ""
     return (
