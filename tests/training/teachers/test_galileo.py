@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from pathlib import Path
 
@@ -107,12 +106,9 @@ def test_galileo_sees_where_what_lies(small_galileo):
     assert (left - right).abs().max() > 1e-4  # same pixels, another place
 
 
-@pytest.mark.parametrize(
-    ("options", "said"), [({"patch_size": 9}, "patch_size=9: pass 1 to 8"), ({"month": 12}, "month=12: pass 0")]
-)
-def test_galileo_refuses_options_out_of_range(options, said):
-    with pytest.raises(InputError, match=re.escape(said)):
-        GalileoTeacher(**options)
+def test_galileo_refuses_patches_larger_than_its_kernels():
+    with pytest.raises(InputError, match="patch_size=9: pass 1 to 8"):
+        GalileoTeacher(patch_size=9)
 
 
 def test_galileo_says_what_it_lacks(small_galileo):

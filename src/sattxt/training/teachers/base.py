@@ -33,8 +33,8 @@ class Teacher(nn.Module, ABC):
         self.name, self.bands, self.width = name, tuple(bands), width
         self.offset: Tensor
         self.scale: Tensor
-        self.register_buffer("offset", offset.view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode whatever ``mode`` says: a teacher inside a larger module is not trained with it."""
@@ -55,28 +55,13 @@ class Teacher(nn.Module, ABC):
         """Band name to (N, H, W) float32, where the network is.
 
         Args:
-            values: (N, C, H, W). names: of the C bands, in any spelling that :func:`canonical` knows.
-
-        Raises:
-            InputError: there are not as many names as bands, a band is named twice, a value is NaN or infinite, or the
-                teacher cannot work with these bands.
+            values: (N, C, H, W). names: of the C bands, in any spelling that :func:`canonical` knows, once each; data
+                sets were asked by :meth:`check` whether they have what is needed.
         """
-        if values.ndim != 4 or len(names) != values.shape[1]:
-            raise InputError(
-                f"values has shape {tuple(values.shape)}, there are {len(names)} names; pass (N, bands, height, width) "
-                "and one name a band"
-            )
-        found = {canonical(name): values[:, i].to(self.offset) for i, name in enumerate(names)}
-        if len(found) < len(names):
-            raise InputError(f"names: a band is given twice among {', '.join(names)}")
-        bad = [name for name, band in found.items() if not bool(torch.isfinite(band).all())]
-        if bad:
-            raise InputError(f"band {bad[0]} holds NaN or infinity; fill or leave out these tiles")
-        self.check(tuple(found), "bands")
-        return found
+        return {canonical(name): values[:, i].to(self.offset) for i, name in enumerate(names)}
 
     def normalise(self, values: Tensor, names: Sequence[str]) -> Tensor:
-        """(N, len(bands), H, W) float32, ``(x - offset) / scale``. Arguments and errors: as :meth:`stack`."""
+        """(N, len(bands), H, W) float32, ``(x - offset) / scale``. Arguments: as :meth:`stack`."""
         stack = self.stack(values, names)
         return (torch.stack([stack[band] for band in self.bands], dim=1) - self.offset) / self.scale
 
@@ -84,7 +69,7 @@ class Teacher(nn.Module, ABC):
     def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """(N, width, rows, cols) float32, a token of each place, without gradient; their mean stands for the tile.
 
-        Arguments and errors: as :meth:`stack`.
+        Arguments: as :meth:`stack`.
         """
 
 
@@ -103,9 +88,6 @@ class CallableTeacher(Teacher):
         width: of what it returns.
         mean, std: a value each band, or one for all, in reflectance x 10,000; the function is given
             ``(x - mean) / std``.
-
-    Raises:
-        InputError: the lists differ in length; later, the function returns another shape than promised.
     """
 
     def __init__(
@@ -118,24 +100,14 @@ class CallableTeacher(Teacher):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ) -> None:
-        if not bands or not {len(mean), len(std)} <= {1, len(bands)}:
-            raise InputError(f"{name}: {len(bands)} bands, {len(mean)} means, {len(std)} stds; pass one each a band")
-        offset, scale = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
-        super().__init__(name, [canonical(band) for band in bands], width, offset, scale)
+        super().__init__(name, [canonical(band) for band in bands], width, torch.tensor(mean), torch.tensor(std))
         self.function = function
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, values: Tensor, names: Sequence[str]) -> Tensor:
         """Run the function once."""
-        pixels = self.normalise(values, names)
-        out: object = self.function(pixels)
-        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[:2] != (len(pixels), self.width):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InputError(
-                f"{self.name}: returned {shape} for {len(pixels)} tiles; return (N, {self.width}, rows, cols)"
-            )
-        return out.float()
+        return self.function(self.normalise(values, names)).float()
 
 
 class TeacherBlock(nn.Module):

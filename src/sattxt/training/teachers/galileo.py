@@ -53,7 +53,7 @@ class GalileoTeacher(Teacher):
         metres: ground size of a pixel.
 
     Raises:
-        InputError: patch_size or month is out of range.
+        InputError: patch_size is out of range.
     """
 
     def __init__(
@@ -72,8 +72,6 @@ class GalileoTeacher(Teacher):
         super().__init__("galileo", _CHANNELS, width, *two_sigma(_MEAN, _STD))
         if not 1 <= patch_size <= base_patch:
             raise InputError(f"patch_size={patch_size}: pass 1 to {base_patch}")
-        if not 0 <= month <= 11:
-            raise InputError(f"month={month}: pass 0 (January) to 11 (December)")
         self.patch_size, self.month, self.metres = patch_size, month, metres
         quarter = width // 4  # of every token's encoding: group, place in the series, month, place in space
         self.pos_embed = nn.Parameter(torch.zeros(steps, quarter))
@@ -102,11 +100,8 @@ class GalileoTeacher(Teacher):
         try:
             sizes = read_json(folder / "config.json")["model"]["encoder"]
             width, depth, heads = sizes["embedding_size"], sizes["depth"], sizes["num_heads"]
-            hidden, patch, steps = (
-                int(width * sizes["mlp_ratio"]),
-                sizes["max_patch_size"],
-                sizes["max_sequence_length"],
-            )
+            hidden, patch = int(width * sizes["mlp_ratio"]), sizes["max_patch_size"]
+            steps = sizes["max_sequence_length"]
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{folder / 'config.json'}: cannot be read as a Galileo config ({error!r})") from error
         weights = folder / "encoder.pt"
@@ -137,7 +132,7 @@ class GalileoTeacher(Teacher):
         """(N, rows, cols, groups, width) after the final norm, of the groups that are there in the order of ``GROUPS``.
 
         Raises:
-            InputError: no group is complete, or the tiles' sides are no multiples of ``patch_size``.
+            InputError: the tiles' sides are no multiples of ``patch_size``.
         """
         pixels = self.normalise(values, names)
         height, width = pixels.shape[-2:]
