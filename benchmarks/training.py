@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.settings import Result, Settings
 from benchmarks.timing import Case, alternate, speedup
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-from sattxt.training.hardware import autocast, keep_freed_memory
+from sattxt.training.ranks import autocast, keep_freed_memory
 from sattxt.vision.tower import VisionTower
 
 _STOCK = "stock modules"

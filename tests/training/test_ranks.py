@@ -1,4 +1,4 @@
-"""Several processes train as one: copies of the model (DDP) and shards of it (FSDP)."""
+"""Several processes train as one: copies of the model (DDP) and shards of it (FSDP); precision and memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.run import parse_args
 from training_toy import EVERY_STEP, Toy, assert_same_weights, rows
 
+from sattxt.training import ranks
 from sattxt.training.objectives.align.objective import AlignBatch, AlignObjective
 
 
@@ -126,3 +127,37 @@ def test_torchrun_takes_the_commands_of_the_documentation() -> None:
         options = parse_args(shlex.split(command))
         assert options.training_script == "sattxt"
         assert options.training_script_args[0] == "train"
+
+
+def test_auto_precision_is_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    for native in (True, False):
+        monkeypatch.setattr(ranks, "multiplies_bfloat16", lambda _, native=native: native)
+        with ranks.autocast("auto", device):
+            assert torch.is_autocast_enabled("cpu") is native
+        with ranks.autocast("float32", device):
+            assert not torch.is_autocast_enabled("cpu")
+        with ranks.autocast("bfloat16", device):
+            assert torch.is_autocast_enabled("cpu")
+
+
+def test_what_a_run_frees_it_keeps_for_the_next_step() -> None:
+    """In a process of its own: the setting is the process's."""
+    program = """
+import resource, torch
+from sattxt.training.ranks import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(25_000_000).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+without = faults()
+done = keep_freed_memory()
+faults()
+print(int(done), without, faults())
+"""
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    done, without, kept = map(int, out.split())
+    if done:  # glibc
+        assert kept < without / 4

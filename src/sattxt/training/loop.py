@@ -14,7 +14,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,10 +31,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
 from sattxt.training.checkpoint import CHECKPOINT, check_folder, restore, run_identity, trained_names, write_checkpoint
-from sattxt.training.hardware import keep_freed_memory
 from sattxt.training.logs import CsvLog, LossMeter, open_tensorboard
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
 from sattxt.training.optim import update_average, warmup_cosine
+from sattxt.training.schema import Config, Count, Whole
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +44,23 @@ Validate = Callable[[Any], Mapping[str, float]]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-@dataclass(frozen=True)
-class LoopOptions:
+class LoopOptions(Config):
     """How a run is carried out; none of it changes what is learnt."""
 
-    workers: int = 0  # processes that draw batches ahead, for each training process; 0: it draws them itself
-    checkpoint_every: int = 200  # steps
-    validate_every: int = 500  # steps
-    log_every: int = 20  # steps that a row of losses.csv is the mean of
+    workers: Whole = 0  # processes that draw batches ahead, for each training process; 0: it draws them itself
+    checkpoint_every: Count = 200  # steps
+    validate_every: Count = 500  # steps
+    log_every: Count = 20  # steps that a row of losses.csv is the mean of
     tensorboard: bool = False  # write TensorBoard logs too
     shard: bool = False  # keep a part of the model in each process (FSDP) instead of a copy (DDP)
-
-    def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("checkpoint_every", 1), ("validate_every", 1), ("log_every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: pass {least} or more")
 
 
 def check_start(out: Path, options: LoopOptions, *, resume: bool) -> None:
     """Raise InputError where a run cannot start in ``out``, or go on there. It is cheap: ask before reading data."""
-    ranks.check_shard(options.shard)
+    if options.shard and not ranks.launched():
+        raise InputError("shard: there is one process; start several: torchrun --nproc-per-node 2 -m -- sattxt train")
+    if options.shard and not hasattr(torch.distributed.fsdp, "fully_shard"):
+        raise InputError(f"shard: needs torch 2.6 or later, this is {torch.__version__}")
     check_folder(out, resume=resume)
 
 
@@ -107,7 +103,7 @@ def fit(
     device = ranks.join()
     with stop_on_signal() as stop_asked:
         if device.type == "cpu":
-            keep_freed_memory()
+            ranks.keep_freed_memory()
         objective.prepare(model, out, device)
         trained = copy.deepcopy(model) if options.shard else model
         network = ranks.connect(_Stepper(objective, trained), device, shard=options.shard)

@@ -1,21 +1,28 @@
-"""Several processes that train as one, started by torchrun: every function also works in a process on its own."""
+"""Where a run computes: several processes that train as one, their precision, and memory that stays with them.
+
+The processes are started by torchrun; every function also works in a process on its own.
+"""
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sattxt.errors import InputError
-from sattxt.vision.device import resolve_device
+from sattxt.vision.device import multiplies_bfloat16, resolve_device
 
+#: ``auto``: bfloat16 where the hardware multiplies in it (elsewhere it is emulated, and far slower), else float32.
+Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt(3)
 #: How long the processes wait for one of them, which may be validating.
 _PATIENCE = timedelta(hours=2)
 
@@ -50,14 +57,6 @@ def wait() -> None:
     """Wait until every process is here."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def check_shard(shard: bool) -> None:
-    """Raise InputError where a model cannot be sharded."""
-    if shard and not launched():
-        raise InputError("shard: there is one process; start several: torchrun --nproc-per-node 2 -m -- sattxt train")
-    if shard and not hasattr(torch.distributed.fsdp, "fully_shard"):
-        raise InputError(f"shard: needs torch 2.6 or later, this is {torch.__version__}")
 
 
 def gather(own: Tensor) -> Tensor:
@@ -123,3 +122,24 @@ def whole(tensor: Tensor) -> Tensor:
     """A parameter in its own shape; every process must ask for a sharded one."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a forward pass on ``device`` runs."""
+    enabled = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed for the next allocation, for the rest of the process; whether it does.
+
+    glibc gives large blocks back to the system at once, and each new one comes as pages that the system has to clear.
+    A training step on the CPU allocates the same gigabytes as the one before, and may spend half of its time so.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
-from sattxt.training.hardware import Precision
+from sattxt.training.ranks import Precision
 from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
 from sattxt.training.tiles import Sampler, Tiles
 
