@@ -138,7 +138,7 @@ def image_pass(model: SatTxt, pixel_values: torch.Tensor) -> torch.Tensor:
 
 def text_encoder(model: SatTxt) -> TextEncoder:
     """A model's frozen text encoder, opened if need be, to time by itself."""
-    return model.text.encoder
+    return model.text.open_encoder()
 
 
 @contextmanager

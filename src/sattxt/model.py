@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -335,7 +335,6 @@ class SatTxt:
         label_set: str | None = None,
         templates: str | Sequence[str] | None = None,
         instruction: str | None = None,
-        precision: Literal["float32", "float16"] = "float32",
         progress: bool = False,
     ) -> LabelBank:
         """Write the labels' text vectors to a label bank, for machines without the text encoder. Arguments as in
@@ -344,7 +343,7 @@ class SatTxt:
         bank = labels
         if not isinstance(bank, LabelBank):
             bank = self._classifiers.bank(bank, label_set, templates, instruction, progress=progress)
-        bank.save(path, precision=precision)
+        bank.save(path)
         return bank
 
     def import_labels(self, path: str | os.PathLike[str]) -> LabelBank:

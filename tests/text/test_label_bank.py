@@ -14,7 +14,6 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError
-from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -23,7 +22,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def make(*texts: str, seed: int = 0, **facts: object) -> LabelBank:
     vectors = np.stack([np.random.default_rng([seed, *text.encode()]).standard_normal(6) for text in texts])
-    options: dict = {"space": "abc", "dtype": "float32", "model": "tiny", **facts}
+    options: dict = {"space": "abc", "model": "tiny", **facts}
     return LabelBank(texts=texts, vectors=options.pop("vectors", vectors.astype(np.float32)), **options)
 
 
@@ -42,36 +41,22 @@ def test_a_file_brings_everything_back(path: Path, data: st.DataObject, texts: l
     finite = st.floats(width=16, allow_nan=False, allow_infinity=False) if half else FINITE
     vectors = data.draw(arrays(kind, (len(texts), 3), elements=finite))
     labels = {f"label {text}": [text] for text in data.draw(st.lists(st.sampled_from(texts), unique=True))}
-    bank = LabelBank("abc", texts, vectors, "bfloat16", labels, "mödel", 'Find\0 the "land" cover:')
+    bank = LabelBank("abc", texts, vectors, labels, "mödel", 'Find\0 the "land" cover:')
     bank.save(path)
     again = LabelBank.load(path)
-    assert again.vectors.dtype == kind
-    assert again.vectors.tobytes() == vectors.tobytes()
+    assert again.vectors.tobytes() == vectors.astype(np.float32).tobytes()
     assert again.texts == tuple(texts)
     assert list((again.labels or {}).items()) == list(labels.items())
-    for name in ("space", "dtype", "model", "instruction", "created"):
+    for name in ("space", "model", "instruction", "created"):
         assert getattr(again, name) == getattr(bank, name)
     assert again.source == str(path)
 
 
-def test_float16_is_half_the_size_and_is_told(path: Path, tmp_path: Path) -> None:
-    bank = LabelBank("abc", ["a"], np.random.default_rng(0).standard_normal((1, 4096)).astype(np.float32))
-    bank.save(path)
-    small = bank.save(tmp_path / "small.safetensors", precision="float16")
-    assert small.stat().st_size < 0.6 * path.stat().st_size
-    again = LabelBank.load(small)
-    assert (bank.precision, again.precision) == ("float32", "float16")
-    assert np.array_equal(again.vectors, bank.vectors.astype(np.float16))
-    again.save(path)
-    assert LabelBank.load(path).precision == "float16"
-
-
-def test_values_too_large_for_float16(path: Path) -> None:
-    with pytest.raises(CacheError, match="too large for float16"):
-        make("a", vectors=np.full((1, 6), 1e5)).save(path, precision="float16")
-    assert not path.exists()
-    with pytest.raises(InputError, match="'float32' or 'float16'"):
-        make("a").save(path, precision="int8")  # type: ignore[arg-type]
+def test_a_float16_file_of_an_earlier_version_is_read(golden_dir: Path) -> None:
+    bank = LabelBank.load(golden_dir / "float16_bank.safetensors")
+    assert bank.prompts == {"water": ["a river"]}
+    assert bank.vectors.dtype == np.float32
+    assert bank.vectors.tolist() == [[0.5, -1.25, 3.0]]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -162,7 +147,7 @@ def test_the_file_is_plain_safetensors(path: Path) -> None:
         ({"vectors": np.ones((2, 3), dtype=int)}, "floats of shape"),
         ({"vectors": np.array([[1.0], [np.nan]])}, r"vectors\[1\] holds NaN"),
         ({"labels": {"x": ["c"]}}, "label 'x' has a prompt without a vector: 'c'"),
-        ({"labels": {"x": []}}, "label 'x' has no prompts"),
+        ({"labels": {"x": []}}, "label 'x' needs a list of prompts, one at least"),
         ({"labels": {"x": "a"}}, "label 'x' needs a list"),
         ({"space": ""}, "fingerprint"),
     ],
@@ -179,70 +164,34 @@ def test_parts_that_do_not_fit_are_refused(changes: dict, said: str) -> None:
 def test_merge_keeps_order_texts_and_labels() -> None:
     one = make("river", "lake", labels={"water": ["river", "lake"]})
     two = make("lake", "forest", "river", labels={"trees": ["forest"], "water": ["river", "lake"]})
-    merged = LabelBank.merge(one, two)
+    merged = LabelBank.merge([one, two])
     assert merged.texts == ("river", "lake", "forest")
     assert merged.labels == {"water": ["river", "lake"], "trees": ["forest"]}
     assert np.array_equal(merged.vectors, make("river", "lake", "forest").vectors)
-    assert (merged.space, merged.model, merged.dtype) == ("abc", "tiny", "float32")
-    assert LabelBank.merge([one, two]).texts == merged.texts
+    assert (merged.space, merged.model) == ("abc", "tiny")
 
 
 def test_merge_of_other_encoders_names_both(path: Path) -> None:
     make("a", model="first").save(path)
     with pytest.raises(BankMismatchError, match=r"labels\.safetensors \(first\) and label bank 2 \(second\)"):
-        LabelBank.merge(LabelBank.load(path), make("b", space="other", model="second"))
-    with pytest.raises(BankMismatchError, match="label bank 2 was computed in float32 and label bank 3 in bfloat16"):
-        LabelBank.merge(make("a", dtype=""), make("b"), make("c", dtype="bfloat16"))
-    with pytest.raises(BankMismatchError, match="width 6 and label bank 2 of 2"):
-        LabelBank.merge(make("a"), make("b", vectors=np.ones((1, 2))))
+        LabelBank.merge([LabelBank.load(path), make("b", space="other", model="second")])
+    with pytest.raises(BankMismatchError, match=r"label bank 1 .* and label bank 2 .*different text encoders"):
+        LabelBank.merge([make("a"), make("b", vectors=np.ones((1, 2)))])
     with pytest.raises(InputError, match="nothing to merge"):
-        LabelBank.merge()
+        LabelBank.merge([])
 
 
 def test_merge_refuses_other_vectors_for_a_text_but_not_rounding() -> None:
     with pytest.raises(CacheError, match="label bank 1 and label bank 3 hold different vectors for 'river'"):
-        LabelBank.merge(make("river"), make("lake"), make("river", seed=1))
+        LabelBank.merge([make("river"), make("lake"), make("river", seed=1)])
     exact = make("river")
     noisy = make("river", vectors=exact.vectors * np.float32(1 + 1e-5))
-    assert np.array_equal(LabelBank.merge(exact, noisy).vectors, exact.vectors)
-
-
-def test_merge_prefers_the_exact_vector_and_rounds_nothing() -> None:
-    exact = make("river", "lake")
-    half = make("river", "sea", vectors=make("river", "sea").vectors.astype(np.float16))
-    merged = LabelBank.merge(half, exact)
-    assert merged.vectors.dtype == np.float32
-    assert np.array_equal(merged.vectors[0], exact.vectors[0])
-    assert np.array_equal(merged.vectors[1], half.vectors[1].astype(np.float32))
-    assert LabelBank.merge(half, half).precision == "float16"
+    assert np.array_equal(LabelBank.merge([exact, noisy]).vectors, exact.vectors)
 
 
 def test_merge_refuses_other_prompts_for_a_label() -> None:
-    with pytest.raises(CacheError, match="label 'water' has other prompts in label bank 1 than in label bank 2"):
-        LabelBank.merge(make("river", labels={"water": ["river"]}), make("lake", labels={"water": ["lake"]}))
-
-
-# -- the text cache ------------------------------------------------------------------------------------------------
-
-
-def test_a_bank_in_the_text_cache(tmp_path: Path) -> None:
-    bank = make("river", "lake", "a\0b", labels={"water": ["river", "lake"]})
-    with TextCache(tmp_path / "text.sqlite3") as cache:
-        cache.put_many("abc", ["lake"], bank.vectors[1:2])
-        assert bank.to_cache(cache) == 2
-        assert bank.to_cache(cache) == 0
-        found = cache.get_many("abc", bank.texts)
-    assert np.array_equal(np.stack([found[text] for text in bank.texts]), bank.vectors)
-
-
-def test_rounded_vectors_stay_known_as_rounded(tmp_path: Path) -> None:
-    bank = make("river", vectors=make("river").vectors.astype(np.float16))
-    path = tmp_path / "text.sqlite3"
-    bank.to_cache(TextCache(path))
-    assert TextCache(path).get_many("abc", ["river"]) == {}
-    ((text, vector),) = TextCache(path, "float16").iter_many("abc", ["river"])
-    assert (text, vector.dtype) == ("river", np.float16)
-    assert np.array_equal(vector, bank.vectors[0])
+    with pytest.raises(CacheError, match="label 'water' has other prompts in label bank 2 than before it"):
+        LabelBank.merge([make("river", labels={"water": ["river"]}), make("lake", labels={"water": ["lake"]})])
 
 
 def test_prompts_are_the_labels_or_else_every_text() -> None:

@@ -56,7 +56,8 @@ def test_vectors_are_the_mean_over_all_tokens_of_transformers_bert(bert_source, 
 
 
 def test_order_and_values_do_not_depend_on_the_batch(encoder):
-    together = encoder.encode(TEXTS, batch_size=3)
+    encoder.batch_size = 3
+    together = encoder.encode(TEXTS)
     np.testing.assert_allclose(together, np.concatenate([encoder.encode([t]) for t in TEXTS]), atol=1e-5)
     np.testing.assert_allclose(together[::-1], encoder.encode(TEXTS[::-1]), atol=1e-5)
 
@@ -69,7 +70,8 @@ def test_on_batch_sees_every_text_once_with_its_vector(encoder):
         sizes.append(len(texts))
         seen.update(zip(texts, vectors, strict=True))
 
-    vectors = encoder.encode(TEXTS, batch_size=3, on_batch=keep)
+    encoder.batch_size = 3
+    vectors = encoder.encode(TEXTS, on_batch=keep)
     assert sizes == [3, 1]
     for text, vector in zip(TEXTS, vectors, strict=True):
         np.testing.assert_array_equal(seen[text], vector)

@@ -50,10 +50,7 @@ class CountingEncoder:
     def fingerprint(self, instruction=None):
         return fingerprint(CONFIG, instruction, "float32")
 
-    def tokenize(self, texts, instruction=None):
-        return {"input_ids": torch.tensor([[len(t)] for t in texts])}
-
-    def encode(self, texts, *, instruction=None, batch_size=None, progress=False, on_batch=None):
+    def encode(self, texts, *, instruction=None, progress=False, on_batch=None):
         for start in range(0, len(texts), self.batch_size):
             if self.stop_after is not None and start >= self.stop_after:
                 raise KeyboardInterrupt
@@ -167,7 +164,7 @@ class FailingCache(TextCache):
         self.error = error
         self.writes = 0
 
-    def get_many(self, space, texts, *, accept_float16=None):
+    def get_many(self, space, texts, *, width=None, accept_float16=None):
         return {}
 
     def put_many(self, space, texts, vectors):
@@ -215,10 +212,12 @@ def test_a_damaged_cache_file_warns_and_the_work_goes_on(tmp_path):
     assert path.read_bytes().startswith(b"not a database")
 
 
-def test_a_cached_vector_of_another_width_is_an_error(cache):
+def test_a_cached_vector_of_another_width_is_told_and_not_used(cache):
     cache.put_many(fingerprint(CONFIG, None, "float32"), ["a"], np.zeros((1, 5), np.float32))
-    with pytest.raises(CacheError, match="width 8"):
-        _tower(CountingEncoder(), cache).pooled("a")
+    encoder = CountingEncoder()
+    with pytest.warns(TextCacheWarning, match=r"text\.sqlite3: .*width 5 for 'a'.*width 8; delete the file"):
+        vectors = _tower(encoder, cache).pooled("a")
+    np.testing.assert_array_equal(vectors[0], encoder.vector("a"))
 
 
 def test_without_a_cache_the_tower_still_remembers():
@@ -238,21 +237,19 @@ def test_a_bank_gives_the_same_vectors_where_there_is_no_encoder(tmp_path):
     torch.testing.assert_close(user.embed(["river"]), maker.embed(["river"]), rtol=0, atol=0)
     assert bank.model == "mine"
     assert bank.labels == {"water": ["river"]}
-    assert bank.dtype == "float32"
 
 
-def test_a_bank_made_in_another_precision_is_used_and_passes_on_without_claiming_one():
+def test_a_bank_made_in_another_precision_is_used():
     bank = _tower(CountingEncoder(), dtype="bfloat16").bank(["river"])
     user = _tower(None, banks=[bank], dtype="float32")
     np.testing.assert_array_equal(user.pooled("river"), bank.vectors)
-    assert user.bank(["river"]).dtype == ""
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_bank_imported_into_the_cache_is_found(cache, tmp_path, precision):
+def test_a_bank_imported_into_the_cache_is_found(cache, precision):
+    """As `sattxt labels import` puts it there, and as earlier versions put banks in float16."""
     bank = _tower(CountingEncoder()).bank(["river"])
-    bank.save(tmp_path / "bank.safetensors", precision=precision)
-    LabelBank.load(tmp_path / "bank.safetensors").to_cache(cache)
+    cache.put_many(bank.space, bank.texts, bank.vectors.astype(precision))
     np.testing.assert_allclose(_tower(None, cache).pooled("river"), bank.vectors, rtol=1e-3, atol=1e-4)
 
 
@@ -272,7 +269,7 @@ def test_a_bank_of_another_encoder_is_refused():
 
 def test_a_bank_of_another_width_is_refused():
     bank = LabelBank(space=fingerprint(CONFIG, ""), texts=["river"], vectors=np.zeros((1, 5), np.float32))
-    with pytest.raises(BankMismatchError, match="width 8"):
+    with pytest.raises(BankMismatchError, match=r"another text encoder.*width 5"):
         _tower(None).add_bank(bank)
 
 
@@ -367,15 +364,6 @@ def test_golden_text_embeddings_then_from_the_cache_with_the_llm_gone(golden, ca
     np.testing.assert_allclose(later.embed(meta["prompts"]).numpy(), expected["text_embeds"].numpy(), atol=1e-5)
     with pytest.raises(TextEncoderUnavailableError, match=r"'a new prompt'.*gone"):
         later.embed(["a new prompt"])
-
-
-def test_tokenising_needs_no_language_model(golden, tmp_path):
-    _, meta, expected, config, head = golden
-    gone = replace(config, base=ModelSource(str(tmp_path / "gone")))
-    tower = open_text_tower(gone, head, None)
-    assert torch.equal(tower.tokenize(meta["prompts"][:12])["input_ids"], expected["input_ids"])
-    with pytest.raises(TextEncoderUnavailableError, match="gone"):
-        tower.pooled(meta["prompts"][0])
 
 
 def test_a_sentence_encoder_that_is_not_there_is_told():

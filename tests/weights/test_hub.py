@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
-from sattxt.text.llm2vec import open_prompt_tokenizer
 from sattxt.weights.directory import read_model
 from sattxt.weights.hub import HubAccess
 from sattxt.weights.resolver import push_model, resolve
@@ -114,17 +112,6 @@ def test_the_language_models_gate_is_met_only_when_its_files_are_asked_for(hub: 
     hub.stop()
     again = HubAccess(None, tmp_path / "hf", local_files_only=True).folder(base.location, base.revision)
     assert again == folder
-
-
-def test_a_prompts_tokens_need_no_weights_of_the_language_model(hub: HubStandIn, tmp_path: Path) -> None:
-    path = resolve("sattxt-vitl16", cache_dir=tmp_path / "hf", token=hub.token)
-    text = read_model(path).config.text
-    access = {"cache_dir": tmp_path / "hf", "token": hub.token}
-    found = [open_prompt_tokenizer(config, None, **access) for config in (text, replace(text, adapters=()))]
-    assert found[0].rows(["a river"], None) == found[1].rows(["a river"], None)
-    fetched = hub.downloads(MNTP) | hub.downloads(LLM_REPO)
-    assert "tokenizer.json" in hub.downloads(LLM_REPO)
-    assert not [name for name in fetched if name.endswith(".safetensors")]
 
 
 def test_a_file_whose_name_is_a_pattern_is_fetched(hub: HubStandIn, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,9 +31,6 @@ def build(
     out: Out,
     labels: options.LabelFlags,
     model: options.ModelFlags,
-    precision: Annotated[
-        Literal["float32", "float16"], typer.Option("--precision", help="Of the stored vectors.")
-    ] = "float32",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -48,7 +45,7 @@ def build(
     prompting = labels.prompting()
     inputs.check_output("-o", out, ".safetensors")
     progress = output.show_progress(quiet)
-    bank = model.open().export_labels(out, **prompting, precision=precision, progress=progress)
+    bank = model.open().export_labels(out, **prompting, progress=progress)
     _report(out, bank, as_json=as_json, quiet=quiet)
 
 
@@ -93,7 +90,7 @@ def import_(banks: BankFiles, as_json: options.Json = False, quiet: options.Quie
     loaded = [LabelBank.load(path) for path in banks]
     cache = TextCache()
     for path, bank in zip(banks, loaded, strict=True):
-        new = bank.to_cache(cache)
+        new = cache.put_many(bank.space, bank.texts, bank.vectors)  # where every model of this encoder looks
         facts = {"path": str(path), "texts": len(bank.texts), "new": new, "cache": str(cache.path)}
         words = f"{path}: {new} of {len(bank.texts)} texts were new to {cache.path}"
         output.report(facts, words, as_json=as_json, quiet=quiet)
@@ -128,7 +125,7 @@ def sets(
 
 
 def _facts(path: Path, bank: LabelBank) -> dict[str, Any]:
-    facts = {key: getattr(bank, key) for key in ("model", "space", "instruction", "created", "precision")}
+    facts = {key: getattr(bank, key) for key in ("model", "space", "instruction", "created")}
     labels = {label: list(texts) for label, texts in bank.labels.items()}
     return {"path": str(path), **facts, "texts": len(bank.texts), "dim": int(bank.vectors.shape[1]), "labels": labels}
 

@@ -108,24 +108,25 @@ def parse_labels(
     if labels is None:
         raise LabelError("no labels: pass labels=['forest', 'river'] or label_set='eurosat'")
     if isinstance(labels, sets.LabelSet):
-        return {label.name: label.prompts for label in labels.labels}
-    if isinstance(labels, str | bytes):
-        raise LabelError(_bare_string(labels))
+        return {label.name: label.prompts for label in labels}
+    if isinstance(labels, str):
+        parts = [part.strip() for part in labels.split(",") if part.strip()]
+        raise LabelError(f"labels is one text: pass a list, {parts}; for the set of that name, label_set={labels!r}")
     if isinstance(labels, set | frozenset):
         raise LabelError("labels is a set, which has no order: pass a list")
-    if not isinstance(labels, Iterable):
+    if not isinstance(labels, Iterable) or isinstance(labels, bytes):
         raise LabelError(f"labels must be a list or dict of texts, not {type(labels).__name__}")
-    if isinstance(labels, Mapping):
-        names = [_text(key, "label") for key in labels]
-        groups = [_texts(value, key) for key, value in labels.items()]
-    else:
-        names = [_text(label, f"labels[{position}]") for position, label in enumerate(labels)]
-        groups = [(name,) for name in names]
+    pairs = labels.items() if isinstance(labels, Mapping) else [(label, label) for label in labels]
+    names = [_text(name, f"labels[{position}]") for position, (name, _) in enumerate(pairs)]
     if not names:
         raise LabelError("labels is empty: pass at least one, such as ['forest', 'river']")
     _refuse_repeats(names, "label")
-    texts = dict(zip(names, groups, strict=True))
-    _refuse_twins(texts)
+    texts = {name: _texts(given, name) for name, (_, given) in zip(names, pairs, strict=True)}
+    owners: dict[frozenset[str], str] = {}
+    for label, group in texts.items():
+        owner = owners.setdefault(frozenset(map(sets.fold, group)), label)
+        if owner != label:
+            raise LabelError(f"labels {owner!r} and {label!r} have the same texts: nothing can tell them apart")
     return texts
 
 
@@ -182,21 +183,3 @@ def _refuse_repeats(texts: Sequence[str], what: str) -> None:
             also = "" if text == seen[key] else f" (as {seen[key]!r}; case and spacing do not count)"
             raise LabelError(f"duplicate {what} {text!r}{also}: pass each once")
         seen[key] = text
-
-
-def _refuse_twins(texts: Mapping[str, Sequence[str]]) -> None:
-    seen: dict[frozenset[str], str] = {}
-    for label, group in texts.items():
-        key = frozenset(sets.fold(text) for text in group)
-        if key in seen:
-            raise LabelError(f"labels {seen[key]!r} and {label!r} have the same texts: nothing can tell them apart")
-        seen[key] = label
-
-
-def _bare_string(value: str | bytes) -> str:
-    if isinstance(value, bytes):
-        return "labels must be a list of texts, not bytes"
-    if sets.find_label_set(value):
-        return f"labels is one text; for the label set of that name pass label_set={value!r}"
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    return f"labels is one text; pass a list, split on the commas: {parts}"

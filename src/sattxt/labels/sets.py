@@ -109,20 +109,11 @@ def label_set(name: str) -> LabelSet:
     """
     if not isinstance(name, str):
         raise LabelError(f"label_set must be a name such as 'eurosat', not {type(name).__name__}")
-    found = find_label_set(name)
-    if found:
-        return found
+    for known in _shipped().values():
+        if _squash(name) in map(_squash, (known.name, *known.aliases)):
+            return known
     hint = near(name, list_label_sets()) or f"; the label sets are {', '.join(list_label_sets())}"
     raise LabelError(f"no label set is called {name!r}{hint}")
-
-
-def find_label_set(name: str) -> LabelSet | None:
-    """As :func:`label_set`; None where there is none of this name."""
-    wanted = _squash(name)
-    for known in _shipped().values():
-        if wanted in {_squash(spelling) for spelling in (known.name, *known.aliases)}:
-            return known
-    return None
 
 
 def fold(text: str) -> str:
@@ -136,9 +127,8 @@ def _squash(text: str) -> str:
 
 @cache
 def _shipped() -> dict[str, LabelSet]:
-    folder = resources.files("sattxt.labels") / "sets"
-    files = [file for file in folder.iterdir() if file.name.endswith(".json")]
-    sets = [_read(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    files = (resources.files("sattxt.labels") / "sets").iterdir()
+    sets = [_read(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.name.endswith(".json")]
     return {s.name: s for s in sets}
 
 

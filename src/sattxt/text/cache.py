@@ -89,34 +89,40 @@ class TextCache(AbstractContextManager["TextCache"]):
     _opened: tuple[int, int] | None = None  # device and inode of the file it is open on
 
     def __init__(self, path: str | os.PathLike[str] | None = None, precision: Precision = "float32") -> None:
+        if precision not in _STORED:
+            raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
         self.path = user_cache_dir() / "text.sqlite3" if path is None else Path(path).expanduser()
-        self.precision: Precision = check_precision(precision)
+        self.precision: Precision = precision
         _CACHES.add(self)
 
     def get_many(
-        self, space: str, texts: Iterable[str], *, accept_float16: bool | None = None
+        self, space: str, texts: Iterable[str], *, width: int | None = None, accept_float16: bool | None = None
     ) -> dict[str, FloatArray]:
         """The vectors there are: text to (width,) float32, in no particular order; texts without one are left out.
 
         Args:
+            width: that vectors must have.
             accept_float16: also take rows stored in float16 (widened). Default: only in a ``"float16"`` cache.
-        """
-        stored = self.iter_many(space, texts, accept_float16=accept_float16)
-        return {text: vector.astype(np.float32) for text, vector in stored}
 
-    def iter_many(
-        self, space: str, texts: Iterable[str], *, accept_float16: bool | None = None
-    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """As :meth:`get_many`, a pair at a time, as stored: read-only little-endian float32 or float16 arrays."""
+        Raises:
+            CacheError: a vector has another width.
+        """
         accept = self.precision == "float16" if accept_float16 is None else accept_float16
         texts_of = {text.encode("utf-8"): text for text in _listed(texts)}
         keys = list(texts_of)
+        found: dict[str, FloatArray] = {}
         for start in range(0, len(keys), _ROWS):
             with self._open() as connection:
-                if connection is None:
-                    return
-                rows = self._sound_rows(connection, space, keys[start : start + _ROWS], accept)
-            yield from ((texts_of[key], vector) for key, vector in rows)
+                if connection is not None:
+                    rows = self._sound_rows(connection, space, keys[start : start + _ROWS], accept)
+                    found.update((texts_of[key], vector.astype(np.float32)) for key, vector in rows)
+        for text, vector in found.items():
+            if width not in (None, len(vector)):
+                raise CacheError(
+                    f"{self.path}: holds a vector of width {len(vector)} for {text[:40]!r}, this text encoder's have "
+                    f"width {width}; delete the file, or pass text_cache=False"
+                )
+        return found
 
     def put_many(self, space: str, texts: Sequence[str], vectors: npt.ArrayLike) -> int:
         """Keep vectors; on return they are on disk.
@@ -137,8 +143,6 @@ class TextCache(AbstractContextManager["TextCache"]):
             DiskFullError: no space is left; what was written before is kept, this call's earlier part included.
         """
         keys = [text.encode("utf-8") for text in _listed(texts)]
-        if not keys and not np.size(vectors):
-            return 0
         stored = as_stored(vectors, len(keys), self.precision)
         firsts = sorted({key: index for index, key in reversed(list(enumerate(keys)))}.values())
         written = 0
@@ -293,13 +297,6 @@ class TextCache(AbstractContextManager["TextCache"]):
             return CacheError(f"{self.path}: {error.strerror or said}; pass a path in a folder that can be written")
         meaning = next((meaning for part, meaning in _MEANINGS.items() if part in said), _DAMAGED)
         return CacheError(f"{self.path}: {meaning} ({said})")
-
-
-def check_precision(precision: Precision) -> Precision:
-    """``precision``, if vectors can be stored in it; :class:`InputError` otherwise."""
-    if precision not in _STORED:
-        raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
-    return precision
 
 
 def as_stored(vectors: npt.ArrayLike, count: int, precision: Precision) -> npt.NDArray[Any]:

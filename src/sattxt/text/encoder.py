@@ -37,12 +37,12 @@ class TextEncoder(ABC):
         config: of the encoder. hidden_size: width of the pooled vectors.
         dtype: precision of weights and computation.
         pad_id, padding_side: the token that batches are padded with, on ``"left"`` or ``"right"``.
+        batch_size: texts encoded together.
     """
 
     pad_id: int
     padding_side: Literal["left", "right"] = "right"
 
-    #: Texts a batch, unless the caller says otherwise.
     batch_size = 64
 
     def __init__(self, config: TextEncoderConfig, dtype: torch.dtype | None) -> None:
@@ -73,7 +73,6 @@ class TextEncoder(ABC):
         texts: str | Sequence[str],
         *,
         instruction: str | None = None,
-        batch_size: int | None = None,
         progress: bool = False,
         on_batch: OnBatch | None = None,
     ) -> FloatArray:
@@ -94,15 +93,12 @@ class TextEncoder(ABC):
         from tqdm import tqdm
 
         listed = check_texts(texts)
-        size = self.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise InputError(f"batch_size={size}: pass 1 or more")
         rows = self._rows(listed, instruction)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
         result = np.empty((len(rows), self.hidden_size), dtype=np.float32)
         with tqdm(total=len(rows), unit=" prompts", desc="encoding text", delay=1.0, disable=not progress) as bar:
-            for start in range(0, len(order), size):
-                chosen = order[start : start + size]
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
                 batch = pad_rows([rows[i] for i in chosen], self.pad_id, self.padding_side)
                 with torch.inference_mode():
                     vectors = mean_pool(self._forward(batch), batch["embed_mask"]).cpu().numpy()
@@ -167,12 +163,13 @@ def read_tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise WeightsError(f"{folder}: tokenizer.json is missing; pass a folder that holds the model's tokeniser")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises bare Exception
-        raise WeightsError(f"{path}: cannot be read as a tokeniser ({first_line(error)})") from error
+        raise WeightsError(
+            f"{path}: is missing, or cannot be read as a tokeniser ({first_line(error)}); pass a folder that holds the "
+            "model's tokeniser"
+        ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -181,16 +178,16 @@ def read_tokenizer(folder: Path) -> Any:
 def pad_rows(rows: Sequence[Row], pad_id: int, side: Literal["left", "right"]) -> dict[str, Tensor]:
     """``input_ids``, ``attention_mask`` and ``embed_mask``, each (N, L) int64, padded on ``side`` to the longest."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    width = max((len(ids) for ids, _ in rows), default=0)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
-    attention, embed = torch.zeros_like(ids), torch.zeros_like(ids)
-    for i, (tokens, pooled) in enumerate(rows):
-        start = width - len(tokens) if side == "left" else 0
-        place = slice(start, start + len(tokens))
-        ids[i, place], embed[i, place] = torch.tensor(tokens), torch.tensor(pooled)
-        attention[i, place] = 1
-    return {"input_ids": ids, "attention_mask": attention, "embed_mask": embed}
+    def pad(values: list[list[int]], fill: int) -> Tensor:
+        return pad_sequence([torch.tensor(v) for v in values], batch_first=True, padding_value=fill, padding_side=side)
+
+    return {
+        "input_ids": pad([ids for ids, _ in rows], pad_id),
+        "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0),
+        "embed_mask": pad([mask for _, mask in rows], 0),
+    }
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -30,44 +30,39 @@ _HEADROOM = 1.05  # room for activations beside the weights
 
 
 def load_merged(
-    base: Path,
-    adapters: Sequence[Path],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    device_map: str | None = None,
-    attention: str = "sdpa",
+    base: Path, adapters: Sequence[Path], *, dtype: torch.dtype, device: torch.device, device_map: str | None = None
 ) -> Any:
-    """A transformers ``LlamaModel`` with adapters merged in order and causality switched off; errors as the class's."""
+    """A transformers ``LlamaModel`` with adapters merged in order; errors as the class's.
+
+    It is causal unless it is given :func:`bidirectional_mask`.
+    """
     from safetensors import SafetensorError
     from transformers import LlamaModel
 
-    described = _check_base(base)
+    _check_folder(base, ("config.json", "*.safetensors"), "model_type", "llama", "a Llama checkpoint")
     for adapter in adapters:
-        _check_adapter(adapter)
-    if adapters:
+        _check_folder(adapter, _ADAPTER_FILES, "peft_type", "LORA", "a peft LoRA adapter")
         _require("peft", "merging the text encoder's adapters")
     if device_map is not None:
         _require("accelerate", f"device_map={device_map!r}")
-    files = sorted(base.glob("*.safetensors"))
-    needed = weights_bytes(files, dtype, skip=_NOT_USED)
-    require_memory(needed, device, what="the text encoder", dtype=dtype, spread=device_map is not None)
     placement: Any = device_map
     if device_map is None and device.type != "cpu" and find_spec("accelerate") is not None:
         placement = {"": device}  # straight to the device, not through the CPU's memory
     try:
+        needed = weights_bytes(sorted(base.glob("*.safetensors")), dtype, skip=_NOT_USED)
+        require_memory(needed, device, dtype=dtype, spread=device_map is not None)
         loaded: Any = LlamaModel.from_pretrained(
             base,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation="sdpa",
             device_map=placement,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         raise WeightsError(f"{base}: the language model cannot be loaded ({first_line(error)})") from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
@@ -77,10 +72,6 @@ def load_merged(
         model = model.to(device)
     for adapter in adapters:
         model = _merge(model, adapter)
-    for layer in model.layers:
-        layer.self_attn.is_causal = False
-    if described.get("vocab_size") != model.embed_tokens.weight.shape[0]:
-        raise WeightsError(f"{base}: vocab_size in config.json is not that of the embedding matrix")
     return model.eval().requires_grad_(False)
 
 
@@ -95,24 +86,16 @@ def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> Path:
     """
     from safetensors import safe_open
 
-    _check_base(base)
     with safe_open(min(base.glob("*.safetensors")), "pt") as stored:
         dtype: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
     model = load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(model, folder)
+    model.save_pretrained(folder)
     source = tokenizer_folder(base, adapters)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     return folder
-
-
-def write_model(model: Any, folder: Path) -> None:
-    """Write weights (safetensors shards) and config, readable by whoever may read the folder."""
-    model.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):
-        path.chmod(0o644)
 
 
 def bidirectional_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,40 +113,27 @@ def weights_bytes(files: Sequence[Path], dtype: torch.dtype, *, skip: tuple[str,
     """Bytes that the floating tensors of safetensors files take in ``dtype``, read from the files' headers.
 
     Tensors whose name starts with one of ``skip`` do not count.
-
-    Raises:
-        WeightsError: a file is no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     numbers = 0
     for path in files:
-        try:
-            with safe_open(path, "pt") as stored:
-                slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
-                numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path}: cannot be read as safetensors ({first_line(error)})") from error
+        with safe_open(path, "pt") as stored:
+            slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
+            numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
     return numbers * dtype.itemsize
 
 
-def require_memory(
-    needed: int,
-    device: torch.device,
-    *,
-    what: str,
-    dtype: torch.dtype,
-    spread: bool = False,
-) -> None:
+def require_memory(needed: int, device: torch.device, *, dtype: torch.dtype, spread: bool) -> None:
     """Raise :class:`NotEnoughMemoryError` with both figures unless ``needed`` bytes (and 5 %) are free."""
     needed = int(needed * _HEADROOM)
     free = available_bytes(device, spread=spread)
     if needed > free:
         where = "all devices together have" if spread else f"{device} has"
         raise NotEnoughMemoryError(
-            f"{what} needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, {where} {free / 1e9:.1f} GB "
-            "free; encode the labels on a larger machine with `sattxt labels build` and load that file here with "
-            "`import_labels`"
+            f"the text encoder needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, {where} "
+            f"{free / 1e9:.1f} GB free; encode the labels on a larger machine with `sattxt labels build` and load that "
+            "file here with `import_labels`"
         )
 
 
@@ -211,42 +181,20 @@ def _merge(model: Any, adapter: Path) -> Any:
     return wrapped.merge_and_unload()
 
 
-def _check_base(folder: Path) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder}: config.json is missing; pass the folder of a Llama checkpoint")
-    if not any(folder.glob("*.safetensors")):
-        _refuse_pickles(folder)
-        raise WeightsError(f"{folder}: holds no .safetensors weights; pass the folder of a Llama checkpoint")
-    described = read_json(folder / "config.json")
-    if described.get("model_type") != "llama":
-        raise WeightsError(f"{folder}: model_type is {described.get('model_type')!r}; 'llama' is needed")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(read_json(index).get("weight_map", {}).values())
-        absent = sorted(name for name in shards if not (folder / str(name)).is_file())
-        if absent:
-            raise WeightsError(f"{folder}: weight file {absent[0]} ({len(absent)} in all) is missing; copy it there")
-    return described
-
-
-def _check_adapter(folder: Path) -> None:
-    for name in _ADAPTER_FILES:
-        if not (folder / name).is_file():
-            if name.endswith(".safetensors"):
-                _refuse_pickles(folder)
-            raise WeightsError(f"{folder}: {name} is missing; pass the folder of a peft LoRA adapter")
-    kind = read_json(folder / "adapter_config.json").get("peft_type")
-    if kind != "LORA":
-        raise WeightsError(f"{folder}: peft_type is {kind!r}; only LORA adapters can be merged")
-
-
-def _refuse_pickles(folder: Path) -> None:
-    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if found:
+def _check_folder(folder: Path, names: Sequence[str], key: str, needed: str, kind: str) -> None:
+    """Refuse a folder that lacks a file or holds pickles in its place, or whose config (the first file) differs."""
+    missing = [name for name in names if not any(folder.glob(name))]
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if missing and pickles:
         raise WeightsError(
-            f"{folder}: {found[0]} is a pickle, which can hold code, and was not opened; save the weights as "
+            f"{folder}: {pickles[0]} is a pickle, which can hold code, and was not opened; save the weights as "
             "safetensors (save_pretrained of current transformers or peft does)"
         )
+    if missing:
+        raise WeightsError(f"{folder}: {missing[0]} is missing; pass the folder of {kind}")
+    found = read_json(folder / names[0]).get(key)
+    if found != needed:
+        raise WeightsError(f"{folder}: {key} is {found!r}; {needed!r} is needed")
 
 
 def _require(package: str, purpose: str) -> None:

@@ -18,86 +18,12 @@ from torch import Tensor
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, TextEncoderUnavailableError, WeightsError
 from sattxt.io import read_json
-from sattxt.text.encoder import Row, TextEncoder, check_texts, pad_rows, read_tokenizer
+from sattxt.text.encoder import Row, TextEncoder, read_tokenizer
 from sattxt.text.llama import bidirectional_mask, load_merged, tokenizer_folder
 from sattxt.weights.components import check_encoder
 from sattxt.weights.hub import HubAccess
 
 Location = str | os.PathLike[str] | ModelSource
-
-
-class PromptTokenizer:
-    """Tokenises for a decoder LLM whose pooled vector is the mean over the text and what the template puts after it.
-
-    Args:
-        config: ``template``, ``max_length``, ``max_text_tokens``, ``padding_side``, ``instruction``.
-        folder: holds tokenizer.json (which adds the BOS token) and tokenizer_config.json (which names the EOS token,
-            used for padding).
-
-    Raises:
-        WeightsError: tokenizer.json is missing or damaged, or the template does not hold ``{text}`` exactly once.
-    """
-
-    def __init__(self, config: TextEncoderConfig, folder: Path) -> None:
-        self._tokenizer = read_tokenizer(folder)
-        template = "{text}" if config.template is None else config.template
-        if template.count("{text}") != 1:
-            raise WeightsError(f"text template {template!r}: it must hold {{text}} exactly once")
-        self._before, self._after = template.split("{text}")
-        self._config = config
-        self.pad_id = _eos_id(self._tokenizer, folder)
-
-    def rows(self, texts: Sequence[str], instruction: str | None = None) -> list[Row]:
-        """Token ids of each text, and which of them are pooled: those from the text's first to the end.
-
-        White space before a text is kept, after it is not. A text of more than ``max_text_tokens`` tokens is
-        shortened to its first words; an instruction is put before it.
-
-        Raises:
-            InputError: nothing of a text is left after shortening it, or after the instruction.
-        """
-        lead = (self._config.instruction if instruction is None else instruction).strip()
-        lead = f"{lead} " if lead else ""
-        shortened = [self._shorten(text).rstrip() for text in texts]
-        tails = self._tokenizer.encode_batch([text + self._after for text in shortened], add_special_tokens=False)
-        wholes = self._tokenizer.encode_batch([self._before + lead + text + self._after for text in shortened])
-        rows: list[Row] = []
-        for text, tail, whole in zip(texts, tails, wholes, strict=True):
-            start = len(whole.ids) - len(tail.ids)
-            ids = list(whole.ids[: self._config.max_length])
-            if start >= len(ids):
-                raise InputError(
-                    f"the instruction fills all {self._config.max_length} tokens, none is left for {text[:40]!r}; "
-                    "pass a shorter instruction"
-                )
-            rows.append((ids, [0] * start + [1] * (len(ids) - start)))
-        return rows
-
-    def tokenize(self, texts: str | Sequence[str], instruction: str | None = None) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``embed_mask``: (N, L) int64, padded with EOS to the longest."""
-        return pad_rows(self.rows(check_texts(texts), instruction), self.pad_id, self._config.padding_side)
-
-    def _shorten(self, text: str) -> str:
-        """While the text has n > limit tokens, keep its first int(words * limit / n) words.
-
-        As in the reference, n counts at most ``max_length`` tokens.
-        """
-        limit = self._config.max_text_tokens
-        if limit is None:
-            return text
-        shorter = text
-        while True:
-            count = len(self._tokenizer.encode(shorter, add_special_tokens=False).ids)
-            count = min(count, self._config.max_length)
-            if count <= limit:
-                return shorter
-            words = shorter.split()
-            shorter = " ".join(words[: int(len(words) * (limit / count))])
-            if not shorter:
-                raise InputError(
-                    f"{text[:40]!r}… has {count} tokens or more and no spaces to shorten it at; "
-                    f"pass texts of at most {limit} tokens"
-                )
 
 
 class LLM2VecEncoder(TextEncoder):
@@ -111,11 +37,11 @@ class LLM2VecEncoder(TextEncoder):
         dtype: precision of weights and computation; ``None`` takes the config's.
         device: where it runs. device_map: ``"auto"`` spreads it over the devices there are (accelerate).
         token, local_files_only, cache_dir: as in ``huggingface_hub``.
-        attention: ``"sdpa"`` or ``"eager"``.
 
     Raises:
         ChecksumError: a file of the config's own model or adapters is not the one recorded.
-        WeightsError: weights are missing, pickled, damaged, or not of the config's width.
+        WeightsError: weights are missing, pickled, damaged, or not of the config's width; tokenizer.json is missing or
+            damaged; the config's template does not hold ``{text}`` exactly once.
         HubError: a component cannot be fetched.
         NotEnoughMemoryError: the weights do not fit in the device's free memory.
         MissingExtraError: ``peft`` (or, for a device map, ``accelerate``) is not installed.
@@ -135,7 +61,6 @@ class LLM2VecEncoder(TextEncoder):
         token: str | bool | None = None,
         local_files_only: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
-        attention: str = "sdpa",
     ) -> None:
         super().__init__(config, dtype)
         recorded = base is None and adapters is None
@@ -148,11 +73,14 @@ class LLM2VecEncoder(TextEncoder):
         *extras, folder = (hub.folder(part.location, part.revision) for part in parts)
         if recorded:
             check_encoder(config, folder, extras)
-        self._prompts = PromptTokenizer(config, tokenizer_folder(folder, extras))
-        self.pad_id, self.padding_side = self._prompts.pad_id, config.padding_side
-        self._model = load_merged(
-            folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map, attention=attention
-        )
+        self._tokenizer = read_tokenizer(tokenizer_folder(folder, extras))
+        self.pad_id = _eos_id(self._tokenizer, tokenizer_folder(folder, extras))
+        self.padding_side = config.padding_side
+        template = config.template or "{text}"
+        if template.count("{text}") != 1:
+            raise WeightsError(f"text template {template!r}: it must hold {{text}} exactly once")
+        self._before, self._after = template.split("{text}")
+        self._model = load_merged(folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map)
         width = self._model.config.hidden_size
         if width != config.hidden_size:
             raise WeightsError(
@@ -160,7 +88,51 @@ class LLM2VecEncoder(TextEncoder):
             )
 
     def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
-        return self._prompts.rows(texts, instruction)
+        """Token ids of each text, and which of them are pooled: those from the text's first to the end.
+
+        White space before a text is kept, after it is not. A text of more than ``max_text_tokens`` tokens is
+        shortened to its first words; an instruction is put before it.
+
+        Raises:
+            InputError: nothing of a text is left after shortening it, or after the instruction.
+        """
+        lead = (self.config.instruction if instruction is None else instruction).strip()
+        lead = f"{lead} " if lead else ""
+        shortened = [self._shorten(text).rstrip() for text in texts]
+        tails = self._tokenizer.encode_batch([text + self._after for text in shortened], add_special_tokens=False)
+        wholes = self._tokenizer.encode_batch([self._before + lead + text + self._after for text in shortened])
+        rows: list[Row] = []
+        for text, tail, whole in zip(texts, tails, wholes, strict=True):
+            start = len(whole.ids) - len(tail.ids)
+            ids = list(whole.ids[: self.config.max_length])
+            if start >= len(ids):
+                raise InputError(
+                    f"the instruction fills all {self.config.max_length} tokens, none is left for {text[:40]!r}; "
+                    "pass a shorter instruction"
+                )
+            rows.append((ids, [0] * start + [1] * (len(ids) - start)))
+        return rows
+
+    def _shorten(self, text: str) -> str:
+        """While the text has n > limit tokens, keep its first int(words * limit / n) words.
+
+        As in the reference, n counts at most ``max_length`` tokens.
+        """
+        limit = self.config.max_text_tokens
+        shorter = text
+        while limit is not None:
+            count = len(self._tokenizer.encode(shorter, add_special_tokens=False).ids)
+            count = min(count, self.config.max_length)
+            if count <= limit:
+                break
+            words = shorter.split()
+            shorter = " ".join(words[: int(len(words) * (limit / count))])
+            if not shorter:
+                raise InputError(
+                    f"{text[:40]!r}… has {count} tokens or more and no spaces to shorten it at; "
+                    f"pass texts of at most {limit} tokens"
+                )
+        return shorter
 
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         device = self._model.embed_tokens.weight.device
@@ -173,30 +145,11 @@ class LLM2VecEncoder(TextEncoder):
         ).last_hidden_state
 
 
-def open_prompt_tokenizer(config: TextEncoderConfig, folder: str | Path | None, **access: Any) -> PromptTokenizer:
-    """The encoder's tokeniser alone; no weights are downloaded.
-
-    Args:
-        folder: a merged model's folder; ``None``: the config's adapters, then its base.
-        access: ``token``, ``local_files_only``, ``cache_dir``, as in ``huggingface_hub``.
-    """
-    if folder is not None:
-        return PromptTokenizer(config, Path(folder))
-    for part in (*config.adapters, config.base):
-        if part is not None:
-            found = HubAccess(**access).folder(part.location, part.revision, ("*.json",))
-            if (found / "tokenizer.json").is_file():
-                return PromptTokenizer(config, found)
-    raise WeightsError("neither the adapters nor the language model bring a tokenizer.json; convert the model again")
-
-
 def _eos_id(tokenizer: Any, folder: Path) -> int:
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file():
-            token = read_json(folder / name).get("eos_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                found = tokenizer.token_to_id(token)
-                if found is not None:
-                    return int(found)
-    raise WeightsError(f"{folder}: neither tokenizer_config.json nor special_tokens_map.json names a known eos_token")
+    """The id of the EOS token, which tokenizer_config.json names: batches are padded with it."""
+    token = read_json(folder / "tokenizer_config.json").get("eos_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    found = tokenizer.token_to_id(name) if isinstance(name, str) else None
+    if found is None:
+        raise WeightsError(f"{folder}: tokenizer_config.json names no eos_token that tokenizer.json knows")
+    return int(found)

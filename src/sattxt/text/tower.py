@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +25,8 @@ from sattxt.errors import (
 from sattxt.text.cache import TextCache, TextCacheWarning
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprint
 from sattxt.text.label_bank import LabelBank
-from sattxt.weights.tensors import check_tensors
+from sattxt.weights.tensors import check_tensors, require_tensor
 
-_UNAVAILABLE = (HubError, MissingExtraError, TextEncoderUnavailableError)
 _CACHE_FAILURES = (CacheError, DiskFullError, OSError)
 _KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
 
@@ -53,10 +51,8 @@ class TextHead(nn.Module):
         Raises:
             WeightsError: a tensor is missing, superfluous, or does not fit the others.
         """
-        weight = state.get("proj.weight")
-        if weight is None or weight.ndim != 2:
-            raise WeightsError("text head: the matrix proj.weight is missing")
-        head = cls(int(weight.shape[1]), int(weight.shape[0]))
+        width, inputs = require_tensor(state, "proj.weight", 2, "text head").shape
+        head = cls(inputs, width)
         check_tensors(state, {name: tensor.shape for name, tensor in head.state_dict().items()}, "text head")
         head.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         return head
@@ -74,7 +70,6 @@ class TextTower:
         encoder_factory: opens the encoder; called at most once.
         cache: ``None`` keeps nothing on disk (the last few thousand vectors are kept in memory).
         dtype: precision the encoder runs in (``"float32"``, ``"bfloat16"``); ``None``: the config's.
-        tokenize: tokenises without opening the encoder; ``None``: the encoder does it.
 
     Raises:
         WeightsError: the head takes vectors of another width than the encoder gives.
@@ -88,7 +83,6 @@ class TextTower:
         encoder_factory: Callable[[], TextEncoder],
         cache: TextCache | None = None,
         dtype: str | None = None,
-        tokenize: Callable[[list[str], str | None], dict[str, Tensor]] | None = None,
     ) -> None:
         if head.proj.in_features != config.hidden_size:
             raise WeightsError(
@@ -101,14 +95,8 @@ class TextTower:
         self._opening = threading.Lock()
         self._cache = cache
         self._dtype = dtype or config.dtype
-        self._tokenize = tokenize
         # By fingerprint, vectors by text: of label banks (no precision in it), and what is kept without a cache.
         self._known: dict[str, dict[str, FloatArray]] = {}
-
-    @property
-    def encoder(self) -> TextEncoder:
-        """The frozen encoder, opened if it has not been; errors as in :meth:`pooled`."""
-        return self._open()
 
     def to(self, device: torch.device | str) -> TextTower:
         """Move the head; the frozen encoder stays where it was opened."""
@@ -123,18 +111,12 @@ class TextTower:
         """
         space = fingerprint(self.config, bank.instruction)
         name = bank.source or "the label bank"
-        if bank.space != space:
+        if (bank.space, bank.vectors.shape[1]) != (space, self.config.hidden_size):
             raise BankMismatchError(
-                f"{name} was made by another text encoder ({bank.model}); build it again with this model: "
-                "`sattxt labels build --model NAME`"
+                f"{name} was made by another text encoder ({bank.model}, width {bank.vectors.shape[1]}); build it "
+                "again with this model: `sattxt labels build --model NAME`"
             )
-        if bank.vectors.shape[1] != self.config.hidden_size:
-            raise BankMismatchError(
-                f"{name} holds vectors of width {bank.vectors.shape[1]}, this model's have width "
-                f"{self.config.hidden_size}; build it again"
-            )
-        vectors = bank.vectors.astype(np.float32, copy=False)
-        self._known.setdefault(space, {}).update(zip(bank.texts, vectors, strict=True))
+        self._known.setdefault(space, {}).update(zip(bank.texts, bank.vectors, strict=True))
 
     def pooled(
         self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False
@@ -150,9 +132,29 @@ class TextTower:
             InputError: a text is empty or no string.
             TextEncoderUnavailableError: a text is not cached and the encoder cannot be had.
             NotEnoughMemoryError: the encoder does not fit in memory.
-            CacheError: a cached vector is not of this encoder's width.
         """
-        return self._vectors(check_texts(texts), instruction, progress)[0]
+        listed = check_texts(texts)
+        space = fingerprint(self.config, instruction)
+        exact = fingerprint(self.config, instruction, self._dtype)
+        found: dict[str, FloatArray] = {}
+        for known in (self._known.get(exact, {}), self._known.get(space, {})):
+            found.update((text, known[text]) for text in listed if text in known)
+        wanted = [text for text in listed if text not in found]
+        found.update(self._cached(exact, wanted))
+        # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
+        wanted = [text for text in wanted if text not in found]
+        found.update(self._cached(space, wanted, accept_float16=True))
+        wanted = list(dict.fromkeys(text for text in wanted if text not in found))
+        if wanted:
+            vectors = self.open_encoder(wanted).encode(
+                wanted,
+                instruction=instruction,
+                progress=progress,
+                on_batch=lambda batch, values: self._store(exact, batch, values),
+            )
+            found.update(zip(wanted, vectors, strict=True))
+        stacked = np.array([found[text] for text in listed], dtype=np.float32)
+        return stacked.reshape(len(listed), self.config.hidden_size)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
@@ -163,10 +165,7 @@ class TextTower:
 
     def tokenize(self, texts: str | Sequence[str], *, instruction: str | None = None) -> dict[str, Tensor]:
         """What the encoder reads: ``input_ids``, ``attention_mask``, ``embed_mask`` (pooled tokens), (N, L) int64."""
-        listed = check_texts(texts)
-        if self._encoder is None and self._tokenize is not None:
-            return self._tokenize(listed, instruction)
-        return self._open(listed).tokenize(listed, instruction)
+        return self.open_encoder().tokenize(texts, instruction)
 
     def bank(
         self,
@@ -184,24 +183,26 @@ class TextTower:
             labels: label to its prompts, kept in the bank. model: the model's name, kept in the bank.
         """
         unique = list(dict.fromkeys(check_texts(texts)))
-        vectors, imported = self._vectors(unique, instruction, progress)
         return LabelBank(
             space=fingerprint(self.config, instruction),
             texts=unique,
-            vectors=vectors,
-            dtype="" if imported else self._dtype,
+            vectors=self.pooled(unique, instruction=instruction, progress=progress),
             labels={label: list(prompts) for label, prompts in (labels or {}).items()},
             model=model,
             instruction=self.config.instruction if instruction is None else instruction,
         )
 
-    def _open(self, needed: Sequence[str] = ()) -> TextEncoder:
-        """The encoder, opened on the first call; ``needed``: the texts it is opened for, for the message."""
+    def open_encoder(self, needed: Sequence[str] = ()) -> TextEncoder:
+        """The frozen encoder, opened on the first call; errors as in :meth:`pooled`.
+
+        Args:
+            needed: the texts it is opened for, for the message.
+        """
         with self._opening:
             if self._encoder is None:
                 try:
                     self._encoder = self._factory()
-                except _UNAVAILABLE as error:
+                except (HubError, MissingExtraError, TextEncoderUnavailableError) as error:
                     shown = ", ".join(repr(text[:60]) for text in needed[:3]) + (", …" if len(needed) > 3 else "")
                     lacking = f"{len(needed)} prompts are not cached ({shown}) and " if needed else ""
                     raise TextEncoderUnavailableError(
@@ -210,50 +211,14 @@ class TextTower:
                     ) from error
             return self._encoder
 
-    def _vectors(self, texts: list[str], instruction: str | None, progress: bool) -> tuple[FloatArray, bool]:
-        """(N, hidden) vectors of the texts, and whether any came from a label bank (whose precision may be another)."""
-        space = fingerprint(self.config, instruction)
-        exact = fingerprint(self.config, instruction, self._dtype)
-        wanted = list(dict.fromkeys(texts))
-        found: dict[str, FloatArray] = {}
-
-        def take(vectors: Mapping[str, FloatArray]) -> bool:
-            new = {text: vectors[text] for text in wanted if text in vectors}
-            found.update(new)
-            wanted[:] = [text for text in wanted if text not in new]
-            return bool(new)
-
-        imported = take(self._known.get(space, {}))
-        take(self._known.get(exact, {}))
-        take(self._cached(exact, wanted))
-        # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
-        imported |= take(self._cached(space, wanted, accept_float16=True))
-        if wanted:
-            vectors = self._open(wanted).encode(
-                wanted,
-                instruction=instruction,
-                progress=progress,
-                on_batch=lambda batch, values: self._store(exact, batch, values),
-            )
-            found.update(zip(wanted, vectors, strict=True))
-        stacked = np.array([found[text] for text in texts], dtype=np.float32)
-        return stacked.reshape(len(texts), self.config.hidden_size), imported
-
     def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
         if self._cache is None or not texts:
             return {}
         try:
-            found = self._cache.get_many(space, texts, accept_float16=accept_float16)
+            return self._cache.get_many(space, texts, width=self.config.hidden_size, accept_float16=accept_float16)
         except _CACHE_FAILURES as error:
             self._give_up_cache(error)
             return {}
-        for text, vector in found.items():
-            if vector.shape != (self.config.hidden_size,):
-                raise CacheError(
-                    f"the text cache holds a vector of shape {vector.shape} for {text[:40]!r}, this encoder's have "
-                    f"width {self.config.hidden_size}; delete the cache file, or pass text_cache=False"
-                )
-        return found
 
     def _store(self, space: str, texts: list[str], vectors: FloatArray) -> None:
         """Keep a batch on disk; in memory where there is no cache, or it fails."""
@@ -297,7 +262,6 @@ def open_text_tower(
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
     chosen: torch.dtype = dtype or getattr(torch, config.dtype)
-    access: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
 
     def open_encoder() -> TextEncoder:
         if config.kind == "sentence":
@@ -315,13 +279,10 @@ def open_text_tower(
             dtype=chosen,
             device=device,
             device_map=device_map,
-            **access,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
         )
-
-    def tokenize(texts: list[str], instruction: str | None) -> dict[str, Tensor]:
-        from sattxt.text.llm2vec import open_prompt_tokenizer
-
-        return open_prompt_tokenizer(config, encoder_dir, **access).tokenize(texts, instruction)
 
     tower = TextTower(
         config,
@@ -329,6 +290,5 @@ def open_text_tower(
         encoder_factory=open_encoder,
         cache=cache,
         dtype=str(chosen).removeprefix("torch."),
-        tokenize=tokenize if config.kind == "llm2vec" else None,
     )
     return tower.to(device)

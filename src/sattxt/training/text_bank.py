@@ -23,7 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sattxt.errors import CacheError, DiskFullError, InputError, WeightsError
+from sattxt.errors import DiskFullError, InputError, WeightsError
 from sattxt.io import atomic_write
 from sattxt.text.cache import TextCache
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts
@@ -159,12 +159,7 @@ def _fill(
 
     for start in range(0, len(texts), _CHUNK):
         missing = dict.fromkeys(texts[start : start + _CHUNK])
-        for text, vector in cache.iter_many(space, list(missing)):
-            if vector.shape != pooled.shape[1:]:
-                raise CacheError(
-                    f"the text cache holds a vector of shape {vector.shape} for {text[:40]!r}, this encoder's have "
-                    f"width {pooled.shape[1]}; delete {cache.path}"
-                )
+        for text, vector in cache.get_many(space, missing, width=pooled.shape[1]).items():
             pooled[rows[text]] = vector
             del missing[text]
         if missing:
