@@ -115,7 +115,6 @@ def test_an_unknown_key_is_an_error_wherever_it_is(place: str, word: str, value:
         ("text_encoder.kind", "llm", "llm2vec"),
         ("image.preset", "dinov3", "'dinov3-sat'"),
         ("image.std", [0.5, 0.5, 0.0], "above 0"),
-        ("head.heads", 3, "multiple"),
         ("leave_out", "eurosatt", "'eurosat'"),
     ],
 )

@@ -125,7 +125,8 @@ def test_a_copy_with_changes_is_checked() -> None:
         Noise().replace(shar=1)
 
 
-def test_without_pydantic_the_extra_is_named() -> None:
-    code = "import sys; sys.modules['pydantic'] = None; import sattxt.training as t; t.read_recipe"
+@pytest.mark.parametrize(("module", "package"), [("pydantic", "pydantic"), ("yaml", "pyyaml")])
+def test_without_its_extra_training_names_it(module: str, package: str) -> None:
+    code = f"import sys; sys.modules['{module}'] = None; import sattxt.training as t; t.read_recipe"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "training needs the package 'pydantic': pip install 'sattxt[train]'" in done.stderr
+    assert f"training needs the package '{package}': pip install 'sattxt[train]'" in done.stderr

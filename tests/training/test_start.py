@@ -113,10 +113,16 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"vision.path": "no/such/folder"}, InputError, "no/such/folder"),
         ({"vision.path": None}, InputError, "vision.path: missing"),
         ({"vision.path": str(BACKBONE)}, InputError, "leave model_type out"),
+        ({"vision.path": str(BACKBONE), "vision.options": {"hidden_size": 4}}, InputError, "leave options out"),
         ({"vision.path": str(BACKBONE), "vision.model_type": None}, InputError, "output_stride"),
         ({"vision.random": True, "vision.model_type": "dinov3"}, InputError, "'dinov3_vit'"),
         ({"vision.random": True, "vision.output_stride": 5}, InputError, "8, 16 or 32"),
         ({**TINY, "vision.output_stride": None, "vision.options.hiden_size": 4}, InputError, "'hidden_size'"),
+        (
+            {**TINY, "vision.output_stride": None, "head.heads": 3},
+            InputError,
+            "not a multiple of its 3 attention heads",
+        ),
         ({**TINY, "vision.output_stride": None, "image.size": 40}, InputError, "multiple, such as 32"),
         (
             {**TINY, "vision.output_stride": None, "align.sizes": [40], "align.size_weights": [1.0]},
@@ -142,7 +148,10 @@ def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
         assert torch.equal(value, model.vision.state_dict()[name]), name
     assert torch.equal(first.average.text.proj.weight, model.text.proj.weight)
     other = AlignModel(model.vision.config, 30, 10.0)
-    with pytest.raises(WeightsError, match=r"text head: tensor 'ln.weight' .* \(24,\), the model needs \(30,\); start"):
+    with pytest.raises(
+        WeightsError,
+        match=r"text head: tensor 'ln.weight' .* \(24,\), the model needs \(30,\)",
+    ):
         initialise(first.out, other.vision, other.text)
 
 
@@ -167,5 +176,5 @@ def test_a_checkpoint_without_what_was_frozen_is_no_start(tmp_path: Path, option
 
 
 def test_a_model_of_other_sizes_is_no_start(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"vision tower: tensor .*; start from a model with the recipe"):
+    with pytest.raises(WeightsError, match=r"no start for the recipe's vision, head and .*: vision tower: tensor"):
         initialise("sattxt-mini", Toy(tmp_path).model.vision)

@@ -41,6 +41,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name == "pydantic":
-            raise MissingExtraError("train", "pydantic", "training") from error
+        package = {"pydantic": "pydantic", "yaml": "pyyaml"}.get(error.name or "")
+        if package:
+            raise MissingExtraError("train", package, "training") from error
         raise

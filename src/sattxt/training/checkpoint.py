@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import atomic_write, first_line
 from sattxt.training.objectives.base import Objective
+from sattxt.weights.tensors import check_tensors
 
 CHECKPOINT = "last.ckpt"
 _KEYS = {"run", "step", "model", "average", "optimizer", "losses"}
@@ -83,17 +84,10 @@ def restore(path: Path, objective: Objective, model: nn.Module, average: nn.Modu
                 f"{path}: was written with {key}={written.get(key)!r}, this run has {here.get(key)!r}; pass what it "
                 "was written with, or another run folder"
             )
-    due = trained_names(objective, model)
+    due, shapes = trained_names(objective, model), model.state_dict()
     for module, saved in ((model, state["model"]), (average, state["average"])):
-        wrong = sorted(due ^ set(saved))
-        if wrong:
-            raise WeightsError(
-                f"{path}: not a checkpoint of this model ({len(wrong)} tensors differ, first {wrong[0]})"
-            )
-        try:
-            module.load_state_dict(saved, strict=False)
-        except RuntimeError as error:
-            raise WeightsError(f"{path}: not a checkpoint of this model ({' '.join(str(error).split())})") from error
+        check_tensors(saved, {name: shapes[name].shape for name in due}, f"{path}: not a checkpoint of this model")
+        module.load_state_dict(saved, strict=False)
     return state
 
 

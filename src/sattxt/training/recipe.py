@@ -9,7 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
 
 from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import InputError, near
@@ -58,6 +60,11 @@ class ImageBlock(Config):
         """The same for a model's config."""
         return ImageConfig(**dict(self))
 
+    def normalise(self, tiles: Tensor) -> Tensor:
+        """Pixel values, ``(x * 255 * rescale - mean) / std``, of tiles x: (N, 3, H, W) in [0, 1] to the same shape."""
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (tiles * (255 * self.rescale) - mean) / std
+
 
 class HeadBlock(Config):
     """Sizes of the vision head, see :class:`sattxt.config.HeadConfig`."""
@@ -66,12 +73,6 @@ class HeadBlock(Config):
     depth: Count  # transformer blocks
     heads: Count  # attention heads; dim is a multiple of them
     ffn_dim: Count  # width inside a block
-
-    @model_validator(mode="after")
-    def _check(self) -> HeadBlock:
-        if self.dim % self.heads:
-            raise ValueError(f"dim={self.dim}: pass a multiple of heads, {self.heads}")
-        return self
 
 
 class SRDBlock(SRDConfig):
@@ -167,7 +168,6 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Raises:
         InputError: no such recipe; a key is unknown (with the nearest known one) or missing; a value is unfit.
-        MissingExtraError: pyyaml is not installed.
     """
     source = Path(path)
     if source.suffix not in (".yaml", ".yml"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError, MissingExtraError, near
+import yaml
+
+from sattxt.errors import InputError, near
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -17,7 +18,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: it is no YAML, no mapping, or names a key twice.
-        MissingExtraError: pyyaml is not installed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -34,7 +34,6 @@ def parse_override(text: str) -> tuple[str, Any]:
 
     Raises:
         InputError: there is no key or no ``=``, or the value is no YAML.
-        MissingExtraError: pyyaml is not installed.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -83,34 +82,23 @@ def _put(node: Any, parts: list[str], value: Any, key: str) -> None:
         node[part] = value  # a None stays, so that an unknown key is still noticed
 
 
-def _parse(text: str, where: str) -> Any:
-    loader = _loader()
-    import yaml
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C's is ten times as fast
+    """PyYAML's safe loader, but ``1e-3`` is a number, as in YAML 1.2, and a key named twice is an error."""
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_NUMBER = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=loader)
+        return yaml.load(text, Loader=_Loader)
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{where}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-
-
-@cache
-def _loader() -> Any:
-    """PyYAML's safe loader, but ``1e-3`` is a number, as in YAML 1.2, and a key named twice is an error."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("train", "pyyaml", "reading a training recipe") from error
-
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
-
-    class Loader(base):  # type: ignore[misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-            if twice:
-                raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is there twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    number = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader

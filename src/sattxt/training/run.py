@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from sattxt.config import ImageConfig, ModelConfig
+from sattxt.config import ModelConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
@@ -53,18 +53,6 @@ log = logging.getLogger(__name__)
 PLAIN_TEMPLATE = "a satellite image of {}"
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class Normaliser:
-    """From (N, 3, H, W) in [0, 1] to pixel values."""
-
-    def __init__(self, image: ImageConfig) -> None:
-        self._mean, self._std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
-        self._factor = 255 * image.rescale
-
-    def __call__(self, tiles: Tensor) -> Tensor:
-        """The same shape, ``(x * 255 * rescale - mean) / std``."""
-        return (tiles * self._factor - self._mean) / self._std
 
 
 class Run(ABC, Generic[Model]):
@@ -145,7 +133,8 @@ class AlignRun(Run[AlignModel]):
 
     def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
         data, out, config = Path(data), Path(out), recipe.align.settings
-        self.recipe, self.normalise = recipe, Normaliser(recipe.image.config())
+        self.recipe, self.normalise = recipe, recipe.image.normalise
+        tower = load_vision(recipe, data)
         with _lock_folder(out):
             self.sets, validation = _open_splits(recipe.align.sets, data)
             self.validation = [tiles for tiles in validation if tiles.classes or any(tiles.captions)]
@@ -161,7 +150,7 @@ class AlignRun(Run[AlignModel]):
             self.bank = build_bank(book.prompts, encoder, out, progress=sys.stderr.isatty())
             del encoder
         with fixed_seed(config.seed):
-            model = AlignModel(load_vision(recipe, data), self.bank.hidden_size, config.initial_scale)
+            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale)
         has_text_head = init is not None and initialise(init, model.vision, model.text)
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
@@ -266,8 +255,8 @@ class SRDRun(Run[SRDModel]):
         with fixed_seed(config.seed):
             model = SRDModel(tower, teacher.width)
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        normalise, context = Normaliser(recipe.image.config()), _context(recipe, recipe.srd.pairs, {})
-        self.distiller = SRDObjective(config, model, teacher, self.sets, normalise, context)
+        context = _context(recipe, recipe.srd.pairs, {})
+        self.distiller = SRDObjective(config, model, teacher, self.sets, recipe.image.normalise, context)
         super().__init__(self.distiller, model, out)
 
     def measure(self, model: SRDModel) -> dict[str, float]:

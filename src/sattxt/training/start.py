@@ -167,6 +167,8 @@ def _read_backbone(source: VisionSource, data: Path) -> tuple[BackboneConfig, di
     """Sizes and tensors of the backbone that ``path`` names, downloaded where it is a hub id."""
     if not source.path:
         raise InputError("vision.path: missing; pass a folder, a hub id, or vision.random=true")
+    if source.options:
+        raise InputError(f"vision.options: {source.path} says its own; leave options out, or pass vision.random=true")
     place = find_source(ModelSource(source.path, source.revision), data, "vision.path")
     found = Path(place.location)
     if not found.is_absolute():
@@ -187,11 +189,6 @@ def _read_backbone(source: VisionSource, data: Path) -> tuple[BackboneConfig, di
         config, state = read_backbone(found, num_heads=source.num_heads, hub=HubAccess())
     else:
         raise WeightsError(f"{source.path}: model_type is {kind!r}; a 'dinov3_vit' or a 'mobilenet_v1' is needed")
-    for key, value in source.options.items():
-        if config.options.get(key, value) != value:
-            raise InputError(
-                f"vision.options.{key} is {value!r}, {source.path} has {config.options[key]!r}; leave options out"
-            )
     return config, {key: value for key, value in state.items() if not _CLASSIFIER.match(key)}
 
 
@@ -224,14 +221,10 @@ def initialise(source: str | Path, vision: VisionTower, text: nn.Module | None =
     if text is not None and stored_text:
         parts.append(("text head", text, stored_text))
     for name, module, state in parts:
-        try:
-            missing = _copy_tensors(module, state, f"{source}: {name}")
-            if any(not key.startswith("backbone.") for key in missing) or (missing and not frozen):
-                raise WeightsError(f"{source}: {name}: tensor {missing[-1]!r} is missing")
-        except WeightsError as error:
-            raise WeightsError(
-                f"{error}; start from a model with the recipe's vision, head and text encoder"
-            ) from error
+        where = f"{source}: no start for the recipe's vision, head and text encoder: {name}"
+        for key in _copy_tensors(module, state, where):
+            if not (frozen and key.startswith("backbone.")):
+                raise WeightsError(f"{where}: tensor {key!r} is missing")
     return bool(stored_text)
 
 
@@ -246,11 +239,10 @@ def _read_start(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, 
                 f"{source}: a checkpoint leaves out what is frozen ({', '.join(still)}); write this run with "
                 "`sattxt train export` and start from that model"
             )
-        parts: dict[str, dict[str, Tensor]] = {"vision": {}, "text": {}}
-        for key, value in state["average"].items():
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
-        return parts["vision"], parts["text"], bool(state["run"]["freeze_backbone"])
+        average = state["average"].items()
+        vision = {key.removeprefix("vision."): value for key, value in average if key.startswith("vision.")}
+        text = {key.removeprefix("text."): value for key, value in average if key.startswith("text.")}
+        return vision, text, bool(state["run"]["freeze_backbone"])
     try:
         stored = read_model(resolve(source))
     except UnknownModelError as error:
