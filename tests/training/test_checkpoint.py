@@ -29,7 +29,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(WeightsError, match=r"is damaged\); delete it to start again"):
         Toy(tmp_path, steps=1).resume()
-    with pytest.raises(InputError, match=r"no checkpoint to resume from; start without --resume"):
+    with pytest.raises(InputError, match=r"no checkpoint of a run; pass another folder, or start one without --resume"):
         Toy(tmp_path / "empty").resume()
 
 

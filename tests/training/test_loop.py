@@ -131,8 +131,8 @@ def test_a_folder_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
     for arguments, message in (
         (["align", "--run", "run"], "a run is here already; go on with --resume"),
         (["srd", "--config", "mini", "--run", "run"], "a run is here already"),
-        (["align", "--run", "new", "--resume"], "no checkpoint to resume from"),
-        (["export", "--run", "new", "--out", "out"], "no checkpoint to export"),
+        (["align", "--run", "new", "--resume"], "start one without --resume"),
+        (["export", "--run", "new", "--out", "out"], "no checkpoint of a run; pass another folder"),
         (["export", "--run", "run", "--out", "model"], "is not empty"),
     ):
         places = [str(tmp_path / a) if a in ("run", "new", "model", "out") else a for a in arguments]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sattxt.cli import exits, options
-from sattxt.errors import InputError
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
@@ -128,13 +127,12 @@ def export(
     sattxt train export --data DATA --run runs/mini --out my-model
     """
     read = recipe.read("align")
-    from sattxt.training.checkpoint import CHECKPOINT
+    from sattxt.training.checkpoint import check_folder
     from sattxt.training.run import AlignRun
     from sattxt.weights.directory import check_target
 
     check_target(out, overwrite=overwrite)
-    if not (run / CHECKPOINT).is_file():
-        raise InputError(f"{run / CHECKPOINT}: no checkpoint to export; pass the folder of a run of stage 2")
+    check_folder(run, resume=True)
     trained = AlignRun(read, data, run, init=recipe.init)
     step = trained.resume()
     path = trained.export(out, norm_batches=norm_batches, licence=licence, overwrite=overwrite)

@@ -30,7 +30,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
     """Raise InputError unless a run may start in ``out``, or go on there. It is cheap: ask before reading data."""
     path = out / CHECKPOINT
     if resume and not path.is_file():
-        raise InputError(f"{path}: no checkpoint to resume from; start without --resume")
+        raise InputError(f"{path}: no checkpoint of a run; pass another folder, or start one without --resume")
     if not resume and path.exists():
         raise InputError(f"{path}: a run is here already; go on with --resume, or pass another folder")
 

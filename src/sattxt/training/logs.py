@@ -78,11 +78,11 @@ class LossMeter:
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the losses, by name
     micro: int = 0  # micro-batches
     tiles: int = 0
-    window: float = 0.0  # seconds
     seconds: float = 0.0  # of training since its first step, resumed runs included
+    last: float = 0.0  # seconds at the last row
 
     def __post_init__(self) -> None:
-        self._since = time.monotonic()
+        self._clock = time.monotonic()
 
     def add(self, terms: Mapping[str, Tensor], tiles: int) -> None:
         """Count the losses of a micro-batch of ``tiles`` tiles, over all processes."""
@@ -93,16 +93,15 @@ class LossMeter:
 
     def state(self) -> dict[str, Any]:
         """The fields, for a checkpoint."""
-        now = time.monotonic()
-        self.window, self.seconds = self.window + now - self._since, self.seconds + now - self._since
-        self._since = now
+        before, self._clock = self._clock, time.monotonic()
+        self.seconds += self._clock - before
         return asdict(self)
 
     def row(self, step: int, rate: float) -> dict[str, float]:
         """The row after ``step`` steps: ``seconds`` of training, means of the losses, the learning rate, tiles/s."""
         self.state()
         means = {name: round(float(value) / self.micro, 6) for name, value in self.sums.items()}
-        speed = round(self.tiles / max(self.window, 1e-9), 1)
-        self.sums, self.micro, self.tiles, self.window = {}, 0, 0, 0.0
+        speed = round(self.tiles / max(self.seconds - self.last, 1e-9), 1)
+        self.sums, self.micro, self.tiles, self.last = {}, 0, 0, self.seconds
         start: dict[str, float] = {"seconds": round(self.seconds, 1), "step": step}
         return {**start, **means, "lr": float(f"{rate:.6g}"), "tiles_per_s": speed}

@@ -51,6 +51,7 @@ from sattxt.weights.directory import write_model
 log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "a satellite image of {}"
+_SAMPLE = 50_000  # texts, evenly spaced, whose vectors say where an isometric text head has its origin
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -154,7 +155,8 @@ class AlignRun(Run[AlignModel]):
         has_text_head = init is not None and initialise(init, model.vision, model.text)
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
-                make_isometric(model.text, self._sample())
+                spacing = math.ceil(len(self.bank) / _SAMPLE)
+                make_isometric(model.text, self.bank.vectors(torch.arange(0, len(self.bank), spacing)))
         model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
         context = _context(recipe, recipe.align.sets, texts)
@@ -222,11 +224,6 @@ class AlignRun(Run[AlignModel]):
 
     def _vectors(self, texts: list[str]) -> Tensor:
         return self.bank.vectors(self.bank.rows(texts))
-
-    def _sample(self, limit: int = 50_000) -> Tensor:
-        """Frozen vectors of up to ``limit`` of the texts, evenly spaced."""
-        count = len(self.bank)
-        return self.bank.vectors(torch.arange(0, count, max(1, math.ceil(count / limit))))
 
 
 class SRDRun(Run[SRDModel]):
