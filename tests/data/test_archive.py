@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import multiprocessing
 import pickle
@@ -58,5 +59,18 @@ def test_an_archive_can_be_pickled_and_read_after_a_fork(tmp_path, suffix):
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for store in (open_store(pack(tmp_path / "a.zip", {"a": b""})), open_store(tmp_path)):
-        with pytest.raises(InputError, match="missing"):
+        with pytest.raises(ImageError, match="missing"):
             store.read("missing")
+        assert store.checksum("missing") == -1
+
+
+def test_a_damaged_or_compressed_archive_is_named(tmp_path):
+    packed = pack(tmp_path / "a.tar", {"a.txt": b"inside"}).read_bytes()
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(packed))
+    (tmp_path / "c.tar").write_bytes(packed[:600])
+    (tmp_path / "d.zip").write_bytes(pack(tmp_path / "whole.zip", {"a.txt": b"inside"}).read_bytes()[-60:])
+    for name, reason in (("b.tar.gz", "is no zip or tar; unpack it"), ("d.zip", "cannot be read as a zip or tar")):
+        with pytest.raises(InputError, match=rf"{name}: {reason}"):
+            open_store(tmp_path / name)
+    with pytest.raises((InputError, ImageError), match=r"c\.tar"):
+        open_store(tmp_path / "c.tar").read("a.txt")

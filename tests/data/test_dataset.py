@@ -14,17 +14,15 @@ from sattxt.errors import ImageError, InputError
 
 def test_folder_zip_and_tar_of_the_same_files_are_the_same_data(tmp_path):
     folder = write_folders(tmp_path / "tiles", 2, ("train", "val"))
-    archives = [folder, zipped(folder)]
-    for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz")):
-        archives.append(tmp_path / f"tiles{suffix}")
-        with tarfile.open(archives[-1], mode) as archive:
-            archive.add(folder, arcname=".")
+    archives = [folder, zipped(folder), tmp_path / "tiles.tar"]
+    with tarfile.open(archives[-1], "w") as archive:
+        archive.add(folder, arcname=".")
     found = [open_data(path).split("val") for path in archives]
-    assert [len(data) for data in found] == [6] * 4
+    assert [len(data) for data in found] == [6] * 3
     assert len({data.fingerprint for data in found}) == 1
     assert len({data.image(5).tobytes() for data in found}) == 1
     assert found[0].classes == ("BlueField", "GreenField", "RedField")
-    assert [data.name for data in found] == ["tiles"] * 4
+    assert [data.name for data in found] == ["tiles"] * 3
 
 
 def test_another_pixel_or_label_is_another_fingerprint(tmp_path):

@@ -17,6 +17,7 @@ from sattxt.images.options import ImageOptions
 
 rasterio = pytest.importorskip("rasterio")
 
+PLAIN = ImageOptions()
 NAMES = ["B02", "B03", "B04", "B08"]
 
 
@@ -45,21 +46,21 @@ def test_pages_keep_their_resolution_and_say_how_they_are_coded(tmp_path):
     assert found["B11"][0, 0] == pytest.approx(400)  # (51 / 255)^2 x 10,000
     assert samples.image(0)[0, 0].tolist() == [37, 37, 37]  # 400 x 255 / 2750
     with pytest.raises(ImageError, match="has 8 bits and does not say how reflectance is coded"):
-        read_bands(two_pages(tmp_path / "b.tif", 51, coded=False), "b.tif")
+        read_bands(two_pages(tmp_path / "b.tif", 51, coded=False), "b.tif", PLAIN)
 
 
 def test_names_and_offsets_come_from_the_file_or_from_options():
     told = geotiff(bands(1100), ["blue", "B3", "B4, 665 nm", "nir"], tags={"PROCESSING_BASELINE": "05.09"})
-    assert {name: band[0, 0] for name, band in read_bands(told, "x").items()} == {
+    assert {name: band[0, 0] for name, band in read_bands(told, "x", PLAIN).items()} == {
         "B02": 100, "B03": 101, "B04": 102, "B08": 103,
     }  # fmt: skip
-    assert read_bands(told, "x", offset=0)["B02"][0, 0] == 1100
-    assert read_bands(told, "x", offset=100, scale=2)["B02"][0, 0] == 2000
+    assert read_bands(told, "x", ImageOptions(offset=0))["B02"][0, 0] == 1100
+    assert read_bands(told, "x", ImageOptions(stretch="sentinel2", offset=100), scale=2)["B02"][0, 0] == 2000
     unnamed = geotiff(bands(5))
     with pytest.raises(ImageError, match=r"x: the names of its 4 bands are not known; pass them all in order"):
-        read_bands(unnamed, "x")
+        read_bands(unnamed, "x", PLAIN)
     with pytest.raises(ImageError, match=r"x: has 4 bands, 3 are named \(B02, B03, B04\)"):
-        read_bands(unnamed, "x", names=NAMES[:3])
+        read_bands(unnamed, "x", ImageOptions(band_names=NAMES[:3]))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_names_and_offsets_come_from_the_file_or_from_options():
 )
 def test_a_tile_without_data_or_unit_is_refused(values, options, said):
     with pytest.raises(ImageError, match=f"x.tif: {said}"):
-        read_bands(geotiff(values, NAMES, **options), "x.tif")
+        read_bands(geotiff(values, NAMES, **options), "x.tif", PLAIN)
 
 
 def test_any_tiles_can_be_seen_with_their_bands(tmp_path):

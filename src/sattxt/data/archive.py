@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
-import io
-import lzma
 import os
-import shutil
 import tarfile
-import tempfile
-import threading
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
-from sattxt.errors import InputError
+from sattxt.errors import ImageError, InputError
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+#: What reading a file of a damaged archive raises.
+_DAMAGED = (OSError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
 class Store:
     """Files below the folder ``path``, or in the archive there. Names have forward slashes; hidden files are left out.
 
-    A store can be pickled, and used after a fork: each process opens an archive for itself.
+    name: the folder's or archive's, without what follows the dot. A store can be pickled, and used after a fork.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._names: list[str] | None = None
+        self.name = path.resolve().name if path.is_dir() else path.resolve().name.split(".")[0]
+        self._names = sorted(filter(_visible, self._list()))
 
     def names(self) -> list[str]:
         """All file names, sorted."""
-        if self._names is None:
-            found = []
-            for parent, folders, files in os.walk(self.path, followlinks=True):
-                folders[:] = [folder for folder in folders if _visible(folder)]
-                below = Path(parent).relative_to(self.path).as_posix()
-                found += [file if below == "." else f"{below}/{file}" for file in files if _visible(file)]
-            self._names = sorted(found)
         return self._names
 
     def read(self, name: str) -> bytes:
         """A file's content.
 
         Raises:
-            InputError: there is no such file, or it cannot be read.
+            ImageError: there is no such file, or it cannot be read or unpacked.
         """
         try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path / name}: {error.strerror or error}") from error
+            return self._read(name)
+        except _DAMAGED as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{self.path}/{name}: cannot be read ({reason})") from error
 
     def checksum(self, name: str) -> int:
-        """CRC-32 of a file's content, the same in a folder as in an archive."""
-        return zlib.crc32(self.read(name))
+        """CRC-32 of a file's content, the same in a folder as in an archive; -1 where it cannot be read."""
+        try:
+            return self._checksum(name)
+        except _DAMAGED:
+            return -1
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path,)
+    def _list(self) -> list[str]:
+        found = []
+        for parent, folders, files in os.walk(self.path, followlinks=True):
+            folders[:] = filter(_visible, folders)
+            below = Path(parent).relative_to(self.path).as_posix()
+            found += files if below == "." else [f"{below}/{file}" for file in files]
+        return found
+
+    def _read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def _checksum(self, name: str) -> int:
+        return zlib.crc32(self._read(name))
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """The files in a folder, zip or tar.
+    """The files in a folder, zip or tar (not a compressed one).
 
     Raises:
         InputError: there is nothing at ``path``, or an archive of another kind.
@@ -74,12 +80,12 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         with found.open("rb") as file:
             head = file.read(512)
         # A tar before a zip, which is looked for at the end: a tar's last member may be one.
-        if head[257:262] != b"ustar" and zipfile.is_zipfile(found):
-            return _Zip(found)
-        if tarfile.is_tarfile(found):
+        if head[257:262] == b"ustar":
             return _Tar(found)
-    except OSError as error:
-        raise InputError(f"{found}: cannot be read ({error})") from error
+        if zipfile.is_zipfile(found):
+            return _Zip(found)
+    except _DAMAGED as error:
+        raise InputError(f"{found}: cannot be read as a zip or tar ({error})") from error
     raise InputError(f"{found}: is no zip or tar; unpack it and pass the folder")
 
 
@@ -95,74 +101,38 @@ def _visible(name: str) -> bool:
 class _Zip(Store):
     """Opened anew in every process: a file position and a lock shared with a parent are of no use."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._process = -1
-        self._archive: Any = None
-        members = self._opened().infolist()
-        self._names = sorted(info.filename for info in members if _visible(info.filename) and not info.is_dir())
+    _process = -1
+    _archive: Any = None
 
-    def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
-        member = self._member(name)
-        try:
-            return bytes(self._opened().read(member))
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-            raise InputError(f"{self.path}: {name}: cannot be unpacked ({error})") from error
+    def _list(self) -> list[str]:
+        return [info.filename for info in self._opened().infolist() if not info.is_dir()]
 
-    def checksum(self, name: str) -> int:
-        """See :class:`Store`; from the zip's directory, nothing is unpacked."""
-        return self._member(name).CRC
+    def _read(self, name: str) -> bytes:
+        return bytes(self._opened().read(name))
 
-    def _member(self, name: str) -> zipfile.ZipInfo:
-        try:
-            found: zipfile.ZipInfo = self._opened().getinfo(name)
-        except KeyError as error:
-            raise InputError(f"{self.path}: has no file {name!r}") from error
-        return found
+    def _checksum(self, name: str) -> int:
+        return int(self._opened().getinfo(name).CRC)  # in the zip's directory: nothing is unpacked
 
     def _opened(self) -> Any:
         if self._process != os.getpid():
-            try:
-                self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
-            except (OSError, zipfile.BadZipFile) as error:
-                raise InputError(f"{self.path}: cannot be read as a zip ({error})") from error
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         return self._archive
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Zip, (self.path,)
 
 
 class _Tar(Store):
-    """Read by place from one file, without a position, so that threads and forked processes can share it.
+    """Read by place, so that threads and processes can share it."""
 
-    A compressed one is unpacked to a temporary file first.
-    """
+    def _list(self) -> list[str]:
+        with tarfile.open(self.path, "r:") as archive:
+            members = [member for member in archive if member.isfile() and not member.issparse()]
+        self._places = {member.name.removeprefix("./"): (member.offset_data, member.size) for member in members}
+        return list(self._places)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._file: Any = path.open("rb")
-        self._lock = threading.Lock()
-        try:
-            with tarfile.open(path) as archive:
-                packed: Any = archive.fileobj
-                if not isinstance(packed, io.BufferedReader):  # compressed
-                    self._file = tempfile.TemporaryFile()  # noqa: SIM115
-                    packed.seek(0)
-                    shutil.copyfileobj(packed, self._file, 1 << 20)
-                    self._file.seek(0)
-            with tarfile.open(fileobj=self._file, mode="r:") as archive:
-                members = [member for member in archive.getmembers() if member.isfile() and not member.issparse()]
-        except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read as a tar ({error})") from error
-        named = ((member.name.removeprefix("./"), member) for member in members)
-        self._places = {name: (member.size, member.offset_data) for name, member in named if _visible(name)}
-        self._names = sorted(self._places)
-
-    def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
-        if name not in self._places:
-            raise InputError(f"{self.path}: has no file {name!r}")
-        size, place = self._places[name]
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), size, place)
-        with self._lock:  # Windows, where there is no fork either
-            self._file.seek(place)
-            return bytes(self._file.read(size))
+    def _read(self, name: str) -> bytes:
+        place, size = self._places[name]
+        with self.path.open("rb") as file:
+            file.seek(place)
+            return file.read(size)

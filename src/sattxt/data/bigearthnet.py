@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split, data_name
-from sattxt.data.tables import class_positions, parquet_rows
+from sattxt.data.dataset import Dataset, Sample, by_split, split_name
+from sattxt.data.tables import check_columns, class_positions, parse_table
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
@@ -72,16 +71,15 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
         samples.append((split, Sample(files, tuple(sorted(map(position.__getitem__, labels))))))
     if not samples:
         raise InputError(f"{store.path}: no patch with labels in it")
-    return Dataset(data_name(store), store, by_split(samples), keys, True, known, reading)
+    return Dataset(store.name, store, by_split(samples), keys, True, known, reading)
 
 
 def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, str, list[str]]]:
     splits: dict[str, str] = {}
-    for n in names:
-        path = PurePosixPath(n)
-        if path.suffix == ".csv" and path.stem.lower() in SPLITS:
-            for line in store.read(n).decode("utf-8", "replace").splitlines():
-                splits[line.split(",")[0].strip()] = SPLITS[path.stem.lower()]
+    for table in (PurePosixPath(n) for n in names):
+        if table.name in ("train.csv", "val.csv", "test.csv"):
+            lines = store.read(str(table)).decode("utf-8", "replace").splitlines()
+            splits |= {line.split(",")[0].strip(): table.stem for line in lines}
     into = {part: whole for whole, parts in MERGED.items() for part in parts}
     kept = set(label_set("bigearthnet-19").keys)
     rows = []
@@ -104,8 +102,7 @@ def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, 
 def _version_2(store: Store, table: str, classes: int) -> list[tuple[str, str, list[str]]]:
     if classes != 19:
         raise InputError(f"{store.path}: BigEarthNet version 2 is published with 19 classes; pass bigearthnet-19")
-    rows = parquet_rows(io.BytesIO(store.read(table)), f"{store.path}/{table}", ("patch_id", "labels", "split"))
-    try:
-        return [(r["patch_id"], SPLITS.get(str(r.get("split") or ""), ""), list(r["labels"])) for r in rows]
-    except KeyError as error:
-        raise InputError(f"{store.path}/{table}: no column {error}; expected patch_id, labels, split") from error
+    where, columns = f"{store.path}/{table}", ("patch_id", "labels", "split")
+    rows = parse_table(store.read(table), where, columns)
+    check_columns(where, rows, columns)
+    return [(row["patch_id"], split_name(row["split"] or ""), row["labels"]) for row in rows]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset
-from sattxt.data.tables import TABLE_SUFFIXES, Row, listed_dataset, read_rows, text_of
+from sattxt.data.tables import TABLE_SUFFIXES, Row, listed_dataset, read_file, read_rows
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
-
-log = logging.getLogger(__name__)
 
 _NWPU_RAW = re.compile(r"raw(?:_(\d+))?$")
 
@@ -43,7 +40,7 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
         rows, unusable, _ = read_rows(captions, label_column=())
     elif captions is not None:
         where = str(captions)
-        rows = published_captions(text_of(captions), where)
+        rows = published_captions(read_file(captions), where)
     else:
         found = [n for n in store.names() if PurePosixPath(n).name.startswith("dataset") and n.endswith(".json")]
         if len(found) != 1:
@@ -52,24 +49,21 @@ def read_captions(path: Path, *, captions: Path | None = None, options: ImageOpt
                 "(--captions FILE)"
             )
         where = f"{path}/{found[0]}"
-        rows = published_captions(store.read(found[0]).decode("utf-8-sig", "replace"), where)
-    told = [row for row in rows if row.captions or row.labels]
-    if len(told) < len(rows):
-        log.warning("%s: %d images have no caption and are left out", where, len(rows) - len(told))
-    return listed_dataset(store, told, unusable, where, by_name=True, options=options)
+        rows = published_captions(store.read(found[0]), where)
+    return listed_dataset(store, rows, unusable, where, by_name=True, options=options)
 
 
-def published_captions(text: str, where: str) -> list[Row]:
+def published_captions(content: str | bytes, where: str) -> list[Row]:
     """The ``dataset_*.json`` in which captions are published.
 
     RSICD, RSITMD, UCM-captions and Sydney-captions: ``{"images": [{"filename", "split", "sentences": [{"raw"}]}]}``.
     NWPU-Captions: ``{class: [{"filename", "split", "raw", "raw_1", ...}]}``, the class being the image's label.
 
     Raises:
-        InputError: the text has neither form.
+        InputError: it has neither form.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(content)
         if "images" in data:
             return [_row(image, [sentence["raw"] for sentence in image["sentences"]]) for image in data["images"]]
         return [_row(image, _numbered(image), (label,)) for label, images in data.items() for image in images]

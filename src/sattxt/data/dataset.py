@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.data.archive import Store
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import InputError
 from sattxt.images.load import default_workers
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
@@ -91,25 +91,7 @@ class Samples:
         return np.stack([self._decode(file, single)[..., 0] for file in files], axis=-1)
 
     def _decode(self, name: str, options: ImageOptions) -> NDArray[Any]:
-        return to_rgb(io.BytesIO(self.read(name)), options, name=f"{self.store.path}/{name}")
-
-    def read(self, name: str) -> bytes:
-        """A file's content.
-
-        Raises:
-            ImageError: it cannot be read, or not be unpacked.
-        """
-        try:
-            return self.store.read(name)
-        except InputError as error:
-            raise ImageError(str(error)) from error
-
-    def checksum(self, name: str) -> int:
-        """CRC-32 of a file's content; -1 where it cannot be read."""
-        try:
-            return self.store.checksum(name)
-        except InputError:
-            return -1
+        return to_rgb(io.BytesIO(self.store.read(name)), options, name=f"{self.store.path}/{name}")
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -131,7 +113,7 @@ class Samples:
         """sha256 over the files' content and how they are read; the same in a folder and in an archive."""
         names = list(dict.fromkeys(file for sample in self.samples for file in sample.files))
         with ThreadPoolExecutor(default_workers()) as pool:
-            sums = dict(zip(names, pool.map(self.checksum, names), strict=True))
+            sums = dict(zip(names, pool.map(self.store.checksum, names), strict=True))
         lines = [f"{sums[file]:08x}" for sample in self.samples for file in sample.files]
         lines += [str(sample.at) for sample in self.samples if sample.at]
         lines.append(json.dumps(asdict(self.options), default=str))
@@ -233,15 +215,8 @@ class Dataset:
 
 def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, ...]]:
     """(split, sample) pairs grouped, train before val before test; samples without a split beside these go under ""."""
-    order = ["", "train", "val", "test"]
-    names = sorted({split for split, _ in samples}, key=lambda s: (order.index(s) if s in order else 9, s))
-    groups: dict[str, list[Sample]] = {name: [] for name in names}
+    order = {"": 0, "train": 1, "val": 2, "test": 3}
+    groups: dict[str, list[Sample]] = {}
     for split, sample in samples:
-        groups[split].append(sample)
-    return {name: tuple(group) for name, group in groups.items()}
-
-
-def data_name(store: Store) -> str:
-    """What to call data that have no name of their own: their folder's or archive's."""
-    path = store.path.resolve()
-    return path.name if path.is_dir() else path.name.split(".")[0]
+        groups.setdefault(split, []).append(sample)
+    return {name: tuple(groups[name]) for name in sorted(groups, key=lambda name: (order.get(name, 9), name))}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset
-from sattxt.data.tables import Row, listed_dataset
+from sattxt.data.tables import Row, check_columns, listed_dataset, parse_table
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 
@@ -20,17 +19,13 @@ def read_forestnet(path: Path, *, merged: bool = False, options: ImageOptions | 
     """
     store = open_store(path)
     column = "merged_label" if merged else "label"
-    rows = []
-    for split in ("train", "val", "test"):
-        tables = [n for n in store.names() if PurePosixPath(n).name == f"{split}.csv"]
-        if len(tables) > 1:
-            raise InputError(f"{path}: {len(tables)} files called {split}.csv; pass the folder of one data set")
-        for table in tables:
-            for row in csv.DictReader(store.read(table).decode("utf-8-sig").splitlines()):
-                if "example_path" not in row or column not in row:
-                    raise InputError(f"{path}/{table}: columns example_path and {column} are needed")
-                image = PurePosixPath(table).parent / row["example_path"] / "images/visible/composite.png"
-                rows.append(Row(image.as_posix(), (), (row[column],), split))
+    rows: list[Row] = []
+    for table in (PurePosixPath(name) for name in store.names()):
+        if table.name in ("train.csv", "val.csv", "test.csv"):
+            listed = parse_table(store.read(str(table)), f"{path}/{table}")
+            check_columns(f"{path}/{table}", listed, ("example_path", column))
+            images = [str(table.parent / row["example_path"] / "images/visible/composite.png") for row in listed]
+            rows += [Row(image, (), (row[column],), table.stem) for image, row in zip(images, listed, strict=True)]
     if not rows:
         raise InputError(f"{path}: no train.csv, val.csv or test.csv with ForestNet's examples in it")
     return listed_dataset(store, rows, [], path, known=None if merged else "forestnet-12", options=options)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name, split_of
+from sattxt.data.dataset import Dataset, Sample, Samples, by_split, split_of
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 
@@ -80,7 +80,7 @@ def read_masks(path: Path, *, ignored: Sequence[str] = IGNORED, options: ImageOp
         raise InputError(f"{path}: images/NAME and masks/NAME are needed in pairs; {found}")
     samples = [(split_of(images[key]), Sample((images[key], masks[key]))) for key in sorted(images)]
     return Dataset(
-        data_name(store),
+        store.name,
         store,
         by_split(samples),
         classes,

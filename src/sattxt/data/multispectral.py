@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import Dataset, Sample, Samples, by_split, data_name, split_of
+from sattxt.data.archive import open_store
+from sattxt.data.dataset import Dataset, Sample, Samples, by_split, split_of
 from sattxt.errors import ImageError, InputError
 from sattxt.images.bands import canonical
 from sattxt.images.options import MAX_PIXELS, ImageOptions
@@ -48,8 +48,7 @@ class BandSamples(Samples):
             MissingExtraError: rasterio is not installed.
         """
         name = self.samples[index].files[0]
-        where, options = f"{self.store.path}/{name}", self.options
-        return read_bands(self.read(name), where, names=options.band_names, offset=options.offset, scale=self.scale)
+        return read_bands(self.store.read(name), f"{self.store.path}/{name}", self.options, self.scale)
 
     def image(self, index: int) -> NDArray[Any]:
         """(H, W, 3) uint8: red, green and blue with EuroSAT's stretch."""
@@ -85,35 +84,29 @@ def render(reflectance: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(scaled, 0, 255).round(), dtype=np.uint8)
 
 
-def read_bands(
-    content: bytes,
-    where: str,
-    *,
-    names: Sequence[str] | None = None,
-    offset: float | Literal["auto"] | None = "auto",
-    scale: float = 1.0,
-) -> Bands:
+def read_bands(content: bytes, where: str, options: ImageOptions, scale: float = 1.0) -> Bands:
     """The bands of a Sentinel-2 TIFF of one page, or of several, each of a resolution; as :meth:`BandSamples.bands`.
 
     Args:
-        names: of all bands in order. By default those in the bands' descriptions, or in a JSON image description with
-            ``bands`` (where ``"reflectance": "(v/255)**2"`` says that 8-bit values are square-root coded).
-        offset: taken off stored values; ``"auto"``: what the file's tags or its name say was added; ``None``: nothing.
+        options: ``offset`` and ``band_names``, of the pages one after another. By default those in the bands'
+            descriptions, or in a JSON image description with ``bands`` (where ``"reflectance": "(v/255)**2"`` says
+            that 8-bit values are square-root coded).
 
     Raises: as :meth:`BandSamples.bands`.
     """
+    names = options.band_names
     found: Bands = {}
     for page in read_pages(content, max_pixels=MAX_PIXELS, where=where):
         if np.ma.getmaskarray(page.values).any():
             raise ImageError(f"{where}: holds pixels that it calls nodata")
         values = np.ma.getdata(page.values)
-        own: Sequence[str | None] | None = names if names is not None else page.names
+        own: Sequence[str | None] | None = page.names if names is None else names
         if own is None or not all(own):
             raise ImageError(
                 f"{where}: the names of its {len(values)} bands are not known; pass them all in order (--band-names, "
                 "or bands: in a recipe), or --dataset eurosat"
             )
-        if names is not None:  # of the pages one after another
+        if names is not None:
             own, names = names[: len(values)], names[len(values) :]
         coding = _coding(page.description)
         if coding == _SQUARE_ROOT:
@@ -121,8 +114,7 @@ def read_bands(
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
         else:
-            added = page.offset if offset == "auto" else offset
-            reflectance = scaled(values, added or 0.0, scale, where)
+            reflectance = scaled(values, options.subtracted(page.offset, values.dtype), scale, where)
         found |= named(reflectance, own, where)
     return found
 
@@ -170,17 +162,24 @@ def read_geotiffs(
     Args:
         bands: all band names in order; by default those that the files have.
         scale: what makes reflectance x 10,000 of stored values once the offset is taken off.
-        offset: taken off stored values; ``"auto"``: what a tile's tags or its name say was added, else 0.
+        offset: taken off stored values; ``"auto"``: what ``options`` say.
 
     Raises:
         InputError: there are none.
     """
-    single = path.suffix.lower() in _SUFFIXES and path.is_file()
-    store = Store(path.parent) if single else open_store(path)
-    names = [path.name] if single else [n for n in store.names() if PurePosixPath(n).suffix.lower() in _SUFFIXES]
+    store = open_store(path)
+    names = [name for name in store.names() if name.lower().endswith(_SUFFIXES)]
     if not names:
         raise InputError(f"{path}: holds no file ending in {' or '.join(_SUFFIXES)}")
     samples = [(split_of(name), Sample((name,))) for name in names]
-    options = options or ImageOptions(stretch="sentinel2", band_names=bands, offset=offset)
     view = partial(BandSamples, scale=scale)
-    return Dataset(data_name(store), store, by_split(samples), options=options, view=view)
+    return Dataset(store.name, store, by_split(samples), options=reading(options, offset, bands), view=view)
+
+
+def reading(
+    options: ImageOptions | None, offset: float | Literal["auto"], bands: tuple[str, ...] | None = None
+) -> ImageOptions:
+    """How to read Sentinel-2 tiles: ``options``, with an offset and band names of its own where they are given."""
+    options = options or ImageOptions(stretch="sentinel2")
+    offset = options.offset if offset == "auto" else offset
+    return replace(options, offset=offset, band_names=bands or options.band_names)

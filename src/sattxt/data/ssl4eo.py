@@ -26,17 +26,18 @@ import zipfile
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import Dataset, Sample, data_name
-from sattxt.data.multispectral import Bands, BandSamples, named, scaled
-from sattxt.data.tables import check_columns, table_columns, table_rows
+from sattxt.data.dataset import Dataset, Sample
+from sattxt.data.multispectral import RGB_BANDS, Bands, BandSamples, named, reading, scaled
+from sattxt.data.tables import check_columns, table_rows
 from sattxt.errors import ImageError, InputError, MissingExtraError
 from sattxt.images.bands import SENTINEL2_L1C, SENTINEL2_L2A
 from sattxt.images.load import default_workers
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 Modality = Literal["S2L1C", "S2L2A", "S2RGB"]
 
-_BANDS = {"S2L1C": SENTINEL2_L1C, "S2L2A": SENTINEL2_L2A, "S2RGB": ("B04", "B03", "B02")}
+_BANDS = {"S2L1C": SENTINEL2_L1C, "S2L2A": SENTINEL2_L2A, "S2RGB": RGB_BANDS}
 #: What chunk files add to reflectance x 10,000, and WebDataset shards do not.
 _CHUNK_OFFSET = 1000.0
 _TIMES = (0, 1, 2, 3)
@@ -86,9 +87,9 @@ def read_ssl4eo(
     store = _Shards(path)
     found: dict[str, list[str]] = {}
     for shard in store.names():
-        *folders, folder, _ = "", modality, *shard.split("/")[-3:]
+        split, folder = ("", "", *PurePosixPath(shard).parts)[-3:-1]
         if folder == modality:
-            found.setdefault(folders[-1], []).append(shard)
+            found.setdefault(split, []).append(shard)
     if not found:
         raise InputError(f"path: {path}: no shard (.tar or .zarr.zip) of {modality} in it")
 
@@ -97,8 +98,8 @@ def read_ssl4eo(
         samples = _samples(store, found[split][:shards], wanted)
         return samples if captions is None else _captioned(store, samples, captions, split, columns)
 
-    options = options or ImageOptions(stretch="sentinel2", band_names=_BANDS[modality], offset=offset)
-    return Dataset(data_name(store), store, _Splits(found, load), options=options, view=PatchSamples)
+    view = partial(PatchSamples, modality=modality)
+    return Dataset(store.name, store, _Splits(found, load), options=reading(options, offset), view=view)
 
 
 class _Shards(Store):
@@ -108,14 +109,12 @@ class _Shards(Store):
         super().__init__(path)
         self._tars: dict[str, Store] = {}
 
-    def names(self) -> list[str]:
-        """The shards."""
-        return [name for name in super().names() if name.endswith((".tar", ".zarr.zip"))]
+    def _list(self) -> list[str]:
+        return [name for name in super()._list() if name.endswith((".tar", ".zarr.zip"))]
 
-    def read(self, name: str) -> bytes:
-        """See :class:`Store`."""
+    def _read(self, name: str) -> bytes:
         shard, inside, member = name.partition(".tar/")
-        return self.tar(f"{shard}.tar").read(member) if inside else super().read(name)
+        return self.tar(f"{shard}.tar").read(member) if inside else super()._read(name)
 
     def tar(self, shard: str) -> Store:
         """An open shard."""
@@ -137,7 +136,7 @@ class _Splits(UserDict[str, tuple[Sample, ...]]):
 
 def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tuple[Sample, ...]:
     """Every location in some shards, at some times; ``at`` is where its bands stand, (row, time) or (time,)."""
-    samples = []
+    samples: list[Sample] = []
     for shard in shards:
         places: list[tuple[str, tuple[int, ...]]]
         if shard.endswith(".tar"):
@@ -147,48 +146,48 @@ def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tup
         for file, row in places:
             key = file.rsplit("/", 1)[-1].removesuffix(".zarr.zip") + "".join(f"/{number:02d}" for number in row)
             samples += [Sample((file,), at=(*row, time), name=f"{key}_{time}") for time in times]
-    if not samples:
-        raise InputError(f"{store.path}: its shards hold no samples")
     return tuple(samples)
 
 
+@dataclass(frozen=True)
 class PatchSamples(BandSamples):
     """Patches of SSL4EO-S12."""
 
+    modality: Modality = "S2RGB"
+
     def bands(self, index: int) -> Bands:
         """See :class:`BandSamples`. A patch of nothing but 0 has no data."""
-        where, file = self._where(index), self.samples[index].files[0]
-        if tuple(self.options.band_names or ()) == _BANDS["S2RGB"]:
+        where = self._where(index)
+        if self.modality == "S2RGB":
             raise ImageError(f"{where}: is S2RGB, a picture; its bands are not known")
-        values, offset = self._stored(index), self.options.offset
-        if offset == "auto":
-            offset = 0.0 if ".tar/" in file else _CHUNK_OFFSET
-        reflectance = np.where(values == 0, 0, scaled(values, offset or 0.0, 1.0, where))
-        return named(reflectance, self.options.band_names or (), where)
+        values = self._stored(index)
+        added = 0.0 if ".tar/" in self.samples[index].files[0] else _CHUNK_OFFSET
+        reflectance = scaled(values, self.options.subtracted(added, values.dtype), 1.0, where)
+        return named(np.where(values == 0, 0, reflectance), _BANDS[self.modality], where)
 
     def image(self, index: int) -> NDArray[Any]:
         """(H, W, 3) uint8: S2RGB as it is, the others with EuroSAT's stretch."""
-        if tuple(self.options.band_names or ()) != _BANDS["S2RGB"]:
+        if self.modality != "S2RGB":
             return super().image(index)
         rgb = self._stored(index).transpose(1, 2, 0)
         if not (rgb.min() >= 0 and rgb.max() <= 255):
             raise ImageError(f"{self._where(index)}: values from {rgb.min()} to {rgb.max()}; S2RGB has 0 to 255")
-        return rgb.round().astype(np.uint8) if rgb.dtype != np.uint8 else rgb
+        return rgb.round().astype(np.uint8)
 
     def _stored(self, index: int) -> NDArray[Any]:
         """(C, H, W) as stored."""
-        sample, where, names = self.samples[index], self._where(index), self.options.band_names or ()
+        sample, where, names = self.samples[index], self._where(index), _BANDS[self.modality]
         try:
             group = _open(self.store, sample.files[0])
             picture = np.asarray(group["bands"][sample.at])
             written = np.asarray(group["band"][...]).reshape(-1).tolist() if "band" in group else []
-        except (MissingExtraError, MemoryError):
+        except MemoryError:
             raise
         except Exception as error:  # zarr and its stores raise many kinds
             raise ImageError(f"{where}: {first_line(error)}") from error
         if picture.ndim != 3 or len(picture) != len(names):
             raise ImageError(f"{where}: bands is {picture.shape} at one time, where {len(names)} bands are due")
-        if written and len(names) > len(_BANDS["S2RGB"]) and [str(name).upper() for name in written] != list(names):
+        if written and self.modality != "S2RGB" and tuple(str(name).upper() for name in written) != names:
             raise ImageError(f"{where}: its bands are {', '.join(map(str, written))}, not {', '.join(names)}")
         if not picture.any():
             raise ImageError(f"{where}: holds no data, only 0")
@@ -220,31 +219,33 @@ def _captioned(
 ) -> tuple[Sample, ...]:
     """The samples with the captions of their location and time."""
     captions = _captions(path, split, columns)
-    places = list(dict.fromkeys((sample.files[0], sample.at[:-1]) for sample in samples))
+    files = list(dict.fromkeys(sample.files[0] for sample in samples))
     with ThreadPoolExecutor(default_workers()) as pool:
-        location = dict(zip(places, pool.map(lambda place: _location(store, *place), places), strict=True))
-    keys = [(location[sample.files[0], sample.at[:-1]], sample.at[-1]) for sample in samples]
-    joined = tuple(s._replace(captions=tuple(captions.get(key, ()))) for s, key in zip(samples, keys, strict=True))
+        located = dict(zip(files, pool.map(partial(_locations, store), files), strict=True))
+    joined = []
+    for sample in samples:
+        row, time = (0, *sample.at)[-2:]
+        place = located[sample.files[0]].get(row)
+        joined.append(sample._replace(captions=tuple(captions.get((place, time), ()))))
     without = sum(not sample.captions for sample in joined)
     if without == len(joined):
         raise InputError(f"captions: {path}: none of {len(captions)} captions is of any of the {without} patches")
     if without:
         log.warning("%s: %d of %d patches have no caption", store.path, without, len(joined))
-    return joined
+    return tuple(joined)
 
 
 def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int | None, int], list[str]]:
     """Captions by location and time, from a table or a folder of the published form."""
     tables = [file for file in (path, path / f"{split}.parquet") if file.is_file()]
-    tables = tables or sorted((path / split).glob("*.csv")) or sorted(path.glob("*.csv"))
+    tables = tables or sorted((path / split).glob("*.csv"))
     if not tables:
         raise InputError(f"captions: {path}: neither {split}.parquet nor {split}/*.csv in it")
     found: dict[tuple[int | None, int], list[str]] = defaultdict(list)
     needed = ("sample_id", "time_id", *columns)
     for table in tables:
         rows = table_rows(table, needed)
-        if rows:
-            check_columns(f"captions: {table}", table_columns(rows), needed)
+        check_columns(f"captions: {table}", rows, needed)
         for number, row in enumerate(rows, 1):
             try:
                 at = int(row["sample_id"]), int(row["time_id"])
@@ -255,10 +256,11 @@ def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int 
     return found
 
 
-def _location(store: Store, file: str, row: tuple[int, ...]) -> int | None:
-    """The number of a location, which captions go by; ``None`` where the shard does not say."""
+def _locations(store: Store, file: str) -> dict[int, int]:
+    """The numbers of a file's locations, which captions go by, by row; none where the file does not say."""
     try:
-        return int(np.asarray(_open(store, file)["sample"][...])[row].item())
+        numbers = np.asarray(_open(store, file)["sample"][...]).reshape(-1).tolist()
+        return {row: int(number) for row, number in enumerate(numbers)}
     except Exception as error:  # an unreadable sample is counted when it is decoded
         log.debug("%s: no location (%s)", file, error)
-        return None
+        return {}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.dataset import Dataset, Sample, by_split, data_name, split_name, split_of
+from sattxt.data.dataset import Dataset, Sample, by_split, split_name, split_of
 from sattxt.errors import InputError, LabelError, MissingExtraError, near
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
@@ -85,16 +85,19 @@ def read_rows(
 
     Raises: as :func:`read_table`.
     """
-    table: list[dict[str, Any]]
-    table = [{"image": line} for line in _lines(path)] if path.suffix == ".txt" else table_rows(path)
+    table = table_rows(path)
     if not table:
         raise InputError(f"{path}: has no rows")
-    columns = _find_columns(table_columns(table), path, named)
+    columns = _find_columns(table, path, named)
     if captions is not None:
-        lines = _lines(captions)
-        if len(lines) != len(table):
-            raise InputError(f"captions: {captions} has {len(lines)} captions for the {len(table)} images of {path}")
-        table = [{**row, "": line} for row, line in zip(table, lines, strict=True)]  # no column of a table has no name
+        lines = table_rows(captions)
+        if captions.suffix != ".txt" or len(lines) != len(table):
+            raise InputError(
+                f"captions: {captions} has {len(lines)} captions for the {len(table)} images of {path}; pass a .txt "
+                "of one caption a line for each"
+            )
+        # no column of a table has no name
+        table = [{**row, "": line["image"]} for row, line in zip(table, lines, strict=True)]
         columns["caption_columns"] = [*columns["caption_columns"], ""]
     elif not columns["caption_columns"] and not columns["label_column"]:
         raise InputError(
@@ -112,9 +115,10 @@ def read_rows(
 
 
 def _find_columns(
-    there: Sequence[str], where: Path, named: Mapping[str, str | Sequence[str] | None]
+    table: Sequence[Mapping[str, Any]], where: Path, named: Mapping[str, str | Sequence[str] | None]
 ) -> dict[str, Sequence[str]]:
     """The columns that are named, or else those of the usual names."""
+    there = table_columns(table)
     usual = {
         "image_column": [c for c in _IMAGE_COLUMNS if c in there][:1],
         "caption_columns": [c for c in there if _CAPTION_COLUMN.match(c) and c != named.get("image_column")],
@@ -123,7 +127,7 @@ def _find_columns(
     }
     given = {key: [value] if isinstance(value, str) else value for key, value in named.items() if value is not None}
     for key, columns in given.items():
-        check_columns(f"{key}: {where}", there, columns)
+        check_columns(f"{key}: {where}", table, columns)
     found = {**usual, **given}
     if not found["image_column"]:
         raise InputError(
@@ -132,8 +136,9 @@ def _find_columns(
     return found
 
 
-def check_columns(where: object, there: Sequence[str], columns: Sequence[str]) -> None:
+def check_columns(where: object, table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Raise :class:`InputError` where a table lacks one of some columns."""
+    there = table_columns(table)
     for column in columns:
         if column not in there:
             raise InputError(f"{where}: no column {column!r}{near(column, there)}{_has(there)}")
@@ -206,9 +211,7 @@ def listed_dataset(
     left_out = list(skipped)
     gathered: dict[str, list[Row]] = {}
     for row in rows:
-        file: str | None = row.image
-        if file not in everything:
-            file = _by_file_name(row, called, where)
+        file = row.image if row.image in everything else _by_file_name(row, called, where)
         if file is None:
             left_out.append((row.image, f"is not in {store.path.name}"))
         elif not row.captions and not row.labels and not several:
@@ -230,8 +233,8 @@ def listed_dataset(
         texts = tuple(text for row in group for text in row.captions)
         samples.append((splits.pop(), Sample((file,), labels, texts)))
     return Dataset(
-        name or data_name(store), store, by_split(samples), classes, several,
-        label_set=label_set(known).name if known else None, options=options or ImageOptions(), skipped=tuple(left_out),
+        name or store.name, store, by_split(samples), classes, several,
+        label_set=known, options=options or ImageOptions(), skipped=tuple(left_out),
     )  # fmt: skip
 
 
@@ -254,85 +257,74 @@ def class_positions(labels: Iterable[str], known: str | None, where: object) -> 
     found = sorted(labels)
     if known is None:
         return tuple(found), {label: i for i, label in enumerate(found)}
-    named, position = label_set(known), {}
-    for label in found:
-        try:
-            position[label] = named.keys.index(named.find(label).key)
-        except LabelError as error:
-            raise InputError(
-                f"{where}: {label!r} is none of the {len(named)} classes of {named.name}; pass --dataset folder for "
-                "class folders of any name"
-            ) from error
-    return tuple(named.keys), position
-
-
-def text_of(path: Path) -> str:
-    """A text file's content, UTF-8 with or without a byte order mark.
-
-    Raises:
-        InputError: it cannot be read, or is no UTF-8.
-    """
+    keys = label_set(known).keys
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; pass the path of one that exists") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in text_of(path).removesuffix("\n").split("\n")]
+        return tuple(keys), {label: keys.index(label_set(known).find(label).key) for label in found}
+    except LabelError as error:
+        raise InputError(f"{where}: {error}; pass --dataset folder for class folders of any name") from error
 
 
 def table_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a csv, jsonl or parquet file.
+    """The rows of a table in a file; arguments and errors as :func:`parse_table`."""
+    return parse_table(read_file(path), str(path), columns)
+
+
+def read_file(path: Path) -> bytes:
+    """A file's content; :class:`InputError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); pass the path of a file that exists") from error
+
+
+def parse_table(content: bytes, where: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a csv, jsonl or parquet file, or of a list (``.txt``), whose lines are the column ``image``.
 
     Args:
+        where: the file's name, which says what it is; for messages too.
         columns: of a parquet file, read only these; ones it lacks are left out.
 
     Raises:
         InputError: it cannot be read as such a table.
         MissingExtraError: parquet without pyarrow.
     """
-    if path.suffix not in TABLE_SUFFIXES:
-        raise InputError(f"{path}: a table is a file ending in {', '.join(TABLE_SUFFIXES)}")
-    if path.suffix == ".parquet":
-        return parquet_rows(path, str(path), columns)
-    text = text_of(path)
-    if path.suffix == ".csv":
-        try:
-            return [
-                {key: value for key, value in row.items() if key is not None}
-                for row in csv.DictReader(io.StringIO(text, newline=""))
-            ]
-        except csv.Error as error:
-            raise InputError(f"{path}: cannot be read as csv ({error})") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
+    suffix = PurePosixPath(where).suffix
+    if suffix not in (*TABLE_SUFFIXES, ".txt"):
+        raise InputError(f"{where}: a table is a file ending in {', '.join(TABLE_SUFFIXES)}")
+    if suffix == ".parquet":
+        return _parse_parquet(content, where, columns)
+    rows: list[Any] = []
+    try:
+        text = content.decode("utf-8-sig")
+        if suffix == ".csv":
+            for row in csv.DictReader(io.StringIO(text, newline="")):
+                rows.append({key: value for key, value in row.items() if key is not None})
+            return rows
+        for line in text.removesuffix("\n").split("\n"):
+            if suffix == ".txt":
+                rows.append({"image": line.strip()})
+            elif line.strip():
                 rows.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}:{number}: is no JSON ({error})") from error
-            if not isinstance(rows[-1], dict):
-                raise InputError(f"{path}:{number}: every line must be an object")
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise InputError(f"{where}: row {len(rows) + 1} cannot be read ({error})") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{where}: every line must be an object")
     return rows
 
 
-def parquet_rows(source: Path | io.BytesIO, where: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a parquet file; arguments and errors as :func:`table_rows`."""
+def _parse_parquet(content: bytes, where: str, columns: Sequence[str] | None) -> list[dict[str, Any]]:
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("geo", "pyarrow", f"{where}: reading parquet") from error
     try:
-        file = parquet.ParquetFile(source)
+        file = parquet.ParquetFile(io.BytesIO(content))
         chosen = None if columns is None else [c for c in file.schema_arrow.names if c in columns]
         return list(file.read(columns=chosen).to_pylist())
     except Exception as error:  # pyarrow's errors have no common base below Exception
         raise InputError(f"{where}: cannot be read as a table ({error})") from error
 
 
-def table_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+def table_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """All columns, in the order in which rows name them."""
     return list(dict.fromkeys(key for row in rows for key in row))

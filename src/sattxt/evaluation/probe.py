@@ -245,8 +245,8 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
         InputError: too few tiles. ImageError: a tile is no multispectral TIFF of known bands.
         MissingExtraError: scikit-learn or rasterio is not installed.
     """
-    measured = {test.checksum(sample.id) for sample in test.samples}
-    fitted = [i for i, sample in enumerate(train.samples) if train.checksum(sample.id) not in measured]
+    measured = {test.store.checksum(sample.files[0]) for sample in test.samples}
+    fitted = [i for i, sample in enumerate(train.samples) if train.store.checksum(sample.files[0]) not in measured]
     if len(fitted) < 10 or len(test) < 3:
         raise InputError(f"{train.store.path}: {len(fitted)} training and {len(test)} test tiles are too few")
     seen = [embedder(with_bands(data)) for data in (train.take(fitted), test)]

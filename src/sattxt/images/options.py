@@ -110,6 +110,11 @@ class ImageOptions:
         if isinstance(self.stretch, Sequence) and not isinstance(self.stretch, str):
             object.__setattr__(self, "stretch", tuple(map(float, self.stretch)))
 
+    def subtracted(self, added: float | None, dtype: np.dtype[Any]) -> float:
+        """What ``offset`` takes off pixels of a dtype, ``added`` being what their metadata say was added."""
+        automatic = added if dtype.kind != "f" else None
+        return float((automatic if self.offset == "auto" else self.offset) or 0)
+
 
 class ReadOptions(TypedDict, total=False):
     """How to read images, as keyword arguments: ``options``, and single fields that replace its own."""

@@ -49,12 +49,9 @@ def to_255(
         out = _unstretched(pixels, seen, options.value_range, where)
     else:
         values = pixels.astype(np.float32)
-        offset = options.offset
         if options.stretch == "sentinel2":
             values *= _reflectance_unit(pixels.dtype, seen, options.value_range, where)
-        if offset == "auto":
-            offset = added if options.stretch == "sentinel2" and not is_float else None
-        if offset:
+        if offset := options.subtracted(added if options.stretch == "sentinel2" else None, pixels.dtype):
             values -= np.float32(offset)
         low, high = _limits(options.stretch, values if valid is None else values[valid], where)
         np.clip(values, low, high, out=values)
