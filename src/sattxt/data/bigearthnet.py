@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, split_name
-from sattxt.data.tables import check_columns, class_positions, parse_table
+from sattxt.data.labelled import class_positions
+from sattxt.data.tables import check_columns, parse_table
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
 from sattxt.labels.sets import label_set
@@ -50,9 +50,7 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
         InputError: neither layout is found, or 43 classes are asked of version 2, which has 19.
     """
     store = open_store(path)
-    reading = options or ImageOptions(stretch="sentinel2")
-    if reading.offset == "auto":
-        reading = replace(reading, offset=None)
+    reading = options or ImageOptions(stretch="sentinel2", offset=None)
     names = store.names()
     bands = {PurePosixPath(n).name: n for n in names if n.endswith(tuple(f"_{band}.tif" for band in _RGB))}
     if not bands:
@@ -69,8 +67,6 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
         if not all(files):
             raise InputError(f"{store.path}: patch {patch} lacks one of its bands {', '.join(_RGB)}")
         samples.append((split, Sample(files, tuple(sorted(map(position.__getitem__, labels))))))
-    if not samples:
-        raise InputError(f"{store.path}: no patch with labels in it")
     return Dataset(store.name, store, by_split(samples), keys, True, known, reading)
 
 

@@ -179,8 +179,8 @@ class Dataset:
             key = wanted or "+".join(self.splits)
         else:
             known = ", ".join(repr(name) for name in self.splits if name)
-            has = f"; it has {known}" if known else "; it has no splits, leave --split out"
-            raise InputError(f"{self.store.path}: has no split {wanted!r}{has}")
+            has = f"it has {known}" if known else "it has no splits, leave --split out"
+            raise InputError(f"{self.store.path}: has no split {wanted!r}; {has}")
         if not samples:
             raise InputError(f"{self.store.path}: split {key!r} holds no image")
         if limit is not None and limit < len(samples):
@@ -202,11 +202,9 @@ class Dataset:
         """
         whole = "" if set(self.splits) == {""} else "train"
         samples = self.splits.get(whole, ())
-        keys = [sample.name or "/".join(PurePosixPath(sample.id).parts[-2:]) for sample in samples]
-        if len(set(keys)) < len(keys):
-            keys = [sample.id for sample in samples]
         groups: dict[str, list[Sample]] = {"train": [], "val": []}
-        for key, sample in zip(keys, samples, strict=True):
+        for sample in samples:
+            key = sample.name or "/".join(PurePosixPath(sample.id).parts[-2:])
             drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
             groups["val" if drawn < share * 2**64 else "train"].append(sample)
         divided = {name: tuple(group) for name, group in groups.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,17 +69,16 @@ def read_masks(path: Path, *, ignored: Sequence[str] = IGNORED, options: ImageOp
     numbered = _numbered_classes(store)
     classes = tuple(name for _, name in sorted(numbered.items()) if name.lower() not in ignored)
     values = {value: classes.index(name) if name in classes else -1 for value, name in numbered.items()}
-    files: dict[str, dict[tuple[str, str], str]] = {"images": {}, "masks": {}}
-    for name in store.names():
+    pairs: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in filter(is_image, store.names()):
         place = PurePosixPath(name)
-        if is_image(name) and place.parent.name in files:
-            files[place.parent.name][place.parent.parent.as_posix(), place.stem] = name
-    images, masks = files["images"], files["masks"]
-    lonely = sorted(set(images) ^ set(masks))
-    if not images or lonely:
-        found = f"{'/'.join(lonely[0])} has no partner" if lonely else "there are none"
+        if place.parent.name in ("images", "masks"):
+            pairs[str(place.parent.parent / place.stem)][place.parent.name] = name
+    lonely = [place for place, pair in pairs.items() if len(pair) < 2]
+    if not pairs or lonely:
+        found = f"{lonely[0]} has no partner" if lonely else "there are none"
         raise InputError(f"{path}: images/NAME and masks/NAME are needed in pairs; {found}")
-    samples = [(split_of(images[key]), Sample((images[key], masks[key]))) for key in sorted(images)]
+    samples = [(split_of(pair["images"]), Sample((pair["images"], pair["masks"]))) for pair in pairs.values()]
     return Dataset(
         store.name,
         store,

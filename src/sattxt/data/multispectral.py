@@ -22,11 +22,7 @@ from sattxt.images.tiff import read_pages
 
 #: The bands that RGB is rendered from, in its order.
 RGB_BANDS = ("B04", "B03", "B02")
-#: What a page's JSON description says of 8-bit values that are square-root coded.
-_SQUARE_ROOT = "(v/255)**2"
 _SUFFIXES = (".tif", ".tiff")
-#: A tile of floats that never reaches this holds reflectance in 0-1.
-_LEAST_FLOAT = 2
 
 Bands = dict[str, NDArray[np.float32]]
 
@@ -108,8 +104,7 @@ def read_bands(content: bytes, where: str, options: ImageOptions, scale: float =
             )
         if names is not None:
             own, names = names[: len(values)], names[len(values) :]
-        coding = _coding(page.description)
-        if coding == _SQUARE_ROOT:
+        if _coding(page.description) == "(v/255)**2":
             reflectance = np.square(values.astype(np.float32) / np.float32(255)) * np.float32(10_000)
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
@@ -135,7 +130,7 @@ def scaled(values: NDArray[Any], offset: float, scale: float, where: str) -> NDA
     if not np.isfinite(values).all():
         raise ImageError(f"{where}: holds NaN or infinity")
     found: NDArray[np.float32] = (values.astype(np.float32) - np.float32(offset)) * np.float32(scale)
-    if values.dtype.kind == "f" and 0 < (largest := float(np.abs(found).max())) < _LEAST_FLOAT:
+    if values.dtype.kind == "f" and 0 < (largest := float(np.abs(found).max())) < 2:
         raise ImageError(
             f"{where}: holds reflectance in 0-1 (at most {largest:.3g}) where 0-10000 is due; pass scale: 10000"
         )
@@ -181,5 +176,5 @@ def reading(
 ) -> ImageOptions:
     """How to read Sentinel-2 tiles: ``options``, with an offset and band names of its own where they are given."""
     options = options or ImageOptions(stretch="sentinel2")
-    offset = options.offset if offset == "auto" else offset
-    return replace(options, offset=offset, band_names=bands or options.band_names)
+    chosen = options.offset if offset == "auto" else offset
+    return replace(options, offset=chosen, band_names=bands or options.band_names)

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.data.bigearthnet import read_bigearthnet
-from sattxt.data.captions import read_captions
 from sattxt.data.dataset import Dataset
-from sattxt.data.folders import read_folders
-from sattxt.data.forestnet import read_forestnet
+from sattxt.data.labelled import read_captions, read_folders, read_forestnet, read_table
 from sattxt.data.multispectral import read_geotiffs
 from sattxt.data.ssl4eo import read_ssl4eo
-from sattxt.data.tables import TABLE_SUFFIXES, read_table
+from sattxt.data.tables import TABLE_SUFFIXES
 from sattxt.errors import InputError, near
 from sattxt.images.options import ImageOptions
 

@@ -207,8 +207,6 @@ def _open(store: Store, file: str) -> Any:
 def _zarr() -> Any:
     try:
         import zarr
-        import zarr.core.buffer.cpu
-        import zarr.storage
     except ImportError as error:
         raise MissingExtraError("train", "zarr", "reading SSL4EO-S12 shards") from error
     return zarr

@@ -7,17 +7,12 @@ import io
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.dataset import Dataset, Sample, by_split, split_name, split_of
-from sattxt.errors import InputError, LabelError, MissingExtraError, near
-from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import label_set
+from sattxt.errors import InputError, MissingExtraError, near
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path", "file_name")
@@ -33,44 +28,6 @@ class Row(NamedTuple):
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     split: str = ""
-
-
-def read_table(
-    path: Path,
-    *,
-    images: Path | None = None,
-    captions: Path | None = None,
-    image_column: str | None = None,
-    caption_columns: str | tuple[str, ...] | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-    options: ImageOptions | None = None,
-) -> Dataset:
-    """Images that a table (csv, jsonl, parquet) or a list (``.txt``, one path a line) names.
-
-    Columns that are not named are found by their names: the image by ``path``, ``image``, ``file``, ``filename``,
-    ``filepath``, ``image_path`` or ``file_name``; captions (a text or a list) by ``caption``, ``text`` or ``sentence``,
-    also in the plural or numbered; one class by ``label``, ``class`` or ``category``, several (a list, or joined with
-    ``;``) by ``labels``; ``split``, else the split is that of the path. Rows of one image are one sample.
-
-    Args:
-        images: the folder or archive that the paths are relative to; by default the table's folder.
-        captions: a parallel file, one caption (``.txt``) a line for each row.
-
-    Raises:
-        InputError: no such column, counts that differ between parallel files, or no row that can be used.
-        MissingExtraError: parquet without pyarrow.
-    """
-    rows, unusable, several = read_rows(
-        path,
-        captions,
-        image_column=image_column,
-        caption_columns=caption_columns,
-        label_column=label_column,
-        split_column=split_column,
-    )
-    store = open_store(images or path.parent)
-    return listed_dataset(store, rows, unusable, path, name=path.stem, several=several, options=options)
 
 
 def read_rows(
@@ -175,93 +132,6 @@ def _cell(value: Any, column: str, separator: str | None, kinds: Any) -> list[st
     if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in found):
         raise ValueError(f"{column!r} is {value!r}, not a text or a list of texts")
     return [text for item in found if (text := str(item).strip())]
-
-
-def listed_dataset(
-    store: Store,
-    rows: Sequence[Row],
-    skipped: Iterable[tuple[str, str]],
-    where: object,
-    *,
-    name: str | None = None,
-    known: str | None = None,
-    several: bool = False,
-    by_name: bool = False,
-    options: ImageOptions | None = None,
-) -> Dataset:
-    """The images among ``store`` that rows name.
-
-    Rows of one image are one sample with all of their captions; one said twice counts twice, as in the published
-    retrieval figures. What is not there, or has neither caption nor label, goes to ``skipped``.
-
-    Args:
-        where: the rows' file, for messages.
-        known: the label set that the labels are of; its order and all of its classes are kept.
-        several: whether a sample may have several labels.
-        by_name: whether an image that is not at its path is found by its file name, where that is unique.
-
-    Raises:
-        InputError: an image could be any of several, is in two splits, has two labels where it may have one or a label
-            that is not of ``known``; no row can be used.
-    """
-    everything = set(store.names())
-    called: dict[str, list[str]] = defaultdict(list)
-    for file_name in filter(is_image, everything if by_name else ()):
-        called[PurePosixPath(file_name).name].append(file_name)
-    left_out = list(skipped)
-    gathered: dict[str, list[Row]] = {}
-    for row in rows:
-        file = row.image if row.image in everything else _by_file_name(row, called, where)
-        if file is None:
-            left_out.append((row.image, f"is not in {store.path.name}"))
-        elif not row.captions and not row.labels and not several:
-            left_out.append((row.image, "has neither caption nor label"))
-        else:
-            gathered.setdefault(file, []).append(row)
-    if not gathered:
-        found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
-        raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
-    classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
-    samples = []
-    for file, group in gathered.items():
-        splits = {split_name(row.split) for row in group if row.split} or {split_of(file)}
-        labels = tuple(dict.fromkeys(position[label] for row in group for label in row.labels))
-        if len(splits) > 1:
-            raise InputError(f"{where}: {file} is in split {' and '.join(map(repr, sorted(splits)))}")
-        if len(labels) > 1 and not several:
-            raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
-        texts = tuple(text for row in group for text in row.captions)
-        samples.append((splits.pop(), Sample((file,), labels, texts)))
-    return Dataset(
-        name or store.name, store, by_split(samples), classes, several,
-        label_set=known, options=options or ImageOptions(), skipped=tuple(left_out),
-    )  # fmt: skip
-
-
-def _by_file_name(row: Row, called: Mapping[str, list[str]], where: object) -> str | None:
-    """The image of a row among those ``called`` by their file name; an error where it could be several."""
-    hits = called.get(PurePosixPath(row.image).name, [])
-    for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
-        hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
-    if len(hits) > 1:
-        raise InputError(f"{where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
-    return hits[0] if hits else None
-
-
-def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes of a data set, and each label's position among them: sorted, or in the order of a label set.
-
-    Raises:
-        InputError: a label is none of the label set ``known``.
-    """
-    found = sorted(labels)
-    if known is None:
-        return tuple(found), {label: i for i, label in enumerate(found)}
-    keys = label_set(known).keys
-    try:
-        return tuple(keys), {label: keys.index(label_set(known).find(label).key) for label in found}
-    except LabelError as error:
-        raise InputError(f"{where}: {error}; pass --dataset folder for class folders of any name") from error
 
 
 def table_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
