@@ -18,7 +18,7 @@ from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import PromptConfig
 from sattxt.training.recipe import Recipe, leave_out, read_recipe
-from sattxt.training.recipe_yaml import parse_override
+from sattxt.training.schema import parse_override
 from sattxt.training.sets import FieldsEntry, entry_config
 
 FLOATS = st.floats(1e-6, 1.0, allow_nan=False)

@@ -50,7 +50,7 @@ class RecipeFlags:
     def read(self, stage: str) -> Recipe:
         """The recipe; ``steps`` and ``seed`` are those of ``stage``."""
         from sattxt.training import read_recipe
-        from sattxt.training.recipe_yaml import parse_override
+        from sattxt.training.schema import parse_override
 
         _show_log()
         overrides = dict(parse_override(text) for text in self.values or [])
@@ -127,7 +127,7 @@ def export(
     sattxt train export --data DATA --run runs/mini --out my-model
     """
     read = recipe.read("align")
-    from sattxt.training.checkpoint import check_folder
+    from sattxt.training.records import check_folder
     from sattxt.training.run import AlignRun
     from sattxt.weights.directory import check_target
 

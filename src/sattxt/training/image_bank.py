@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sattxt.io import atomic_write
-from sattxt.training.checkpoint import checksum
+from sattxt.training.records import checksum
 from sattxt.training.tiles import Tiles
 
 log = logging.getLogger(__name__)

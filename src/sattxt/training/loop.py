@@ -30,10 +30,19 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
-from sattxt.training.checkpoint import CHECKPOINT, check_folder, restore, run_identity, trained_names, write_checkpoint
-from sattxt.training.logs import CsvLog, LossMeter, open_tensorboard
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
 from sattxt.training.optim import update_average, warmup_cosine
+from sattxt.training.records import (
+    CHECKPOINT,
+    CsvLog,
+    LossMeter,
+    check_folder,
+    open_tensorboard,
+    restore,
+    run_identity,
+    trained_names,
+    write_checkpoint,
+)
 from sattxt.training.schema import Config, Count, Whole
 
 log = logging.getLogger(__name__)

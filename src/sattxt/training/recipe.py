@@ -21,8 +21,7 @@ from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.base import StepConfig
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.prompts import PromptConfig
-from sattxt.training.recipe_yaml import override, read_yaml
-from sattxt.training.schema import Config, Count, Positive
+from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
 from sattxt.training.teachers.registry import TeacherSource
@@ -162,7 +161,7 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: ends in ``.yaml`` or ``.yml``, or is a shipped recipe's name.
-        overrides: dotted keys to values, as :func:`sattxt.training.recipe_yaml.parse_override` makes them of text:
+        overrides: dotted keys to values, as :func:`sattxt.training.schema.parse_override` makes them of text:
             ``align.steps``, ``align.sets.eurosat.count``. ``None`` takes a key or an entry out, so that its default
             holds.
 

@@ -21,7 +21,6 @@ from sattxt.config import ModelConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
-from sattxt.training.checkpoint import CHECKPOINT, restore
 from sattxt.training.loop import LoopOptions, fit
 from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
@@ -31,6 +30,7 @@ from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.optim import shared_copy
 from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import Recipe
+from sattxt.training.records import CHECKPOINT, restore
 from sattxt.training.sets import SetEntry, describe
 from sattxt.training.start import fixed_seed, initialise, load_vision
 from sattxt.training.teachers.registry import start_teacher

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sattxt.config import BackboneConfig, HeadConfig, ModelSource, VisionConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError, near
 from sattxt.io import read_json
-from sattxt.training.checkpoint import CHECKPOINT, read_checkpoint
+from sattxt.training.records import CHECKPOINT, read_checkpoint
 from sattxt.training.schema import Config, Count
 from sattxt.vision.tower import VisionTower, build_backbone
 from sattxt.weights.convert import read_backbone

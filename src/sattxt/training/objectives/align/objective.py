@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import atmosphere, augment, resize
-from sattxt.training.checkpoint import checksum
 from sattxt.training.image_bank import ImageBank, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel, add_noise, info_nce, positive_pairs
@@ -27,6 +26,7 @@ from sattxt.training.objectives.base import Batch, Objective, StepLosses, genera
 from sattxt.training.optim import measure_norms, parameter_groups
 from sattxt.training.prompts import PromptBook
 from sattxt.training.ranks import autocast, gather
+from sattxt.training.records import checksum
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
 from sattxt.vision.device import resolve_dtype
