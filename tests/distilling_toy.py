@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
+from sattxt.training.loop import Run
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.run import Run
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.tiles import Tiles
 

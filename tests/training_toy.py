@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
-from sattxt.training.loop import LoopOptions
+from sattxt.training.loop import LoopOptions, Run
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
-from sattxt.training.run import Run
 from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import Normalise, zero_shot_accuracy

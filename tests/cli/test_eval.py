@@ -238,7 +238,10 @@ def test_nothing_readable_is_an_error(model, tmp_path, capsys):
         (["spectral", "--data", "TILES"], "cannot be read as a TIFF"),
         (["segment", "--data", "TILES"], "no classes.json"),
         (["compare", "a.json", "b.json"], "a.json: cannot be read as a result"),
-        (["retrieval", "--data", "TILES", "--captions", "none.jsonl"], "none.jsonl: cannot be read (No such file or directory); pass"),
+        (
+            ["retrieval", "--data", "TILES", "--captions", "none.jsonl"],
+            "none.jsonl: cannot be read (No such file or directory); pass",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_one_line_and_exit_code_2(model, tiles, capsys, arguments, message):

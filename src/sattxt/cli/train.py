@@ -194,9 +194,9 @@ def _train(stage: str, data: Path, recipe: RecipeFlags, flags: LoopFlags, folder
     from tqdm import tqdm
 
     read = recipe.read(stage)
-    from sattxt.training.loop import LoopOptions, check_start
+    from sattxt.training.loop import LoopOptions, Run, check_start
     from sattxt.training.ranks import rank
-    from sattxt.training.run import AlignRun, Run, SRDRun
+    from sattxt.training.run import AlignRun, SRDRun
 
     given = vars(flags).copy()
     resume = given.pop("resume")

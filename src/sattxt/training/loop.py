@@ -8,15 +8,11 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-import signal
-import sys
-import threading
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
-from sattxt.training.optim import update_average, warmup_cosine
+from sattxt.training.optim import shared_copy, update_average, warmup_cosine
 from sattxt.training.records import (
     CHECKPOINT,
     CsvLog,
@@ -47,9 +43,7 @@ from sattxt.training.schema import Config, Count, Whole
 
 log = logging.getLogger(__name__)
 
-#: Called with a step and its row of ``losses.csv``, each time one is written.
-Progress = Callable[[int, dict[str, float]], None]
-Validate = Callable[[Any], Mapping[str, float]]
+Model = TypeVar("Model", bound=nn.Module)
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -73,115 +67,143 @@ def check_start(out: Path, options: LoopOptions, *, resume: bool) -> None:
     check_folder(out, resume=resume)
 
 
-def fit(
-    objective: Objective,
-    model: nn.Module,
-    average: nn.Module,
-    out: Path,
-    options: LoopOptions,
-    *,
-    resume: bool = False,
-    validate: Validate | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """Train ``model`` to the objective's last step; its moving average goes to ``average``.
+class Run(ABC, Generic[Model]):
+    """What the runs of both stages share. Everything a run writes goes to ``out``: ``last.ckpt`` (to resume from),
+    ``losses.csv``, ``validation.csv`` and ``tensorboard/``.
 
-    Args:
-        average: a copy of ``model``, from :func:`sattxt.training.optim.shared_copy`.
-        out: folder for ``last.ckpt``, ``losses.csv``, ``validation.csv`` and ``tensorboard/``.
-        resume: go on from ``last.ckpt``.
-        validate: figures of the averaged model, called in process 0.
-        progress: called in process 0 with each row of ``losses.csv``.
-
-    Returns:
-        the steps done: fewer than the objective's where the run was told to stop (SIGTERM, Ctrl-C). With ``shard`` the
-        trained weights are in ``last.ckpt`` alone.
-
-    Raises:
-        InputError: options that do not go together, or ``last.ckpt`` is there (or not there) against ``resume``.
-        WeightsError: ``last.ckpt`` is damaged, or of another run.
-        SatTxtError: the loss became NaN or infinite; the message names the tiles.
-        DiskFullError: no space is left; the previous checkpoint is kept.
+    model: what is trained. average: its moving average, what is exported and handed on. step: optimiser steps done.
     """
-    check_start(out, options, resume=resume)
-    board = open_tensorboard(out / "tensorboard") if options.tensorboard and ranks.rank() == 0 else None
-    state = restore(out / CHECKPOINT, objective, model, average) if resume else {}
-    identity, kept = run_identity(objective, model), trained_names(objective, model)
-    config, steps = objective.config, objective.config.steps
-    losses_log, validation_log = CsvLog(out / "losses.csv", board), CsvLog(out / "validation.csv", board)
-    device = ranks.join()
-    with stop_on_signal() as stop_asked:
-        if device.type == "cpu":
-            ranks.keep_freed_memory()
-        objective.prepare(model, out, device)
-        trained = copy.deepcopy(model) if options.shard else model
-        network = ranks.connect(_Stepper(objective, trained), device, shard=options.shard)
-        average.to(device)
-        optimizer = torch.optim.AdamW(objective.groups(trained), betas=(0.9, 0.98))
-        rates = [group["lr"] for group in optimizer.param_groups]
-        meter, main, done = LossMeter(**state.get("losses", {})), ranks.rank() == 0, state.get("step", 0)
-        if resume:
-            set_optimizer_state_dict(trained, optimizer, state.pop("optimizer"), options=_WHOLE)
 
-        def save() -> None:
-            weights = get_model_state_dict(trained, options=_WHOLE)  # every process takes part, process 0 gets all
-            moments = get_optimizer_state_dict(trained, optimizer, options=_WHOLE)
-            if main:
-                content = {"run": identity, "step": done, "optimizer": moments, "losses": meter.state()}
-                parts = {"model": weights, "average": average.state_dict()}
-                content |= {name: {k: v for k, v in part.items() if k in kept} for name, part in parts.items()}
-                write_checkpoint(out / CHECKPOINT, content)
+    def __init__(self, objective: Objective, model: Model, out: Path) -> None:
+        for module in objective.frozen(model):
+            module.requires_grad_(False)
+        self.objective, self.model, self.out = objective, model, out
+        self.average: Model = shared_copy(objective, model)  # type: ignore[assignment]
+        self.step = 0
+        self._restored: dict[str, Any] = {}
 
-        def measure() -> None:
-            if main and validate is not None and done and (done == steps or done % options.validate_every == 0):
-                figures = dict(validate(average))
-                if figures:
-                    validation_log.write(step=done, **figures)
-                    log.info("step %d: %s", done, figures)
+    @property
+    def checkpoint(self) -> Path:
+        """What :meth:`resume` goes on from."""
+        return self.out / CHECKPOINT
 
-        if main:
-            losses_log.rewind(done)
-            if done not in validation_log.rewind(done):
-                measure()  # the run was stopped between the step's checkpoint and its figures
-        batches = iter(DataLoader(StepBatches(objective, done), batch_size=None, num_workers=options.workers))
-        stopped = False
-        while done < steps and not stopped:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * warmup_cosine(done, config.warmup, steps)
-            network.train()
-            for module in objective.in_eval_mode(trained):
-                module.eval()
-            statistics: dict[str, list[Tensor]] = defaultdict(list)
-            for micro in range(config.accumulate):
-                batch: Batch = next(batches).to(device)
-                with ranks.gradients_of(network, micro + 1 == config.accumulate):
-                    found: StepLosses = network(batch)
-                    _check_finite(found.total, batch, objective)
-                    (found.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
-                meter.add(found.terms, len(batch) * ranks.ranks())
-                for name, value in found.statistics.items():
-                    statistics[name].append(value)
-            nn.utils.clip_grad_norm_([p for p in trained.parameters() if p.grad is not None], config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            means = {name: ranks.mean(torch.stack(values)) for name, values in statistics.items()}
-            objective.after_step(trained, means)
-            update_average(average, trained, config.ema, done)
-            done += 1
-            if done == steps or done % options.log_every == 0:
-                row = meter.row(done, optimizer.param_groups[-1]["lr"])  # of the last group, the heads
+    def resume(self) -> int:
+        """Take the weights of the checkpoint, so that :meth:`train` goes on from there; returns its step.
+
+        Raises:
+            InputError: there is none. WeightsError: it is damaged, or another run's.
+        """
+        self._restored = restore(self.checkpoint, self.objective, self.model, self.average)
+        self.step = self._restored["step"]
+        return self.step
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged model on the validation splits."""
+        return self.measure(self.average)
+
+    @abstractmethod
+    def measure(self, model: Any) -> dict[str, float]:
+        """Figures of a model on the validation splits."""
+
+    def train(
+        self,
+        options: LoopOptions | None = None,
+        *,
+        progress: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> int:
+        """Train to the recipe's last step, from the checkpoint's where :meth:`resume` was called before.
+
+        Args:
+            progress: called in process 0 with a step and its row of ``losses.csv``, each time one is written.
+
+        Returns:
+            the steps done: fewer than the objective's where the run was told to stop (SIGTERM, Ctrl-C).
+
+        Raises:
+            InputError: options that do not go together, or ``last.ckpt`` is there and :meth:`resume` was not called.
+            SatTxtError: the loss became NaN or infinite; the message names the tiles.
+            DiskFullError: no space is left; the previous checkpoint is kept.
+        """
+        options, objective, average, out = options or LoopOptions(), self.objective, self.average, self.out
+        state, self._restored = self._restored, {}
+        check_start(out, options, resume=bool(state))
+        board = open_tensorboard(out / "tensorboard") if options.tensorboard and ranks.rank() == 0 else None
+        identity, kept = run_identity(objective, self.model), trained_names(objective, self.model)
+        config, steps = objective.config, objective.config.steps
+        losses_log, validation_log = CsvLog(out / "losses.csv", board), CsvLog(out / "validation.csv", board)
+        device = ranks.join()
+        with ranks.stop_on_signal() as stop_asked:
+            if device.type == "cpu":
+                ranks.keep_freed_memory()
+            objective.prepare(self.model, out, device)
+            trained = copy.deepcopy(self.model) if options.shard else self.model
+            network = ranks.connect(_Stepper(objective, trained), device, shard=options.shard)
+            average.to(device)
+            optimizer = torch.optim.AdamW(objective.groups(trained), betas=(0.9, 0.98))
+            rates = [group["lr"] for group in optimizer.param_groups]
+            meter, main, done = LossMeter(**state.get("losses", {})), ranks.rank() == 0, state.get("step", 0)
+            if state:
+                set_optimizer_state_dict(trained, optimizer, state.pop("optimizer"), options=_WHOLE)
+
+            def save() -> None:
+                weights = get_model_state_dict(trained, options=_WHOLE)  # every process takes part, process 0 gets all
+                moments = get_optimizer_state_dict(trained, optimizer, options=_WHOLE)
                 if main:
-                    losses_log.write(**row)
-                    if progress is not None:
-                        progress(done, row)
-            stopped = ranks.any_rank(stop_asked(), device)
-            if stopped or done == steps or done % options.checkpoint_every == 0:
-                save()
-            measure()  # after the checkpoint: what takes minutes must not cost the step
-    ranks.wait()  # for the last checkpoint
-    model.cpu()
-    average.cpu()
-    return done
+                    content = {"run": identity, "step": done, "optimizer": moments, "losses": meter.state()}
+                    parts = {"model": weights, "average": average.state_dict()}
+                    content |= {name: {k: v for k, v in part.items() if k in kept} for name, part in parts.items()}
+                    write_checkpoint(self.checkpoint, content)
+
+            def measure() -> None:
+                if main and done and (done == steps or done % options.validate_every == 0):
+                    figures = self.measure(average)
+                    if figures:
+                        validation_log.write(step=done, **figures)
+                        log.info("step %d: %s", done, figures)
+
+            if main:
+                losses_log.rewind(done)
+                if done not in validation_log.rewind(done):
+                    measure()  # the run was stopped between the step's checkpoint and its figures
+            batches = iter(DataLoader(StepBatches(objective, done), batch_size=None, num_workers=options.workers))
+            stopped = False
+            while done < steps and not stopped:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * warmup_cosine(done, config.warmup, steps)
+                network.train()
+                for module in objective.in_eval_mode(trained):
+                    module.eval()
+                statistics: dict[str, list[Tensor]] = defaultdict(list)
+                for micro in range(config.accumulate):
+                    batch: Batch = next(batches).to(device)
+                    with ranks.gradients_of(network, micro + 1 == config.accumulate):
+                        found: StepLosses = network(batch)
+                        _check_finite(found.total, batch, objective)
+                        (found.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+                    meter.add(found.terms, len(batch) * ranks.ranks())
+                    for name, value in found.statistics.items():
+                        statistics[name].append(value)
+                nn.utils.clip_grad_norm_([p for p in trained.parameters() if p.grad is not None], config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                means = {name: ranks.mean(torch.stack(values)) for name, values in statistics.items()}
+                objective.after_step(trained, means)
+                update_average(average, trained, config.ema, done)
+                done += 1
+                if done == steps or done % options.log_every == 0:
+                    row = meter.row(done, optimizer.param_groups[-1]["lr"])  # of the last group, the heads
+                    if main:
+                        losses_log.write(**row)
+                        if progress is not None:
+                            progress(done, row)
+                stopped = ranks.any_rank(stop_asked(), device)
+                if stopped or done == steps or done % options.checkpoint_every == 0:
+                    save()
+                measure()  # after the checkpoint: what takes minutes must not cost the step
+        ranks.wait()  # for the last checkpoint
+        self.model.cpu()
+        average.cpu()
+        return self.resume() if self.checkpoint.is_file() else done  # sharded weights are in the checkpoint alone
 
 
 class _Stepper(nn.Module):
@@ -213,26 +235,6 @@ class StepBatches(IterableDataset[Batch]):
         turn, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for position in itertools.count(self.start * accumulate + turn, workers):
             yield self.objective.draw(*divmod(position, accumulate), ranks.rank(), ranks.ranks())
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGTERM or Ctrl-C came. A second Ctrl-C interrupts at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-        sys.stderr.write("\nsattxt: stopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
-
-    here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if here}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_finite(loss: Tensor, batch: Batch, objective: Objective) -> None:

@@ -1,4 +1,4 @@
-"""Where a run computes: several processes that train as one, their precision, and memory that stays with them.
+"""Where a run computes: several processes that train as one, their precision, memory and signals.
 
 The processes are started by torchrun; every function also works in a process on its own.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -143,3 +147,23 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether SIGTERM or Ctrl-C came. A second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        sys.stderr.write("\nsattxt: stopping after this step, with a checkpoint (Ctrl-C again: at once, without)\n")
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

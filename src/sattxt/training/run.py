@@ -7,30 +7,26 @@ import logging
 import math
 import sys
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
-from sattxt.training.loop import LoopOptions, fit
+from sattxt.training.loop import Run
 from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
-from sattxt.training.objectives.base import Objective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.optim import shared_copy
 from sattxt.training.prompts import PromptBook, SetTexts
 from sattxt.training.recipe import Recipe
-from sattxt.training.records import CHECKPOINT, restore
 from sattxt.training.sets import SetEntry, describe
 from sattxt.training.start import fixed_seed, initialise, load_vision
 from sattxt.training.teachers.registry import start_teacher
@@ -52,69 +48,6 @@ log = logging.getLogger(__name__)
 
 PLAIN_TEMPLATE = "a satellite image of {}"
 _SAMPLE = 50_000  # texts, evenly spaced, whose vectors say where an isometric text head has its origin
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-class Run(ABC, Generic[Model]):
-    """What the runs of both stages share. Everything a run writes goes to ``out``: ``last.ckpt`` (to resume from),
-    ``losses.csv`` and ``validation.csv``.
-
-    model: what is trained. average: its moving average, what is exported and handed on. step: optimiser steps done.
-    """
-
-    def __init__(self, objective: Objective, model: Model, out: Path) -> None:
-        for module in objective.frozen(model):
-            module.requires_grad_(False)
-        self.objective, self.model, self.out = objective, model, out
-        self.average: Model = shared_copy(objective, model)  # type: ignore[assignment]
-        self.step = 0
-        self._resume = False
-
-    @property
-    def checkpoint(self) -> Path:
-        """What :meth:`resume` goes on from."""
-        return self.out / CHECKPOINT
-
-    def resume(self) -> int:
-        """Take the weights of the checkpoint, so that :meth:`train` goes on from there; returns its step.
-
-        Raises:
-            InputError: there is none. WeightsError: it is damaged, or another run's.
-        """
-        self.step = restore(self.checkpoint, self.objective, self.model, self.average)["step"]
-        self._resume = True
-        return self.step
-
-    def train(
-        self,
-        options: LoopOptions | None = None,
-        *,
-        progress: Callable[[int, dict[str, float]], None] | None = None,
-    ) -> int:
-        """Train to the recipe's last step, from the checkpoint's where :meth:`resume` was called before.
-
-        Returns and raises: as :func:`sattxt.training.loop.fit`.
-        """
-        done = fit(
-            self.objective,
-            self.model,
-            self.average,
-            self.out,
-            options or LoopOptions(),
-            resume=self._resume,
-            validate=self.measure,
-            progress=progress,
-        )
-        return self.resume() if self.checkpoint.is_file() else done  # sharded weights are in the checkpoint alone
-
-    def validate(self) -> dict[str, float]:
-        """Figures of the averaged model on the validation splits."""
-        return self.measure(self.average)
-
-    @abstractmethod
-    def measure(self, model: Any) -> dict[str, float]:
-        """Figures of a model on the validation splits."""
 
 
 class AlignRun(Run[AlignModel]):

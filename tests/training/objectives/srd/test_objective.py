@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
-from sattxt.training.loop import LoopOptions
+from sattxt.training.loop import LoopOptions, Run
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.model import SRDModel
-from sattxt.training.run import Run
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.tiles import Tiles
