@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError
+from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError, WeightsError
 from sattxt.text.label_bank import LabelBank
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -75,9 +75,13 @@ def test_a_full_disk_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPa
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"x\.safetensors: cannot be written .*pass another path"):
-        make("a").save(tmp_path / "nowhere" / "x.safetensors")
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    make("a").save(tmp_path / "new" / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"new: cannot be written .*pass another folder"):
+        make("a").save(tmp_path / "new")
+    with pytest.raises(WeightsError, match=r"y\.safetensors: cannot be written .*pass another folder"):
+        make("a").save(tmp_path / "new" / "x.safetensors" / "y.safetensors")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.safetensors"]
 
 
 def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:

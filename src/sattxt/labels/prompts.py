@@ -58,15 +58,7 @@ def parse_templates(
     if templates is None:
         templates = default
     if isinstance(templates, str):
-        if templates in TEMPLATES:
-            return TEMPLATES[templates]
-        if "{}" not in templates:
-            hint = near(templates, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
-            raise InputError(
-                f"templates={templates!r} has no {{}} where the label goes and is no named set: "
-                f"pass a text such as 'a satellite image of {{}}'{hint}"
-            )
-        templates = [templates]
+        templates = TEMPLATES.get(templates, (templates,))
     if not isinstance(templates, Iterable):
         raise InputError(f"templates must be a text or a list of texts, not {type(templates).__name__}")
     checked: list[str] = []
@@ -74,9 +66,10 @@ def parse_templates(
         if not isinstance(template, str):
             raise InputError(f"templates[{position}] must be a text, not {type(template).__name__}")
         if template.count("{}") != 1:
+            hint = near(template, list(TEMPLATES)) or f"; the named sets are {', '.join(TEMPLATES)}"
             raise InputError(
-                f"template {template!r} must hold {{}} exactly once, where the label goes, "
-                f"such as 'a satellite image of {{}}' (it holds {template.count('{}')})"
+                f"template {template!r} must hold {{}} exactly once, where the label goes, such as 'a satellite image "
+                f"of {{}}' (it has {template.count('{}') or 'no'} {{}}){hint}"
             )
         if template in checked:
             raise InputError(f"template {template!r} is given twice: pass each once")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sattxt.config import build
 from sattxt.errors import WeightsError
 from sattxt.vision.attention import attention
 
@@ -45,10 +46,7 @@ class BertSizes:
             if (described.get(key) or default) != supported:
                 raise WeightsError(f"{where}: {key} is {described.get(key)!r}; {supported!r} is needed")
         values = {name: described[name] for name in cls.__dataclass_fields__ if described.get(name) is not None}
-        try:
-            sizes = cls(**values)
-        except TypeError as error:
-            raise WeightsError(f"{where}: {error}") from error
+        sizes = build(cls, values, where)
         if sizes.hidden_size % sizes.num_attention_heads:
             raise WeightsError(f"{where}: hidden_size is no multiple of num_attention_heads")
         return sizes

@@ -108,7 +108,7 @@ class TextCache(AbstractContextManager["TextCache"]):
             CacheError: a vector has another width.
         """
         accept = self.precision == "float16" if accept_float16 is None else accept_float16
-        texts_of = {text.encode("utf-8"): text for text in _listed(texts)}
+        texts_of = {text.encode("utf-8"): text for text in check_texts(texts, blank=True)}
         keys = list(texts_of)
         found: dict[str, FloatArray] = {}
         for start in range(0, len(keys), _ROWS):
@@ -142,7 +142,7 @@ class TextCache(AbstractContextManager["TextCache"]):
             InputError: a text is no string, or holds lone surrogates.
             DiskFullError: no space is left; what was written before is kept, this call's earlier part included.
         """
-        keys = [text.encode("utf-8") for text in _listed(texts)]
+        keys = [text.encode("utf-8") for text in check_texts(texts, blank=True)]
         stored = as_stored(vectors, len(keys), self.precision)
         firsts = sorted({key: index for index, key in reversed(list(enumerate(keys)))}.values())
         written = 0
@@ -320,12 +320,6 @@ def as_stored(vectors: npt.ArrayLike, count: int, precision: Precision) -> npt.N
             f"vectors[{int(np.argmin(finite))}] holds NaN or infinity, or values too large for {dtype.name}{advice}"
         )
     return stored
-
-
-def _listed(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise InputError("texts is str; pass a list of strings")
-    return check_texts(texts, blank=True)
 
 
 def _seed(space: str, dtype: str) -> int:

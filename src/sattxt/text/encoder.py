@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FloatArray = npt.NDArray[np.float32]
-#: Called after each batch with its texts and their (B, hidden) float32 vectors.
-OnBatch = Callable[[list[str], FloatArray], None]
 #: Token ids of a text, and 1 for each of them that is pooled, else 0.
 Row = tuple[list[int], list[int]]
 
@@ -74,7 +72,7 @@ class TextEncoder(ABC):
         *,
         instruction: str | None = None,
         progress: bool = False,
-        on_batch: OnBatch | None = None,
+        on_batch: Callable[[list[str], FloatArray], None] | None = None,
     ) -> FloatArray:
         """(N, hidden) float32 pooled vectors, in the order of ``texts``.
 
@@ -84,7 +82,7 @@ class TextEncoder(ABC):
         Args:
             instruction: put before every text; it steers the encoder and is not pooled. ``None`` takes the config's.
             progress: show a bar on stderr after one second.
-            on_batch: called with each batch as soon as it is computed.
+            on_batch: called after each batch with its texts and their (B, hidden) float32 vectors.
 
         Raises:
             InputError: a text is empty or no string, or the instruction leaves no room for it.

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sattxt.errors import BankMismatchError, CacheError, DiskFullError, InputError, WeightsError
-from sattxt.io import atomic_write, first_line
+from sattxt.errors import BankMismatchError, CacheError, InputError
+from sattxt.io import atomic_write
 from sattxt.text.cache import as_stored
 from sattxt.text.encoder import FloatArray, check_texts
 
@@ -72,7 +72,6 @@ class LabelBank:
             absent = [prompt for prompt in prompts if prompt not in known]
             if absent:
                 raise InputError(f"label {label!r} has a prompt without a vector: {absent[0]!r}")
-        self.labels = {label: list(prompts) for label, prompts in self.labels.items()}
 
     @property
     def prompts(self) -> dict[str, list[str]]:
@@ -85,8 +84,8 @@ class LabelBank:
         """Write one safetensors file, whole or not at all; an older file of that name stays until then.
 
         Raises:
-            DiskFullError: no space is left; an older file is untouched.
-            CacheError: the file cannot be written.
+            DiskFullError: no space is left. WeightsError: the file cannot be written. An older one is untouched.
+            CacheError: the texts are too long for one file.
         """
         from safetensors.numpy import save
 
@@ -105,17 +104,10 @@ class LabelBank:
         facts["checksum"] = _checksum(facts, self.vectors)
         if sum(len(json.dumps(value, ensure_ascii=False).encode()) for value in facts.values()) > _HEADER_BYTES:
             raise CacheError(f"{path}: the texts are too long for one file; save them as several banks")
-        if not target.parent.is_dir():
-            raise CacheError(f"{target}: cannot be written (no such folder); pass another path")
-        try:
-            with atomic_write(target) as file:
-                file.write(save({"vectors": self.vectors}, metadata=facts))
-                file.flush()
-                os.fsync(file.fileno())
-        except DiskFullError:
-            raise
-        except (OSError, WeightsError) as error:
-            raise CacheError(f"{target}: cannot be written ({first_line(error)}); pass another path") from error
+        with atomic_write(target) as file:
+            file.write(save({"vectors": self.vectors}, metadata=facts))
+            file.flush()
+            os.fsync(file.fileno())
         return target
 
     @classmethod
@@ -141,11 +133,8 @@ class LabelBank:
                         f"{file}: a label bank of version {facts.get('version')}; update sattxt to read it"
                     )
                 vectors = opened.get_tensor("vectors")
-        except (SafetensorError, OSError, TypeError) as error:
-            raise CacheError(f"{file}: damaged, or no label bank ({error}); {again}") from error
-        if facts.pop("checksum", None) != _checksum(facts, vectors):
-            raise CacheError(f"{file}: damaged (its checksum differs); {again}")
-        try:
+            if facts.pop("checksum", None) != _checksum(facts, vectors):
+                raise CacheError(f"{file}: damaged (its checksum differs); {again}")
             return cls(
                 texts=json.loads(facts["texts"]),
                 vectors=vectors,
@@ -153,8 +142,8 @@ class LabelBank:
                 source=str(file),
                 **{key: facts[key] for key in ("space", "model", "instruction", "created")},
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise CacheError(f"{file}: not a sound label bank ({error}); {again}") from error
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise CacheError(f"{file}: damaged, or no label bank ({error}); {again}") from error
 
     @classmethod
     def merge(cls, banks: Iterable[LabelBank]) -> LabelBank:

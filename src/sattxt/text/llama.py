@@ -42,9 +42,12 @@ def load_merged(
     _check_folder(base, ("config.json", "*.safetensors"), "model_type", "llama", "a Llama checkpoint")
     for adapter in adapters:
         _check_folder(adapter, _ADAPTER_FILES, "peft_type", "LORA", "a peft LoRA adapter")
-        _require("peft", "merging the text encoder's adapters")
-    if device_map is not None:
-        _require("accelerate", f"device_map={device_map!r}")
+    for package, purpose in (
+        ("peft", "merging the text encoder's adapters" if adapters else None),
+        ("accelerate", None if device_map is None else f"device_map={device_map!r}"),
+    ):
+        if purpose is not None and find_spec(package) is None:
+            raise MissingExtraError("llm", package, purpose)
     placement: Any = device_map
     if device_map is None and device.type != "cpu" and find_spec("accelerate") is not None:
         placement = {"": device}  # straight to the device, not through the CPU's memory
@@ -91,10 +94,8 @@ def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> Path:
     model = load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    source = tokenizer_folder(base, adapters)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    for path in tokenizer_folder(base, adapters).glob("tokenizer*.json"):
+        shutil.copyfile(path, folder / path.name)
     return folder
 
 
@@ -172,8 +173,9 @@ def _merge(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed property
             wrapped = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        joined = " ".join(str(error).split())[:300]  # the first line names no tensor
-        raise WeightsError(f"{adapter}: the adapter does not fit the language model ({joined})") from error
+        raise WeightsError(  # the first line names no tensor
+            f"{adapter}: the adapter does not fit the language model ({' '.join(str(error).split())[:300]})"
+        ) from error
     with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
         different = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
     if different:
@@ -195,8 +197,3 @@ def _check_folder(folder: Path, names: Sequence[str], key: str, needed: str, kin
     found = read_json(folder / names[0]).get(key)
     if found != needed:
         raise WeightsError(f"{folder}: {key} is {found!r}; {needed!r} is needed")
-
-
-def _require(package: str, purpose: str) -> None:
-    if find_spec(package) is None:
-        raise MissingExtraError("llm", package, purpose)

@@ -121,8 +121,8 @@ class LLM2VecEncoder(TextEncoder):
         limit = self.config.max_text_tokens
         shorter = text
         while limit is not None:
-            count = len(self._tokenizer.encode(shorter, add_special_tokens=False).ids)
-            count = min(count, self.config.max_length)
+            tokens = self._tokenizer.encode(shorter, add_special_tokens=False).ids
+            count = min(len(tokens), self.config.max_length)
             if count <= limit:
                 break
             words = shorter.split()

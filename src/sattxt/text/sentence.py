@@ -1,9 +1,10 @@
-"""`SentenceEncoder`: a small BERT-like text encoder, read from a folder (float32 or int8 weights), mean pooled."""
+"""`SentenceEncoder`: a small BERT-like text encoder, mean pooled, from a folder; its weights in float32 or 8 bits."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,13 +13,16 @@ from torch import Tensor
 from sattxt.config import TextEncoderConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
-from sattxt.text.bert import Bert, build_bert
+from sattxt.text.bert import build_bert
 from sattxt.text.encoder import Row, TextEncoder, read_tokenizer
-from sattxt.text.quantize import pack_int8, unpack_int8
 from sattxt.weights.checksums import digest_files, sha256_file
 from sattxt.weights.tensors import read_safetensors
 
-_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+#: A packed matrix ``name`` is int8; its row scales are stored beside it as ``name + SCALE_SUFFIX``, float32.
+SCALE_SUFFIX = ".row_scale"
+
+_LEVELS = 127
+_CLIPS = tuple(1.0 - 0.01 * step for step in range(41))  # of the row's largest magnitude: 1.00 down to 0.60
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class SentenceEncoder(TextEncoder):
     ) -> None:
         super().__init__(config, dtype)
         folder = Path(folder)
-        model = _open_bert(folder)
+        model = build_bert(read_json(folder / "config.json"), _read_state(folder), str(folder))
         if model.sizes.hidden_size != config.hidden_size:
             raise WeightsError(
                 f"{folder}: text encoder width is {model.sizes.hidden_size}, config.json says {config.hidden_size}"
@@ -110,6 +114,7 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
     state = _read_state(source)
     dropped = ("_name_or_path", "transformers_version", "gradient_checkpointing")
     config = {key: value for key, value in read_json(source / "config.json").items() if key not in dropped}
+    build_bert(config, state, str(source))  # proves that nothing is missing
     tokenizer = {**read_json(source / "tokenizer.json"), "truncation": None, "padding": None}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (
@@ -120,30 +125,82 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
     weights = out / "model.safetensors"
     save_file(pack_int8(state) if int8 else state, weights, metadata={"format": "pt"})
     weights.chmod(0o644)
-    _open_bert(out)  # proves that the folder is complete
     return digest_sentence_encoder(out)
 
 
 def digest_sentence_encoder(folder: str | Path) -> str:
     """sha256 over weights, tokeniser and config of a sentence encoder's folder."""
-    return digest_files((name, sha256_file(Path(folder, name))) for name in _FILES)
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    return digest_files((name, sha256_file(Path(folder, name))) for name in names)
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
     """The encoder's float32 tensors, without pooler, buffers and a ``bert.`` prefix."""
-    missing = next((name for name in _FILES if not (folder / name).is_file()), None)
-    if missing is not None:
-        raise WeightsError(f"{folder}: {missing} is missing; a text encoder's folder holds {', '.join(_FILES)}")
     path = folder / "model.safetensors"
-    stored = read_safetensors(path)
-    try:
-        state = unpack_int8(stored)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    state = unpack_int8(read_safetensors(path), where=path)
     named = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
     return {k: v for k, v in named.items() if not k.startswith(("pooler.", "cls.")) and not k.endswith("position_ids")}
 
 
-def _open_bert(folder: Path) -> Bert:
-    state = _read_state(folder)
-    return build_bert(read_json(folder / "config.json"), state, str(folder))
+def pack_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Quantise every float32 matrix symmetrically, one scale per row (output channel); other tensors stay.
+
+    A row ``w`` is stored as ``round(w / s)`` clamped to [-127, 127]; ``s`` is the one of 41 clipping points (60 % to
+    100 % of the row's largest magnitude) with the least squared error. The same input gives the same bytes.
+
+    Raises:
+        WeightsError: a tensor has NaN or infinite values.
+    """
+    packed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{name}: NaN or infinite weights cannot be packed")
+        if tensor.is_floating_point() and tensor.ndim == 2:
+            packed[name], packed[name + SCALE_SUFFIX] = _quantise(tensor)
+        else:
+            packed[name] = tensor
+    return packed
+
+
+def unpack_int8(packed: Mapping[str, Tensor], where: object = "packed weights") -> dict[str, Tensor]:
+    """Undo :func:`pack_int8`: all floating tensors float32. A state without int8 matrices passes, cast to float32.
+
+    Args:
+        where: the file, for errors.
+
+    Raises:
+        WeightsError: an int8 matrix lacks its scales, or scales lack their matrix or do not fit it.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in packed.items():
+        scale = packed.get(name + SCALE_SUFFIX)
+        if name.endswith(SCALE_SUFFIX):
+            if name.removesuffix(SCALE_SUFFIX) not in packed:
+                raise WeightsError(f"{where}: {name}: the matrix that these scales belong to is missing")
+        elif scale is not None:
+            if tensor.dtype != torch.int8 or tensor.ndim != 2 or scale.shape != tensor.shape[:1]:
+                raise WeightsError(f"{where}: {name}: {tuple(tensor.shape)} {tensor.dtype} does not fit its row scales")
+            state[name] = tensor.float() * scale.float()[:, None]
+        elif tensor.dtype == torch.int8:
+            raise WeightsError(f"{where}: {name}: int8 matrix without {name + SCALE_SUFFIX}")
+        else:
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+def _quantise(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, C) float32 to (R, C) int8 and (R,) float32 scales."""
+    largest = values.abs().amax(dim=1)
+    # A row of zeros, or of values too small to divide, is stored with scale 1 (as zeros).
+    usable = largest / _LEVELS >= torch.finfo(torch.float32).tiny
+    best_scale = torch.where(usable, largest / _LEVELS, torch.ones_like(largest))
+    best_error = torch.full_like(largest, torch.inf)
+    for clip in _CLIPS:
+        scale = torch.where(usable, largest * clip / _LEVELS, torch.ones_like(largest))
+        codes = (values / scale[:, None]).round_().clamp_(-_LEVELS, _LEVELS)
+        error = (codes.mul_(scale[:, None]).sub_(values)).square_().sum(dim=1)
+        better = error < best_error
+        best_scale = torch.where(better, scale, best_scale)
+        best_error = torch.where(better, error, best_error)
+    codes = (values / best_scale[:, None]).round_().clamp_(-_LEVELS, _LEVELS)
+    return codes.to(torch.int8), best_scale

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprin
 from sattxt.text.label_bank import LabelBank
 from sattxt.weights.tensors import check_tensors, require_tensor
 
-_CACHE_FAILURES = (CacheError, DiskFullError, OSError)
 _KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
 
 
@@ -140,21 +140,21 @@ class TextTower:
         for known in (self._known.get(exact, {}), self._known.get(space, {})):
             found.update((text, known[text]) for text in listed if text in known)
         wanted = [text for text in listed if text not in found]
-        found.update(self._cached(exact, wanted))
+        width = self.config.hidden_size
+        found.update(self._ask_cache(lambda cache: cache.get_many(exact, wanted, width=width), {}))
         # What `sattxt labels import` brought lies under the fingerprint alone, rounded if the bank was.
-        wanted = [text for text in wanted if text not in found]
-        found.update(self._cached(space, wanted, accept_float16=True))
-        wanted = list(dict.fromkeys(text for text in wanted if text not in found))
-        if wanted:
-            vectors = self.open_encoder(wanted).encode(
-                wanted,
+        rest = [text for text in wanted if text not in found]
+        found.update(self._ask_cache(lambda cache: cache.get_many(space, rest, width=width, accept_float16=True), {}))
+        new = list(dict.fromkeys(text for text in rest if text not in found))
+        if new:
+            vectors = self.open_encoder(new).encode(
+                new,
                 instruction=instruction,
                 progress=progress,
                 on_batch=lambda batch, values: self._store(exact, batch, values),
             )
-            found.update(zip(wanted, vectors, strict=True))
-        stacked = np.array([found[text] for text in listed], dtype=np.float32)
-        return stacked.reshape(len(listed), self.config.hidden_size)
+            found.update(zip(new, vectors, strict=True))
+        return np.array([found[text] for text in listed], dtype=np.float32).reshape(len(listed), width)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, instruction: str | None = None, progress: bool = False) -> Tensor:
@@ -211,32 +211,28 @@ class TextTower:
                     ) from error
             return self._encoder
 
-    def _cached(self, space: str, texts: list[str], *, accept_float16: bool | None = None) -> dict[str, FloatArray]:
-        if self._cache is None or not texts:
-            return {}
-        try:
-            return self._cache.get_many(space, texts, width=self.config.hidden_size, accept_float16=accept_float16)
-        except _CACHE_FAILURES as error:
-            self._give_up_cache(error)
-            return {}
-
     def _store(self, space: str, texts: list[str], vectors: FloatArray) -> None:
         """Keep a batch on disk; in memory where there is no cache, or it fails."""
-        if self._cache is not None:
-            try:
-                if self._cache.put_many(space, texts, vectors) == len(texts):
-                    return  # fewer: the file is read-only (it warned), or another process was faster
-            except _CACHE_FAILURES as error:
-                self._give_up_cache(error)
+        if self._ask_cache(lambda cache: cache.put_many(space, texts, vectors), 0) == len(texts):
+            return  # fewer: the file is read-only (it warned), or another process was faster
         kept = self._known.setdefault(space, {})
         kept.update(zip(texts, vectors, strict=True))
         for oldest in list(kept)[: max(0, len(kept) - _KEPT_TEXTS)]:
             del kept[oldest]
 
-    def _give_up_cache(self, error: Exception) -> None:
-        """Tell that the cache fails, once, and go on without it: what is computed is still returned."""
-        self._cache = None
-        warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
+    def _ask_cache(self, ask: Callable[[TextCache], Any], otherwise: Any) -> Any:
+        """What the cache answers, ``otherwise`` where there is none.
+
+        That it fails is told once, and the work goes on without it: what is computed is still returned.
+        """
+        if self._cache is None:
+            return otherwise
+        try:
+            return ask(self._cache)
+        except (CacheError, DiskFullError, OSError) as error:
+            self._cache = None
+            warnings.warn(f"going on without the text cache: {error}", TextCacheWarning, stacklevel=2)
+            return otherwise
 
 
 def open_text_tower(
@@ -261,7 +257,6 @@ def open_text_tower(
         device, device_map: where the encoder runs; the head is on ``device``.
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
-    chosen: torch.dtype = dtype or getattr(torch, config.dtype)
 
     def open_encoder() -> TextEncoder:
         if config.kind == "sentence":
@@ -269,14 +264,14 @@ def open_text_tower(
 
             if encoder_dir is None:
                 raise TextEncoderUnavailableError("the model directory holds no text_encoder/")
-            return SentenceEncoder(config, encoder_dir, dtype=chosen, device=device)
+            return SentenceEncoder(config, encoder_dir, dtype=dtype, device=device)
         from sattxt.text.llm2vec import LLM2VecEncoder
 
         return LLM2VecEncoder(
             config,
             base=encoder_dir,
             adapters=None if encoder_dir is None else (),
-            dtype=chosen,
+            dtype=dtype,
             device=device,
             device_map=device_map,
             cache_dir=cache_dir,
@@ -284,11 +279,10 @@ def open_text_tower(
             token=token,
         )
 
-    tower = TextTower(
+    return TextTower(
         config,
         TextHead.from_state(head_state),
         encoder_factory=open_encoder,
         cache=cache,
-        dtype=str(chosen).removeprefix("torch."),
-    )
-    return tower.to(device)
+        dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+    ).to(device)
