@@ -19,7 +19,7 @@ import numpy as np
 from evaluation_fakes import spectral_tiles
 from PIL import Image
 
-from sattxt.data.masks import read_masks
+from sattxt.data.labelled import read_masks
 from sattxt.data.registry import open_data
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder, unit

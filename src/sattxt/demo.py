@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
-from sattxt.errors import InputError, MissingExtraError
+from sattxt.errors import InputError, MissingExtraError, import_extra
 from sattxt.io import user_cache_dir
 from sattxt.vision.embeddings import FloatArray
 
@@ -134,13 +134,9 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
 
 def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path) -> None:
     """The scores over the dimmed mosaic, the best places marked, as a PNG."""
-    try:
-        import matplotlib
+    import_extra("matplotlib", "demo", "matplotlib", "drawing the heat map").use("Agg")
+    import matplotlib.pyplot as plt
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError("demo", "matplotlib", "drawing the heat map") from error
     height, width = mosaic.shape[:2]
     rows, columns = scores.shape
     small = np.asarray(Image.fromarray(mosaic).resize((width // 3, height // 3), Image.Resampling.BOX))

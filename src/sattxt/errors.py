@@ -8,6 +8,7 @@ in which file or argument, and what to pass instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 
@@ -86,6 +87,14 @@ class MissingExtraError(SatTxtError, ImportError):
     def __init__(self, extra: str, package: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package)
         self.extra = extra
+
+
+def import_extra(module: str, extra: str, package: str, purpose: str) -> Any:
+    """A module of an optional package; :class:`MissingExtraError` where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(extra, package, purpose) from error
 
 
 def near(text: str, known: Sequence[str]) -> str:

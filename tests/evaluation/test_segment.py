@@ -10,7 +10,7 @@ import pytest
 from evaluation_fakes import ColourEncoder, prompts, tile, write_folders
 from PIL import Image
 
-from sattxt.data.masks import read_masks
+from sattxt.data.labelled import read_masks
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
 from sattxt.evaluation.embeddings import Embedder

@@ -12,7 +12,7 @@ import typer
 
 import sattxt
 from sattxt.cli import inputs, options, output
-from sattxt.errors import InputError, MissingExtraError
+from sattxt.errors import InputError, import_extra
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -110,9 +110,5 @@ def _write(path: Path, ids: Sequence[str], parts: Sequence[Any], model: str) -> 
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("geo", "pyarrow", "writing .parquet") from error
-    return pyarrow, pyarrow.parquet
+    extra = ("geo", "pyarrow", "writing .parquet")
+    return import_extra("pyarrow", *extra), import_extra("pyarrow.parquet", *extra)

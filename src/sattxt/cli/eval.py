@@ -10,7 +10,7 @@ import typer
 
 from sattxt.cli import inputs, options, output
 from sattxt.cli.eval_options import Setup, put_table, read_words
-from sattxt.data.masks import IGNORED, read_masks
+from sattxt.data.labelled import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
 from sattxt.evaluation.probe import REPEATS, SHOTS, probe, spectral

@@ -6,8 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import Dataset, Sample, by_split, split_name
-from sattxt.data.labelled import class_positions
+from sattxt.data.dataset import Dataset, Sample, by_split, class_positions, split_name
 from sattxt.data.tables import check_columns, parse_table
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.data.archive import Store
-from sattxt.errors import InputError
+from sattxt.data.archive import Store, is_image
+from sattxt.errors import InputError, LabelError
 from sattxt.images.load import default_workers
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
+from sattxt.labels.sets import label_set
 
 #: How splits are called in folders, files and columns.
 SPLITS = {
@@ -218,3 +220,99 @@ def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, .
     for split, sample in samples:
         groups.setdefault(split, []).append(sample)
     return {name: tuple(groups[name]) for name in sorted(groups, key=lambda name: (order.get(name, 9), name))}
+
+
+class Row(NamedTuple):
+    """One image of a list. split: as written, "" where it is not said."""
+
+    image: str
+    captions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    split: str = ""
+
+
+def listed_dataset(
+    store: Store,
+    rows: Sequence[Row],
+    skipped: Iterable[tuple[str, str]],
+    where: object,
+    *,
+    name: str | None = None,
+    known: str | None = None,
+    several: bool = False,
+    by_name: bool = False,
+    options: ImageOptions | None = None,
+) -> Dataset:
+    """The images among ``store`` that rows name.
+
+    Rows of one image are one sample with all of their captions; one said twice counts twice, as in the published
+    retrieval figures. What is not there, or has neither caption nor label, goes to ``skipped``.
+
+    Args:
+        where: the rows' file, for messages.
+        known: the label set that the labels are of; its order and all of its classes are kept.
+        several: whether a sample may have several labels.
+        by_name: whether an image that is not at its path is found by its file name, where that is unique.
+
+    Raises:
+        InputError: an image could be any of several, is in two splits, has two labels where it may have one or a label
+            that is not of ``known``; no row can be used.
+    """
+    everything = set(store.names())
+    called: dict[str, list[str]] = defaultdict(list)
+    for file_name in filter(is_image, everything if by_name else ()):
+        called[PurePosixPath(file_name).name].append(file_name)
+    left_out = list(skipped)
+    gathered: dict[str, list[Row]] = {}
+    for row in rows:
+        file = row.image if row.image in everything else _by_file_name(row, called, where)
+        if file is None:
+            left_out.append((row.image, f"is not in {store.path.name}"))
+        elif not row.captions and not row.labels and not several:
+            left_out.append((row.image, "has neither caption nor label"))
+        else:
+            gathered.setdefault(file, []).append(row)
+    if not gathered:
+        found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
+        raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
+    classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
+    samples = []
+    for file, group in gathered.items():
+        splits = {split_name(row.split) for row in group if row.split} or {split_of(file)}
+        labels = tuple(dict.fromkeys(position[label] for row in group for label in row.labels))
+        if len(splits) > 1:
+            raise InputError(f"{where}: {file} is in split {' and '.join(map(repr, sorted(splits)))}")
+        if len(labels) > 1 and not several:
+            raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
+        texts = tuple(text for row in group for text in row.captions)
+        samples.append((splits.pop(), Sample((file,), labels, texts)))
+    return Dataset(
+        name or store.name, store, by_split(samples), classes, several,
+        label_set=known, options=options or ImageOptions(), skipped=tuple(left_out),
+    )  # fmt: skip
+
+
+def _by_file_name(row: Row, called: Mapping[str, list[str]], where: object) -> str | None:
+    """The image of a row among those ``called`` by their file name; an error where it could be several."""
+    hits = called.get(PurePosixPath(row.image).name, [])
+    for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
+        hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
+    if len(hits) > 1:
+        raise InputError(f"{where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
+    return hits[0] if hits else None
+
+
+def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes of a data set, and each label's position among them: sorted, or in the order of a label set.
+
+    Raises:
+        InputError: a label is none of the label set ``known``.
+    """
+    found = sorted(labels)
+    if known is None:
+        return tuple(found), {label: i for i, label in enumerate(found)}
+    keys = label_set(known).keys
+    try:
+        return tuple(keys), {label: keys.index(label_set(known).find(label).key) for label in found}
+    except LabelError as error:
+        raise InputError(f"{where}: {error}; pass --dataset folder for class folders of any name") from error

@@ -1,22 +1,30 @@
-"""Pictures with classes or captions: class folders, tables, the files of published caption sets, ForestNet."""
+"""Pictures with classes, captions or label maps: folders, tables, the files of published caption sets, ForestNet."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from sattxt.data.archive import Store, is_image, open_store
-from sattxt.data.dataset import SPLITS, Dataset, Sample, by_split, split_name, split_of
-from sattxt.data.tables import TABLE_SUFFIXES, Row, check_columns, parse_table, read_file, read_rows
-from sattxt.errors import InputError, LabelError
+from sattxt.data.dataset import SPLITS, Dataset, Row, Sample, Samples, by_split, listed_dataset, split_of
+from sattxt.data.tables import TABLE_SUFFIXES, check_columns, parse_table, read_file, read_rows
+from sattxt.errors import InputError
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
-from sattxt.labels.sets import label_set
 
+#: Classes whose pixels count for nothing.
+IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")
 _NWPU_RAW = re.compile(r"raw(?:_(\d+))?$")
 #: How EuroSAT's multispectral tiles are seen as its RGB tiles are.
 _EUROSAT_MS = ImageOptions(stretch="sentinel2", bands=("B04", "B03", "B02"), band_names=EUROSAT_MS)
@@ -199,88 +207,79 @@ def read_forestnet(path: Path, *, merged: bool = False, options: ImageOptions | 
     return listed_dataset(store, rows, [], path, known=None if merged else "forestnet-12", options=options)
 
 
-def listed_dataset(
-    store: Store,
-    rows: Sequence[Row],
-    skipped: Iterable[tuple[str, str]],
-    where: object,
-    *,
-    name: str | None = None,
-    known: str | None = None,
-    several: bool = False,
-    by_name: bool = False,
-    options: ImageOptions | None = None,
-) -> Dataset:
-    """The images among ``store`` that rows name.
+@dataclass(frozen=True)
+class MaskedSamples(Samples):
+    """Samples whose files are an image and its mask.
 
-    Rows of one image are one sample with all of their captions; one said twice counts twice, as in the published
-    retrieval figures. What is not there, or has neither caption nor label, goes to ``skipped``.
+    values: value in the masks to position among the classes, -1 for values whose pixels are ignored.
+    """
+
+    values: dict[int, int] = field(default_factory=dict)
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """(H, W) class of every pixel, -1 where it is ignored.
+
+        Raises:
+            InputError: the mask cannot be read, is no single-band image, or has a value that is no class.
+        """
+        name = self.samples[index].files[1]
+        where = f"{self.store.path}/{name}"
+        try:
+            with Image.open(io.BytesIO(self.store.read(name))) as image:
+                mask = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{where}: cannot be read as an image ({error})") from error
+        if mask.ndim != 2:
+            raise InputError(f"{where}: has {mask.shape[-1]} bands; a mask has one, of class numbers")
+        found, places = np.unique(mask, return_inverse=True)
+        unknown = [value for value in found.tolist() if value not in self.values]
+        if unknown:
+            raise InputError(f"{where}: value {unknown[0]} is no class of classes.json")
+        return np.array([self.values[value] for value in found.tolist()])[places].reshape(mask.shape)
+
+
+def read_masks(path: Path, *, ignored: Sequence[str] = IGNORED, options: ImageOptions | None = None) -> Dataset:
+    """Images with a label map each, below split folders or not; their splits are :class:`MaskedSamples`.
+
+    ``classes.json`` is an object of number in the masks to class name, or a list of names from number 0 on.
 
     Args:
-        where: the rows' file, for messages.
-        known: the label set that the labels are of; its order and all of its classes are kept.
-        several: whether a sample may have several labels.
-        by_name: whether an image that is not at its path is found by its file name, where that is unique.
+        ignored: names, in lower case, of classes whose pixels count for nothing.
 
     Raises:
-        InputError: an image could be any of several, is in two splits, has two labels where it may have one or a label
-            that is not of ``known``; no row can be used.
+        InputError: ``classes.json`` is missing or of another form, or a file has no partner.
     """
-    everything = set(store.names())
-    called: dict[str, list[str]] = defaultdict(list)
-    for file_name in filter(is_image, everything if by_name else ()):
-        called[PurePosixPath(file_name).name].append(file_name)
-    left_out = list(skipped)
-    gathered: dict[str, list[Row]] = {}
-    for row in rows:
-        file = row.image if row.image in everything else _by_file_name(row, called, where)
-        if file is None:
-            left_out.append((row.image, f"is not in {store.path.name}"))
-        elif not row.captions and not row.labels and not several:
-            left_out.append((row.image, "has neither caption nor label"))
-        else:
-            gathered.setdefault(file, []).append(row)
-    if not gathered:
-        found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
-        raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
-    classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
-    samples = []
-    for file, group in gathered.items():
-        splits = {split_name(row.split) for row in group if row.split} or {split_of(file)}
-        labels = tuple(dict.fromkeys(position[label] for row in group for label in row.labels))
-        if len(splits) > 1:
-            raise InputError(f"{where}: {file} is in split {' and '.join(map(repr, sorted(splits)))}")
-        if len(labels) > 1 and not several:
-            raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
-        texts = tuple(text for row in group for text in row.captions)
-        samples.append((splits.pop(), Sample((file,), labels, texts)))
+    store = open_store(path)
+    numbered = _numbered_classes(store)
+    classes = tuple(name for _, name in sorted(numbered.items()) if name.lower() not in ignored)
+    values = {value: classes.index(name) if name in classes else -1 for value, name in numbered.items()}
+    pairs: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in filter(is_image, store.names()):
+        place = PurePosixPath(name)
+        if place.parent.name in ("images", "masks"):
+            pairs[str(place.parent.parent / place.stem)][place.parent.name] = name
+    lonely = [place for place, pair in pairs.items() if len(pair) < 2]
+    if not pairs or lonely:
+        found = f"{lonely[0]} has no partner" if lonely else "there are none"
+        raise InputError(f"{path}: images/NAME and masks/NAME are needed in pairs; {found}")
+    samples = [(split_of(pair["images"]), Sample((pair["images"], pair["masks"]))) for pair in pairs.values()]
     return Dataset(
-        name or store.name, store, by_split(samples), classes, several,
-        label_set=known, options=options or ImageOptions(), skipped=tuple(left_out),
-    )  # fmt: skip
+        store.name,
+        store,
+        by_split(samples),
+        classes,
+        options=options or ImageOptions(),
+        view=partial(MaskedSamples, values=values),
+    )
 
 
-def _by_file_name(row: Row, called: Mapping[str, list[str]], where: object) -> str | None:
-    """The image of a row among those ``called`` by their file name; an error where it could be several."""
-    hits = called.get(PurePosixPath(row.image).name, [])
-    for place in (*(f"{label}/{row.image}" for label in row.labels), row.image):
-        hits = [hit for hit in hits if f"/{hit}".endswith(f"/{place}")] or hits
-    if len(hits) > 1:
-        raise InputError(f"{where}: {row.image!r} could be any of {', '.join(sorted(hits)[:3])}")
-    return hits[0] if hits else None
-
-
-def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes of a data set, and each label's position among them: sorted, or in the order of a label set.
-
-    Raises:
-        InputError: a label is none of the label set ``known``.
-    """
-    found = sorted(labels)
-    if known is None:
-        return tuple(found), {label: i for i, label in enumerate(found)}
-    keys = label_set(known).keys
+def _numbered_classes(store: Store) -> dict[int, str]:
+    name = next((name for name in store.names() if PurePosixPath(name).name == "classes.json"), None)
+    if name is None:
+        raise InputError(f"{store.path}: no classes.json (number to class name) in it")
     try:
-        return tuple(keys), {label: keys.index(label_set(known).find(label).key) for label in found}
-    except LabelError as error:
-        raise InputError(f"{where}: {error}; pass --dataset folder for class folders of any name") from error
+        found = json.loads(store.read(name))
+        pairs = enumerate(found) if isinstance(found, list) else found.items()
+        return {int(value): str(label) for value, label in pairs}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{store.path}/{name}: an object of number to class name is needed ({error})") from error

@@ -38,7 +38,7 @@ from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import Dataset, Sample
 from sattxt.data.multispectral import RGB_BANDS, Bands, BandSamples, named, reading, scaled
 from sattxt.data.tables import check_columns, table_rows
-from sattxt.errors import ImageError, InputError, MissingExtraError
+from sattxt.errors import ImageError, InputError, import_extra
 from sattxt.images.bands import SENTINEL2_L1C, SENTINEL2_L2A
 from sattxt.images.load import default_workers
 from sattxt.images.options import ImageOptions
@@ -205,11 +205,7 @@ def _open(store: Store, file: str) -> Any:
 
 
 def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise MissingExtraError("train", "zarr", "reading SSL4EO-S12 shards") from error
-    return zarr
+    return import_extra("zarr", "train", "zarr", "reading SSL4EO-S12 shards")
 
 
 def _captioned(

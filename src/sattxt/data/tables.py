@@ -10,24 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from sattxt.errors import InputError, MissingExtraError, near
+from sattxt.data.dataset import Row
+from sattxt.errors import InputError, import_extra, near
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path", "file_name")
 _CAPTION_COLUMN = re.compile(r"(captions?|texts?|sentences?)(?:_?\d+)?$", re.IGNORECASE)
 _LABEL_COLUMNS = ("label", "labels", "class", "category")
 _MANY_LABELS = "labels"
-
-
-class Row(NamedTuple):
-    """One image of a list. split: as written, "" where it is not said."""
-
-    image: str
-    captions: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    split: str = ""
 
 
 def read_rows(
@@ -183,10 +175,7 @@ def parse_table(content: bytes, where: str, columns: Sequence[str] | None = None
 
 
 def _parse_parquet(content: bytes, where: str, columns: Sequence[str] | None) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("geo", "pyarrow", f"{where}: reading parquet") from error
+    parquet = import_extra("pyarrow.parquet", "geo", "pyarrow", f"{where}: reading parquet")
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
         chosen = None if columns is None else [c for c in file.schema_arrow.names if c in columns]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import InputError, MissingExtraError, UnknownModelError
+from sattxt.errors import InputError, UnknownModelError, import_extra
 from sattxt.io import first_line
 from sattxt.labels.prompts import TEMPLATES
 from sattxt.vision.embeddings import FloatArray
@@ -251,10 +251,7 @@ def _open_open_clip(location: str, offline: bool, batch_size: int | None, device
         )
     if offline and not location.startswith("local-dir:") and not (pretrained and Path(pretrained).exists()):
         raise InputError(f"--model open_clip:{location}: --offline needs a checkpoint file in the place of the tag")
-    try:
-        import open_clip  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("peers", "open_clip_torch", f"open_clip:{location}") from error
+    open_clip = import_extra("open_clip", "peers", "open_clip_torch", f"open_clip:{location}")
     model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
     tokenize = open_clip.get_tokenizer(architecture)
     model = model.to(device).eval()

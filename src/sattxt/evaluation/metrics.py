@@ -6,13 +6,12 @@ Most are given sample by sample or class by class, for intervals and tables. Sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import MissingExtraError
+from sattxt.errors import import_extra
 
 Array = NDArray[Any]
 
@@ -23,10 +22,7 @@ def sklearn(module: str) -> Any:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    try:
-        return import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise MissingExtraError("eval", "scikit-learn", "measuring a model") from error
+    return import_extra(f"sklearn.{module}", "eval", "scikit-learn", "measuring a model")
 
 
 def percent(values: Array) -> float:

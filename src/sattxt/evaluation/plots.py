@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sattxt.errors import MissingExtraError
+from sattxt.errors import import_extra
 from sattxt.evaluation.metrics import sklearn
 
 _COUNTED = 25  # classes up to which a confusion matrix has numbers written in
@@ -100,11 +100,7 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
 
 
 def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("eval", "matplotlib", "drawing a result") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    extra = ("eval", "matplotlib", "drawing a result")
+    figure = import_extra("matplotlib.figure", *extra).Figure(figsize=(width, height), layout="constrained")
+    import_extra("matplotlib.backends.backend_agg", *extra).FigureCanvasAgg(figure)
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sattxt.data.dataset import Samples
-from sattxt.data.masks import MaskedSamples
+from sattxt.data.labelled import MaskedSamples
 from sattxt.errors import InputError
 from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
@@ -41,7 +41,7 @@ def segment(
     """
     encoder = embedder.encoder
     if not isinstance(data, MaskedSamples):
-        raise InputError(f"{data.store.path}: has no label maps; open it with sattxt.data.masks.read_masks")
+        raise InputError(f"{data.store.path}: has no label maps; open it with sattxt.data.labelled.read_masks")
     if not isinstance(encoder, SatTxtEncoder):
         raise InputError(f"{encoder.name}: segmentation needs patch tokens in the text's space, which it does not give")
     prompts = dict(zip(classes.keys, classes.prompts, strict=True))

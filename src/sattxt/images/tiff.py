@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from sattxt.errors import ImageError, MissingExtraError
+from sattxt.errors import ImageError, MissingExtraError, import_extra
 from sattxt.images.bands import as_number, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
 from sattxt.images.stretch import to_255
@@ -329,12 +329,8 @@ def _opened(source: Path | bytes, where: str) -> Iterator[Any]:
 
 
 def _rasterio(where: str) -> Any:
-    try:
-        import rasterio
-    except ImportError as error:
-        raise MissingExtraError(
-            "geo", "rasterio", f"{where}: reading this TIFF (Pillow cannot, or it is damaged)"
-        ) from error
+    purpose = f"{where}: reading this TIFF (Pillow cannot, or it is damaged)"
+    rasterio = import_extra("rasterio", "geo", "rasterio", purpose)
     _allow_missing_positions()
     return rasterio
 
