@@ -114,7 +114,7 @@ def open_set(entry: dict[str, Any], root: Path, split: str, *, pairs: bool = Fal
     from sattxt.training.sets import entry_config
 
     config = entry_config(str(entry.get("kind") or ""), pairs=pairs)
-    return config.parse({"name": "t", "count": 1, **entry}).open(root, split)
+    return config(**{"name": "t", "count": 1, **entry}).open(root, split)
 
 
 def open_pairs(entry: dict[str, Any], root: Path, split: str) -> Tiles:

@@ -14,8 +14,7 @@ from release_files import LLM
 from sattxt.errors import InputError, WeightsError
 from sattxt.training.prompts import Prompt
 from sattxt.training.recipe import read_recipe
-from sattxt.training.run import AlignRun, SRDRun
-from sattxt.training.teachers.registry import start_teacher
+from sattxt.training.run import AlignRun, SRDRun, start_teacher
 
 #: The full-size recipe made small by overrides alone.
 TINY: dict[str, Any] = {

@@ -57,10 +57,10 @@ FIELDS = {"kind": "drawn", "name": "fields", "tiles": 3}
 
 def test_values_are_taken_as_yaml_writes_them() -> None:
     values = {"steps": 3, "rate": 2, "sizes": [64, 96], "noise": {"area": [0.5, 1]}, "loss": None, "sets": [FIELDS]}
-    config = Settings.parse(values)
+    config = Settings(**values)
     assert config == Settings(steps=3, rate=2.0, sizes=(64, 96), noise=Noise(area=(0.5, 1.0)), sets=(Drawn(**FIELDS),))
     assert config.loss == "plain"
-    assert config.replace(steps=4) == Settings.parse({**values, "steps": 4})
+    assert config.replace(steps=4) == Settings(**{**values, "steps": 4})
     with pytest.raises(ValidationError, match="frozen"):
         config.steps = 5
 
@@ -108,14 +108,6 @@ def test_an_error_names_the_key_and_what_to_pass(values: dict[str, Any], message
     with pytest.raises(InputError) as raised:
         Settings(**values)
     assert str(raised.value) == message
-    with pytest.raises(InputError) as raised:
-        Settings.parse(values)
-    assert str(raised.value) == message
-
-
-def test_a_config_is_a_mapping() -> None:
-    with pytest.raises(InputError, match=r"\[1\]: pass a mapping"):
-        Settings.parse([1])
 
 
 def test_a_copy_with_changes_is_checked() -> None:

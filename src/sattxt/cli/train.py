@@ -223,9 +223,5 @@ def _train(stage: str, data: Path, recipe: RecipeFlags, flags: LoopFlags, folder
 
 def _show_log() -> None:
     """This library's notes on stderr: tiles read and skipped, texts computed, figures of validation."""
-    log = logging.getLogger("sattxt")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("sattxt: %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
+    logging.basicConfig(format="sattxt: %(message)s")
+    logging.getLogger("sattxt").setLevel(logging.INFO)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import InputError, near
+from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.io import read_json
 from sattxt.labels.sets import humanise
 from sattxt.training.objectives.align.config import AlignConfig
@@ -24,7 +25,6 @@ from sattxt.training.prompts import PromptConfig
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
-from sattxt.training.teachers.registry import TeacherSource
 from sattxt.training.text_start import LLMSource, SentenceSource
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,36 @@ class HeadBlock(Config):
     depth: Count  # transformer blocks
     heads: Count  # attention heads; dim is a multiple of them
     ffn_dim: Count  # width inside a block
+
+
+class GalileoSource(Config):
+    """A Galileo encoder."""
+
+    kind: Literal["galileo"]
+    path: str  # the published folder, under the data folder or anywhere
+    patch_size: Count = 8  # pixels a patch, at most the stored kernels' side
+    month: Annotated[int, Field(ge=0, le=11)] = 5  # of the tiles' acquisition, 0 is January
+    metres: Positive = 10.0  # ground size of a pixel
+
+
+class SpectralGPTSource(Config):
+    """A SpectralGPT encoder."""
+
+    kind: Literal["spectralgpt"]
+    path: str  # the authors' checkpoint file
+    heads: Count | None = None  # attention heads; None: width / 64
+
+
+class RandomSource(Config):
+    """A strided convolution of random weights, for dry runs."""
+
+    kind: Literal["random"]
+    bands: tuple[str, ...] = SENTINEL2_L2A
+    width: Count = 16  # of its tokens
+    patch: Count = 8  # pixels a token, each way
+
+
+TeacherSource: TypeAlias = Annotated[GalileoSource | SpectralGPTSource | RandomSource, Field(discriminator="kind")]
 
 
 class SRDBlock(SRDConfig):
@@ -183,7 +213,7 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if isinstance(align, dict) and isinstance(align.get("vocabulary"), str):
             path = find_path(align["vocabulary"], source.parent, "align.vocabulary")  # beside the recipe, or anywhere
             align["vocabulary"] = read_json(path) if path.suffix == ".json" else read_yaml(path)
-        recipe = Recipe.parse(tree)
+        recipe = Recipe(**{str(key): value for key, value in tree.items()})
         for name in [recipe.leave_out] if isinstance(recipe.leave_out, str) else recipe.leave_out:
             recipe = leave_out(recipe, name)
     except InputError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError
@@ -26,10 +26,12 @@ from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.prompts import PromptBook, SetTexts
-from sattxt.training.recipe import Recipe
+from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource
 from sattxt.training.sets import SetEntry, describe
-from sattxt.training.start import fixed_seed, initialise, load_vision
-from sattxt.training.teachers.registry import start_teacher
+from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
+from sattxt.training.teachers.base import CallableTeacher, Teacher
+from sattxt.training.teachers.galileo import GalileoTeacher
+from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
 from sattxt.training.text_bank import build_bank
 from sattxt.training.text_start import start_text
 from sattxt.training.tiles import Tiles
@@ -193,6 +195,28 @@ class SRDRun(Run[SRDModel]):
         """The distiller's figures on each validation split, under the set's name."""
         figures = {tiles.name: self.distiller.validate(model, tiles) for tiles in self.validation}
         return {f"{name}_{key}": round(value, 4) for name, found in figures.items() for key, value in found.items()}
+
+
+def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teacher:
+    """The teacher of a recipe's ``srd.teacher``.
+
+    Args:
+        data: the folder that ``path`` starts from.
+        seed: of a random teacher.
+
+    Raises:
+        InputError: the path does not exist.
+        WeightsError: the weights are not those of such a teacher.
+    """
+    if isinstance(source, RandomSource):
+        with fixed_seed(seed):
+            network = nn.Conv2d(len(source.bands), source.width, source.patch, source.patch)
+        return CallableTeacher(network, source.bands, source.width, name="random", mean=(1500.0,), std=(1000.0,))
+    path = find_path(source.path, data, "srd.teacher.path")
+    options = source.model_dump(exclude={"kind", "path"})
+    if isinstance(source, GalileoSource):
+        return GalileoTeacher.from_folder(path, **options)
+    return SpectralGPTTeacher.from_checkpoint(path, **options)
 
 
 @contextmanager

@@ -70,14 +70,6 @@ class Config(BaseModel):
     # Pydantic then makes the configs inside this one by itself, so that one error has the whole path.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
-    @classmethod
-    def parse(cls: type[_Self], values: Any) -> _Self:
-        """A config of the mapping ``values``."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            _explain(values, error)
-
     def replace(self: _Self, **changes: Any) -> _Self:
         """A copy with other values, checked like new ones."""
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
@@ -118,7 +110,7 @@ def _explain(values: Any, error: ValidationError) -> NoReturn:
         texts = [_EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in tried]
         expected = " or ".join(dict.fromkeys(texts))
         choices = re.findall("'([^']*)'", expected) if kind in ("literal_error", "union_tag_invalid") else []
-        message = f"{path}={value!r}: pass {expected}{near(str(value), choices)}".removeprefix("=")
+        message = f"{path}={value!r}: pass {expected}{near(str(value), choices)}"
     raise InputError(message) from None
 
 
