@@ -215,7 +215,7 @@ def test_a_damaged_cache_file_warns_and_the_work_goes_on(tmp_path):
 def test_a_cached_vector_of_another_width_is_told_and_not_used(cache):
     cache.put_many(fingerprint(CONFIG, None, "float32"), ["a"], np.zeros((1, 5), np.float32))
     encoder = CountingEncoder()
-    with pytest.warns(TextCacheWarning, match=r"text\.sqlite3: .*width 5 for 'a'.*width 8; delete the file"):
+    with pytest.warns(TextCacheWarning, match=r"text\.sqlite3: .*width 5, for 'a'.*width 8: delete the file"):
         vectors = _tower(encoder, cache).pooled("a")
     np.testing.assert_array_equal(vectors[0], encoder.vector("a"))
 

@@ -113,15 +113,15 @@ class TextCache(AbstractContextManager["TextCache"]):
         found: dict[str, FloatArray] = {}
         for start in range(0, len(keys), _ROWS):
             with self._open() as connection:
-                if connection is not None:
-                    rows = self._sound_rows(connection, space, keys[start : start + _ROWS], accept)
-                    found.update((texts_of[key], vector.astype(np.float32)) for key, vector in rows)
-        for text, vector in found.items():
-            if width not in (None, len(vector)):
+                if connection is None:
+                    return {}
+                rows = self._sound_rows(connection, space, keys[start : start + _ROWS], accept)
+            if rows and width not in (None, len(rows[0][1])):  # all vectors of a space have one
                 raise CacheError(
-                    f"{self.path}: holds a vector of width {len(vector)} for {text[:40]!r}, this text encoder's have "
-                    f"width {width}; delete the file, or pass text_cache=False"
+                    f"{self.path}: holds vectors of width {len(rows[0][1])}, for {texts_of[rows[0][0]][:40]!r} among "
+                    f"others; this text encoder's have width {width}: delete the file, or pass text_cache=False"
                 )
+            found.update((texts_of[key], vector.astype(np.float32)) for key, vector in rows)
         return found
 
     def put_many(self, space: str, texts: Sequence[str], vectors: npt.ArrayLike) -> int:

@@ -171,7 +171,7 @@ class LabelBank:
                 )
             for text, vector in zip(bank.texts, bank.vectors, strict=True):
                 kept, owner = vectors.setdefault(text, vector), owners.setdefault(text, name)
-                if np.linalg.norm(vector - kept) > _TOLERANCE * np.linalg.norm(kept):
+                if kept is not vector and np.linalg.norm(vector - kept) > _TOLERANCE * np.linalg.norm(kept):
                     raise CacheError(f"{owner} and {name} hold different vectors for {text!r}; build one of them again")
             for label, prompts in bank.labels.items():
                 if labels.setdefault(label, prompts) != prompts:
