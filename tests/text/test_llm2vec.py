@@ -209,6 +209,26 @@ def test_a_missing_tensor_is_named(folder, tmp_path):
         LLM2VecEncoder(CONFIG, base=base)
 
 
+def test_a_damaged_file_is_named(folder, tmp_path):
+    path = _base(folder, tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read as safetensors"):
+        LLM2VecEncoder(CONFIG, base=path.parent)
+
+
+def test_a_missing_shard_is_named(folder, tmp_path):
+    base = _base(folder, tmp_path)
+    (base / "model.safetensors").rename(base / "model-00001-of-00002.safetensors")
+    places = {
+        "norm.weight": "model-00001-of-00002.safetensors",
+        "embed_tokens.weight": "model-00002-of-00002.safetensors",
+    }
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match=gone):
+        LLM2VecEncoder(CONFIG, base=base)
+
+
 def test_a_causal_lm_checkpoint_is_read_as_the_same_encoder(folder, adapters, tmp_path, meta, expected):
     base = _base(folder, tmp_path)
     state = {f"model.{name}": tensor for name, tensor in load_file(base / "model.safetensors").items()}

@@ -51,9 +51,9 @@ def load_merged(
     placement: Any = device_map
     if device_map is None and device.type != "cpu" and find_spec("accelerate") is not None:
         placement = {"": device}  # straight to the device, not through the CPU's memory
+    needed = weights_bytes(sorted(base.glob("*.safetensors")), dtype, skip=_NOT_USED)
+    require_memory(needed, device, dtype=dtype, spread=device_map is not None)
     try:
-        needed = weights_bytes(sorted(base.glob("*.safetensors")), dtype, skip=_NOT_USED)
-        require_memory(needed, device, dtype=dtype, spread=device_map is not None)
         loaded: Any = LlamaModel.from_pretrained(
             base,
             dtype=dtype,
@@ -78,7 +78,7 @@ def load_merged(
     return model.eval().requires_grad_(False)
 
 
-def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> Path:
+def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> None:
     """Merge adapters into a language model and write it as one folder, in the base's own precision.
 
     Args:
@@ -92,11 +92,9 @@ def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> Path:
     with safe_open(min(base.glob("*.safetensors")), "pt") as stored:
         dtype: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
     model = load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
-    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     for path in tokenizer_folder(base, adapters).glob("tokenizer*.json"):
         shutil.copyfile(path, folder / path.name)
-    return folder
 
 
 def bidirectional_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,14 +112,20 @@ def weights_bytes(files: Sequence[Path], dtype: torch.dtype, *, skip: tuple[str,
     """Bytes that the floating tensors of safetensors files take in ``dtype``, read from the files' headers.
 
     Tensors whose name starts with one of ``skip`` do not count.
+
+    Raises:
+        WeightsError: a file is no safetensors file.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     numbers = 0
     for path in files:
-        with safe_open(path, "pt") as stored:
-            slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
-            numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
+        try:
+            with safe_open(path, "pt") as stored:
+                slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
+                numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read as safetensors ({first_line(error)})") from error
     return numbers * dtype.itemsize
 
 
