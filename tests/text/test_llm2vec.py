@@ -218,11 +218,9 @@ def test_a_damaged_file_is_named(folder, tmp_path):
 
 def test_a_missing_shard_is_named(folder, tmp_path):
     base = _base(folder, tmp_path)
-    (base / "model.safetensors").rename(base / "model-00001-of-00002.safetensors")
-    places = {
-        "norm.weight": "model-00001-of-00002.safetensors",
-        "embed_tokens.weight": "model-00002-of-00002.safetensors",
-    }
+    there, gone = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    (base / "model.safetensors").rename(base / there)
+    places = {"norm.weight": there, "embed_tokens.weight": gone}
     index = {"metadata": {"total_size": 1}, "weight_map": places}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match=gone):
