@@ -87,3 +87,25 @@ def test_any_tiles_can_be_seen_with_their_bands(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no file ending in \.tif or \.tiff"):
         open_data(tmp_path / "empty", "geotiff")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+@pytest.mark.parametrize("offset", ["auto", None, 0, 400])
+def test_an_offset_means_the_same_for_pictures_and_for_bands(tmp_path, kind, offset):
+    told = geotiff(bands(1500).astype(kind), ["B02", "B03", "B04", "B08"], tags={"PROCESSING_BASELINE": "05.09"})
+    pack(tmp_path / "x.zip", {"train/lake/a.tif": told})
+    unit = "0-10000" if kind == np.float32 else None
+    options = ImageOptions(stretch="sentinel2", bands=("B04", "B03", "B02"), offset=offset, value_range=unit)
+    plain = open_data(tmp_path / "x.zip", options=options).split("train")
+    with_offset = 1500 - (1000 if offset == "auto" and kind == np.uint16 else 400 if offset == 400 else 0)
+    assert with_bands(plain).bands(0)["B02"][0, 0] == with_offset
+    assert np.abs(with_bands(plain).image(0) - plain.image(0)).max() <= 0.5
+
+
+def test_names_and_an_offset_of_a_recipe_hold_beside_reading_options(tmp_path):
+    pack(tmp_path / "x.zip", {"train/a.tif": geotiff(bands(1500))})
+    options = ImageOptions(stretch="sentinel2", offset=300)
+    tiles = open_data(tmp_path / "x.zip", "geotiff", bands=tuple(NAMES), options=options).split("train")
+    assert tiles.bands(0)["B02"][0, 0] == 1200
+    tiles = open_data(tmp_path / "x.zip", "geotiff", bands=tuple(NAMES), offset=0, options=options).split("train")
+    assert tiles.bands(0)["B02"][0, 0] == 1500

@@ -11,7 +11,9 @@ import pytest
 import torch
 from tile_files import open_pairs, open_set, pack, table
 
+from sattxt.data.registry import open_data
 from sattxt.errors import InputError, MissingExtraError
+from sattxt.images.options import ImageOptions
 from sattxt.training.sets import describe
 
 L2A = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
@@ -129,6 +131,14 @@ def test_an_offset_that_is_named_is_the_one_taken_off(chunk_files, offset):
     entry = {"name": "c", "kind": "ssl4eo", "path": "ssl4eo", "size": SIDE, "offset": offset}
     spectral = open_pairs(entry, chunk_files, "train").spectral(torch.tensor([0]))
     assert torch.equal(spectral[0], torch.from_numpy(reflectance(0, 0)).float() + 1000 - offset)
+
+
+def test_reading_options_hold_for_patches(chunk_files):
+    options = ImageOptions(stretch="sentinel2", offset=0)
+    for modality, expected in (("S2L2A", reflectance(0, 0) + 1000), ("S2RGB", None)):
+        patches = open_data(chunk_files / "ssl4eo", "ssl4eo", modality=modality, options=options).split("train")
+        assert patches.image(0).shape == (SIDE, SIDE, 3)
+        assert expected is None or np.array_equal(patches.bands(0)["B02"], expected[1])
 
 
 def test_tar_shards_join_captions_by_the_location_in_them(tar_shards):

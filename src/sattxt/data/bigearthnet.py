@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from sattxt.data.archive import Store, open_store
-from sattxt.data.dataset import Dataset, Sample, by_split, class_positions, split_name
+from sattxt.data.dataset import Dataset, Row, listed_dataset
 from sattxt.data.tables import check_columns, parse_table
 from sattxt.errors import InputError
 from sattxt.images.options import ImageOptions
@@ -49,24 +49,22 @@ def read_bigearthnet(path: Path, *, classes: int = 19, options: ImageOptions | N
         InputError: neither layout is found, or 43 classes are asked of version 2, which has 19.
     """
     store = open_store(path)
-    reading = options or ImageOptions(stretch="sentinel2", offset=None)
     names = store.names()
     bands = {PurePosixPath(n).name: n for n in names if n.endswith(tuple(f"_{band}.tif" for band in _RGB))}
     if not bands:
         raise InputError(f"{store.path}: no patch (..._B04.tif, ..._B03.tif, ..._B02.tif) in it")
     tables = [n for n in names if PurePosixPath(n).name == "metadata.parquet"]
     labelled = _version_2(store, tables[0], classes) if tables else _version_1(store, names, classes)
-    known = f"bigearthnet-{classes}"
-    keys, position = class_positions({label for *_, labels in labelled for label in labels}, known, path)
-    samples = []
+    rows = []
     for patch, split, labels in labelled:
         files = tuple(bands.get(f"{patch}_{band}.tif", "") for band in _RGB)
         if not labels or not any(files):
             continue  # of the 43 classes, eleven are in no group of the 19; and a subset of the patches may be unpacked
         if not all(files):
             raise InputError(f"{store.path}: patch {patch} lacks one of its bands {', '.join(_RGB)}")
-        samples.append((split, Sample(files, tuple(sorted(map(position.__getitem__, labels))))))
-    return Dataset(store.name, store, by_split(samples), keys, True, known, reading)
+        rows.append(Row(files[0], (), tuple(labels), split, files[1:]))
+    options = options or ImageOptions(stretch="sentinel2", offset=None)
+    return listed_dataset(store, rows, (), path, known=f"bigearthnet-{classes}", several=True, options=options)
 
 
 def _version_1(store: Store, names: list[str], classes: int) -> list[tuple[str, str, list[str]]]:
@@ -100,4 +98,4 @@ def _version_2(store: Store, table: str, classes: int) -> list[tuple[str, str, l
     where, columns = f"{store.path}/{table}", ("patch_id", "labels", "split")
     rows = parse_table(store.read(table), where, columns)
     check_columns(where, rows, columns)
-    return [(row["patch_id"], split_name(row["split"] or ""), row["labels"]) for row in rows]
+    return [(row["patch_id"], row["split"] or "", row["labels"]) for row in rows]

@@ -223,12 +223,13 @@ def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, .
 
 
 class Row(NamedTuple):
-    """One image of a list. split: as written, "" where it is not said."""
+    """One image of a list. split: as written, "" where it is not said. more: further files of the image."""
 
     image: str
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     split: str = ""
+    more: tuple[str, ...] = ()
 
 
 def listed_dataset(
@@ -275,17 +276,17 @@ def listed_dataset(
     if not gathered:
         found = "such as {}: {}".format(*left_out[0]) if left_out else "it names none"
         raise InputError(f"{where}: none of its {len(left_out)} images can be used, {found}")
-    classes, position = class_positions({label for row in rows for label in row.labels}, known, where)
+    classes, position = _class_positions({label for row in rows for label in row.labels}, known, where)
     samples = []
     for file, group in gathered.items():
         splits = {split_name(row.split) for row in group if row.split} or {split_of(file)}
-        labels = tuple(dict.fromkeys(position[label] for row in group for label in row.labels))
+        labels = tuple(sorted({position[label] for row in group for label in row.labels}))
         if len(splits) > 1:
             raise InputError(f"{where}: {file} is in split {' and '.join(map(repr, sorted(splits)))}")
         if len(labels) > 1 and not several:
             raise InputError(f"{where}: {file} has several labels: {', '.join(classes[label] for label in labels)}")
         texts = tuple(text for row in group for text in row.captions)
-        samples.append((splits.pop(), Sample((file,), labels, texts)))
+        samples.append((splits.pop(), Sample((file, *group[0].more), labels, texts)))
     return Dataset(
         name or store.name, store, by_split(samples), classes, several,
         label_set=known, options=options or ImageOptions(), skipped=tuple(left_out),
@@ -302,7 +303,7 @@ def _by_file_name(row: Row, called: Mapping[str, list[str]], where: object) -> s
     return hits[0] if hits else None
 
 
-def class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
+def _class_positions(labels: Iterable[str], known: str | None, where: object) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes of a data set, and each label's position among them: sorted, or in the order of a label set.
 
     Raises:

@@ -84,33 +84,30 @@ def read_bands(content: bytes, where: str, options: ImageOptions, scale: float =
     """The bands of a Sentinel-2 TIFF of one page, or of several, each of a resolution; as :meth:`BandSamples.bands`.
 
     Args:
-        options: ``offset`` and ``band_names``, of the pages one after another. By default those in the bands'
-            descriptions, or in a JSON image description with ``bands`` (where ``"reflectance": "(v/255)**2"`` says
-            that 8-bit values are square-root coded).
+        options: ``offset`` and ``band_names``. By default the names in the bands' descriptions, or in a JSON image
+            description with ``bands`` (where ``"reflectance": "(v/255)**2"`` says that 8-bit values are square-root
+            coded).
 
     Raises: as :meth:`BandSamples.bands`.
     """
-    names = options.band_names
     found: Bands = {}
     for page in read_pages(content, max_pixels=MAX_PIXELS, where=where):
         if np.ma.getmaskarray(page.values).any():
             raise ImageError(f"{where}: holds pixels that it calls nodata")
         values = np.ma.getdata(page.values)
-        own: Sequence[str | None] | None = page.names if names is None else names
-        if own is None or not all(own):
+        names = options.band_names or page.names
+        if names is None or not all(names):
             raise ImageError(
                 f"{where}: the names of its {len(values)} bands are not known; pass them all in order (--band-names, "
                 "or bands: in a recipe), or --dataset eurosat"
             )
-        if names is not None:
-            own, names = names[: len(values)], names[len(values) :]
         if _coding(page.description) == "(v/255)**2":
             reflectance = np.square(values.astype(np.float32) / np.float32(255)) * np.float32(10_000)
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
         else:
             reflectance = scaled(values, options.subtracted(page.offset, values.dtype), scale, where)
-        found |= named(reflectance, own, where)
+        found |= named(reflectance, names, where)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from sattxt.data.ssl4eo import read_ssl4eo
 from sattxt.data.tables import TABLE_SUFFIXES
 from sattxt.errors import InputError, near
 from sattxt.images.options import ImageOptions
+from sattxt.labels.sets import squash
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,10 @@ def find_entry(dataset: str) -> tuple[str, Entry]:
         InputError: there is none; the message has near matches.
     """
     for name, entry in DATASETS.items():
-        if _squash(dataset) in map(_squash, (name, *entry.aliases)):
+        if squash(dataset) in map(squash, (name, *entry.aliases)):
             return name, entry
     hint = near(dataset, list(DATASETS)) or f"; the data sets are {', '.join(DATASETS)}"
     raise InputError(f"no data set is called {dataset!r}{hint}")
-
-
-def _squash(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text).lower()
 
 
 def open_data(

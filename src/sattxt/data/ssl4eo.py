@@ -58,11 +58,11 @@ def read_ssl4eo(
     path: Path,
     *,
     modality: Modality = "S2RGB",
-    times: int | tuple[int, ...] = _TIMES,
+    times: tuple[int, ...] = _TIMES,
     shards: int | None = None,
     offset: float | Literal["auto"] = "auto",
     captions: Path | None = None,
-    caption_columns: str | tuple[str, ...] = ("caption",),
+    caption_columns: tuple[str, ...] = ("caption",),
     options: ImageOptions | None = None,
 ) -> Dataset:
     """Patches of S2RGB, or of S2L2A or S2L1C with all bands, with captions where there are any; a split is opened when
@@ -80,10 +80,8 @@ def read_ssl4eo(
         MissingExtraError: zarr is not installed, or pyarrow for parquet.
     """
     _zarr()
-    wanted = (times,) if isinstance(times, int) else tuple(times)
-    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(_TIMES):
-        raise InputError(f"times: {list(wanted)}; pass some of 0, 1, 2, 3")
-    columns = (caption_columns,) if isinstance(caption_columns, str) else tuple(caption_columns)
+    if not times or len(set(times)) < len(times) or not set(times) <= set(_TIMES):
+        raise InputError(f"times: {list(times)}; pass some of 0, 1, 2, 3")
     store = _Shards(path)
     found: dict[str, list[str]] = {}
     for shard in store.names():
@@ -95,8 +93,8 @@ def read_ssl4eo(
 
     @cache
     def load(split: str) -> tuple[Sample, ...]:
-        samples = _samples(store, found[split][:shards], wanted)
-        return samples if captions is None else _captioned(store, samples, captions, split, columns)
+        samples = _samples(store, found[split][:shards], times)
+        return samples if captions is None else _captioned(store, samples, captions, split, caption_columns)
 
     view = partial(PatchSamples, modality=modality)
     return Dataset(store.name, store, _Splits(found, load), options=reading(options, offset), view=view)
@@ -255,6 +253,5 @@ def _locations(store: Store, file: str) -> dict[int, int]:
     try:
         numbers = np.asarray(_open(store, file)["sample"][...]).reshape(-1).tolist()
         return {row: int(number) for row, number in enumerate(numbers)}
-    except Exception as error:  # an unreadable sample is counted when it is decoded
-        log.debug("%s: no location (%s)", file, error)
+    except Exception:  # an unreadable sample is counted when it is decoded
         return {}

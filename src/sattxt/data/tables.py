@@ -35,8 +35,6 @@ def read_rows(
     Raises: as :func:`read_table`.
     """
     table = table_rows(path)
-    if not table:
-        raise InputError(f"{path}: has no rows")
     columns = _find_columns(table, path, named)
     if captions is not None:
         lines = table_rows(captions)

@@ -72,8 +72,8 @@ class LabelSet:
             LabelError: there is none.
         """
         for label in self.labels:
-            spellings = {_squash(spelling) for spelling in (label.key, label.name, *label.aliases)}
-            if text == label.code or (isinstance(text, str) and _squash(text) in spellings):
+            spellings = {squash(spelling) for spelling in (label.key, label.name, *label.aliases)}
+            if text == label.code or (isinstance(text, str) and squash(text) in spellings):
                 return label
         hint = near(str(text), [*self.names, *self.keys])
         raise LabelError(f"label set '{self.name}' has no label {text!r}{hint}")
@@ -110,7 +110,7 @@ def label_set(name: str) -> LabelSet:
     if not isinstance(name, str):
         raise LabelError(f"label_set must be a name such as 'eurosat', not {type(name).__name__}")
     for known in _shipped().values():
-        if _squash(name) in map(_squash, (known.name, *known.aliases)):
+        if squash(name) in map(squash, (known.name, *known.aliases)):
             return known
     hint = near(name, list_label_sets()) or f"; the label sets are {', '.join(list_label_sets())}"
     raise LabelError(f"no label set is called {name!r}{hint}")
@@ -121,7 +121,8 @@ def fold(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _squash(text: str) -> str:
+def squash(text: str) -> str:
+    """``text`` as names are compared: without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
