@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
-from sattxt.training.optim import shared_copy, update_average, warmup_cosine
+from sattxt.training.optim import update_average, warmup_cosine
 from sattxt.training.records import (
     CHECKPOINT,
     CsvLog,
@@ -75,10 +75,9 @@ class Run(ABC, Generic[Model]):
     """
 
     def __init__(self, objective: Objective, model: Model, out: Path) -> None:
-        for module in objective.frozen(model):
-            module.requires_grad_(False)
+        shared = {id(module): module.requires_grad_(False) for module in objective.frozen(model)}
         self.objective, self.model, self.out = objective, model, out
-        self.average: Model = shared_copy(objective, model)  # type: ignore[assignment]
+        self.average = copy.deepcopy(model, shared).requires_grad_(False).eval()  # what is frozen is shared
         self.step = 0
         self._restored: dict[str, Any] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sattxt.training.objectives.base import Objective
 from sattxt.training.ranks import whole
 
 
@@ -34,12 +32,6 @@ def parameter_groups(modules: Iterable[nn.Module], lr: float, decay: float) -> l
         {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def shared_copy(objective: Objective, model: nn.Module) -> nn.Module:
-    """A copy of ``model``, in eval mode and without gradients, that shares with it what is frozen."""
-    shared: dict[int, Any] = {id(module): module for module in objective.frozen(model)}
-    return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
 
 @torch.no_grad()

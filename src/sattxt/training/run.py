@@ -241,11 +241,9 @@ def _open_splits(entries: Sequence[SetEntry], data: Path) -> tuple[list[Tiles], 
         log.info("train: %s", describe(train[-1]))
         try:
             validation.append(entry.open(data, "val"))
+            log.info("val: %s", describe(validation[-1]))
         except InputError as error:
             log.warning("%s has no validation split (%s)", entry.name, error)
-        else:
-            if validation[-1].skipped:
-                log.info("val: %s", describe(validation[-1]))
     return train, validation
 
 

@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -65,7 +65,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            _explain(values, error)
+            raise InputError(_explain(values, error)) from None
 
     # Pydantic then makes the configs inside this one by itself, so that one error has the whole path.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -90,8 +90,8 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _explain(values: Any, error: ValidationError) -> NoReturn:
-    """Raise one of the errors as InputError: an unknown key before others, what lies deep before its surroundings."""
+def _explain(values: Any, error: ValidationError) -> str:
+    """One of the errors in our words: an unknown key before others, what lies deep before its surroundings."""
     errors = error.errors(include_url=False)
     found = min(errors, key=lambda item: (item["type"] != "unknown_key", -len(item["loc"])))
     kind, context = found["type"], found.get("ctx", {})
@@ -100,18 +100,16 @@ def _explain(values: Any, error: ValidationError) -> NoReturn:
     if kind.startswith("union_tag"):  # the key that tells which of several configs it is
         path, value = f"{path}.{context['discriminator'][1:-1]}".removeprefix("."), context.get("tag")
     if kind == "unknown_key":
-        message = f"{path}.{found['msg']}".removeprefix(".")
-    elif kind in ("missing", "union_tag_not_found"):
-        message = f"{path}: missing; it has no default"
-    elif kind == "value_error":
-        message = f"{path}: {context['error']}".removeprefix(": ")
-    else:
-        tried = [item for item in errors if _follow(item["loc"], values, item["type"])[0] == place]
-        texts = [_EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in tried]
-        expected = " or ".join(dict.fromkeys(texts))
-        choices = re.findall("'([^']*)'", expected) if kind in ("literal_error", "union_tag_invalid") else []
-        message = f"{path}={value!r}: pass {expected}{near(str(value), choices)}"
-    raise InputError(message) from None
+        return f"{path}.{found['msg']}".removeprefix(".")
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{path}: missing; it has no default"
+    if kind == "value_error":
+        return f"{path}: {context['error']}".removeprefix(": ")
+    tried = [item for item in errors if _follow(item["loc"], values, item["type"])[0] == place]
+    texts = [_EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in tried]
+    expected = " or ".join(dict.fromkeys(texts))
+    choices = re.findall("'([^']*)'", expected) if kind in ("literal_error", "union_tag_invalid") else []
+    return f"{path}={value!r}: pass {expected}{near(str(value), choices)}"
 
 
 def _follow(place: Sequence[int | str], values: Any, kind: str) -> tuple[str, Any]:

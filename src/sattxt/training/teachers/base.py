@@ -31,10 +31,8 @@ class Teacher(nn.Module, ABC):
     def __init__(self, name: str, bands: Sequence[str], width: int, offset: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.name, self.bands, self.width = name, tuple(bands), width
-        self.offset: Tensor
-        self.scale: Tensor
-        self.register_buffer("offset", offset.float().view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
+        self.offset = nn.Buffer(offset.float().view(1, -1, 1, 1), persistent=False)
+        self.scale = nn.Buffer(scale.float().view(1, -1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode whatever ``mode`` says: a teacher inside a larger module is not trained with it."""
