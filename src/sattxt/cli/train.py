@@ -198,12 +198,10 @@ def _train(stage: str, data: Path, recipe: RecipeFlags, flags: LoopFlags, folder
     from sattxt.training.ranks import rank
     from sattxt.training.run import AlignRun, SRDRun
 
-    given = vars(flags).copy()
-    resume = given.pop("resume")
-    loop = LoopOptions(**given)
-    check_start(folder, loop, resume=resume)
+    loop = LoopOptions(**{name: value for name, value in vars(flags).items() if name != "resume"})
+    check_start(folder, loop, resume=flags.resume)
     trained: Run[Any] = (SRDRun if stage == "srd" else AlignRun)(read, data, folder, init=recipe.init)
-    start = trained.resume() if resume else 0
+    start = trained.resume() if flags.resume else 0
     total = trained.objective.config.steps
     with tqdm(total=total, initial=start, unit=" steps", file=sys.stderr, disable=rank() > 0 or None) as bar:
 
@@ -213,7 +211,7 @@ def _train(stage: str, data: Path, recipe: RecipeFlags, flags: LoopFlags, folder
 
         done = trained.train(loop, progress=show)
     if done < total:
-        again = [*sys.argv[1:], *([] if resume else ["--resume"])]
+        again = [*sys.argv[1:], *([] if flags.resume else ["--resume"])]
         if rank() == 0:
             sys.stderr.write(f"sattxt: stopped at step {done} of {total}; go on with: sattxt {shlex.join(again)}\n")
         raise typer.Exit(exits.INTERRUPTED)

@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW, ImageConfig
+from sattxt.config import CLIP_MEAN, CLIP_STD, IMAGE_PRESETS, SMALLEST_WINDOW
 from sattxt.errors import InputError, near
 from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.io import read_json
@@ -54,10 +54,6 @@ class ImageBlock(Config):
             return values
         own = {key: value for key, value in values.items() if value is not None}
         return {**named, **own, **({"preset": "custom"} if set(named) & set(own) else {})}
-
-    def config(self) -> ImageConfig:
-        """The same for a model's config."""
-        return ImageConfig(**dict(self))
 
     def normalise(self, tiles: Tensor) -> Tensor:
         """Pixel values, ``(x * 255 * rescale - mean) / std``, of tiles x: (N, 3, H, W) in [0, 1] to the same shape."""

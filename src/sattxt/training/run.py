@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from sattxt.config import ModelConfig
+from sattxt.config import ImageConfig, ModelConfig
 from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
@@ -92,7 +92,6 @@ class AlignRun(Run[AlignModel]):
             with fixed_seed(config.seed):
                 spacing = math.ceil(len(self.bank) / _SAMPLE)
                 make_isometric(model.text, self.bank.vectors(torch.arange(0, len(self.bank), spacing)))
-        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
         context = _context(recipe, recipe.align.sets, texts)
         self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise, context)
@@ -139,7 +138,7 @@ class AlignRun(Run[AlignModel]):
         config = ModelConfig(
             name=self.recipe.name,
             embed_dim=2 * vision.head.dim,
-            image=self.recipe.image.config(),
+            image=ImageConfig(**dict(self.recipe.image)),
             vision=vision,
             text=self.text.config,
             logit_scale=round(logit_scale, 2),
@@ -186,7 +185,6 @@ class SRDRun(Run[SRDModel]):
             initialise(init, tower)
         with fixed_seed(config.seed):
             model = SRDModel(tower, teacher.width)
-        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         context = _context(recipe, recipe.srd.pairs, {})
         self.distiller = SRDObjective(config, model, teacher, self.sets, recipe.image.normalise, context)
         super().__init__(self.distiller, model, out)

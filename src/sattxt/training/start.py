@@ -88,7 +88,7 @@ def find_source(source: ModelSource, data: Path, key: str) -> ModelSource:
 
 
 def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> VisionTower:
-    """The recipe's vision tower, float32, on the CPU, in training mode.
+    """The recipe's vision tower, float32, channels last, on the CPU, in training mode.
 
     Tensors that a checkpoint lacks are logged and stay random; the head is always random.
 
@@ -120,6 +120,7 @@ def load_vision(recipe: Recipe, data: Path, *, seed: int | None = None) -> Visio
             )
         if missing:
             log.warning("%s: lacks %d tensors, which start random: %s", source.path, len(missing), ", ".join(missing))
+    tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return tower.train()
 
 
