@@ -28,8 +28,7 @@ from sattxt.errors import InputError
 from sattxt.images.load import Failure, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_shape
-from sattxt.training.objectives.base import generator
-from sattxt.training.optim import measure_norms
+from sattxt.training.objectives.base import generator, measure_norms
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import load_tower
 from sattxt.weights.card import model_card

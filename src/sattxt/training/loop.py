@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from sattxt.errors import InputError, SatTxtError
 from sattxt.training import ranks
 from sattxt.training.objectives.base import Batch, Objective, StepLosses
-from sattxt.training.optim import update_average, warmup_cosine
 from sattxt.training.records import (
     CHECKPOINT,
     CsvLog,
@@ -168,7 +168,7 @@ class Run(ABC, Generic[Model]):
             stopped = False
             while done < steps and not stopped:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * warmup_cosine(done, config.warmup, steps)
+                    group["lr"] = rate * _warmup_cosine(done, config.warmup, steps)
                 network.train()
                 for module in objective.in_eval_mode(trained):
                     module.eval()
@@ -187,7 +187,7 @@ class Run(ABC, Generic[Model]):
                 optimizer.zero_grad()
                 means = {name: ranks.mean(torch.stack(values)) for name, values in statistics.items()}
                 objective.after_step(trained, means)
-                update_average(average, trained, config.ema, done)
+                _update_average(average, trained, config.ema, done)
                 done += 1
                 if done == steps or done % options.log_every == 0:
                     row = meter.row(done, optimizer.param_groups[-1]["lr"])  # of the last group, the heads
@@ -242,3 +242,27 @@ def _check_finite(loss: Tensor, batch: Batch, objective: Objective) -> None:
             f"step {batch.step}: the loss is {float(loss.detach())} on {objective.describe(batch.parts)}; look at "
             "these tiles, or start again in another run folder with a lower learning rate"
         )
+
+
+def _warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor on the learning rate: linear over ``warmup`` steps, then a cosine to a hundredth at ``steps``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move ``average``'s parameters towards ``model``'s (exponential moving average); buffers are copied.
+
+    Early on the decay is lower, (1 + step) / (10 + step), so that the random start is forgotten. What is frozen is left
+    alone.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for target, source in zip(average.parameters(), model.parameters(), strict=True):
+        if source.requires_grad:
+            target.lerp_(ranks.whole(source), 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        if kept is not current:
+            kept.copy_(current)

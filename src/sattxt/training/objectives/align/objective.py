@@ -22,8 +22,7 @@ from sattxt.training.augment import atmosphere, augment, resize
 from sattxt.training.image_bank import ImageBank, build_image_bank
 from sattxt.training.objectives.align.config import AlignConfig
 from sattxt.training.objectives.align.model import AlignModel, add_noise, info_nce, positive_pairs
-from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
-from sattxt.training.optim import measure_norms, parameter_groups
+from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator, measure_norms, parameter_groups
 from sattxt.training.prompts import PromptBook
 from sattxt.training.ranks import autocast, gather
 from sattxt.training.records import checksum

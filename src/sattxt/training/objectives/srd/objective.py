@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import radiometry, random_geometry, resample, resize
-from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
+from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator, parameter_groups
 from sattxt.training.objectives.srd.config import SRDConfig
 from sattxt.training.objectives.srd.model import (
     SRDModel,
@@ -30,7 +30,6 @@ from sattxt.training.objectives.srd.model import (
     srd_loss,
     teacher_distribution,
 )
-from sattxt.training.optim import parameter_groups
 from sattxt.training.ranks import autocast
 from sattxt.training.teachers.base import Teacher
 from sattxt.training.tiles import Tiles
