@@ -203,14 +203,12 @@ class Dataset:
         and in a folder as in an archive.
         """
         whole = "" if set(self.splits) == {""} else "train"
-        samples = self.splits.get(whole, ())
-        groups: dict[str, list[Sample]] = {"train": [], "val": []}
-        for sample in samples:
+        divided = []
+        for sample in self.splits.get(whole, ()):
             key = sample.name or "/".join(PurePosixPath(sample.id).parts[-2:])
             drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-            groups["val" if drawn < share * 2**64 else "train"].append(sample)
-        divided = {name: tuple(group) for name, group in groups.items()}
-        return replace(self, splits={**{k: v for k, v in self.splits.items() if k != whole}, **divided})
+            divided.append(("val" if drawn < share * 2**64 else "train", sample))
+        return replace(self, splits={**{k: v for k, v in self.splits.items() if k != whole}, **by_split(divided)})
 
 
 def by_split(samples: Sequence[tuple[str, Sample]]) -> dict[str, tuple[Sample, ...]]:

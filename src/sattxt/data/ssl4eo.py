@@ -24,7 +24,7 @@ import io
 import logging
 import zipfile
 from collections import UserDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -91,13 +91,13 @@ def read_ssl4eo(
     if not found:
         raise InputError(f"path: {path}: no shard (.tar or .zarr.zip) of {modality} in it")
 
-    @cache
     def load(split: str) -> tuple[Sample, ...]:
         samples = _samples(store, found[split][:shards], times)
         return samples if captions is None else _captioned(store, samples, captions, split, caption_columns)
 
     view = partial(PatchSamples, modality=modality)
-    return Dataset(store.name, store, _Splits(found, load), options=reading(options, offset), view=view)
+    splits = _Splits({split: cache(partial(load, split)) for split in found})
+    return Dataset(store.name, store, splits, options=reading(options, offset), view=view)
 
 
 class _Shards(Store):
@@ -121,15 +121,11 @@ class _Shards(Store):
         return self._tars[shard]
 
 
-class _Splits(UserDict[str, tuple[Sample, ...]]):
-    """Splits that are opened when they are asked for."""
+class _Splits(UserDict[str, Any]):
+    """Splits by what gives their samples, which is called when a split is asked for."""
 
-    def __init__(self, names: Iterable[str], load: Callable[[str], tuple[Sample, ...]]) -> None:
-        super().__init__(dict.fromkeys(names, ()))
-        self._load = load
-
-    def __getitem__(self, name: str) -> tuple[Sample, ...]:
-        return self._load(name)
+    def __getitem__(self, name: str) -> Any:
+        return self.data[name]()
 
 
 def _samples(store: _Shards, shards: Sequence[str], times: Sequence[int]) -> tuple[Sample, ...]:
@@ -229,8 +225,8 @@ def _captioned(
 
 def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int | None, int], list[str]]:
     """Captions by location and time, from a table or a folder of the published form."""
-    tables = [file for file in (path, path / f"{split}.parquet") if file.is_file()]
-    tables = tables or sorted((path / split).glob("*.csv"))
+    single = [file for file in (path, path / f"{split}.parquet") if file.is_file()]
+    tables = single or sorted((path / split).glob("*.csv"))
     if not tables:
         raise InputError(f"captions: {path}: neither {split}.parquet nor {split}/*.csv in it")
     found: dict[tuple[int | None, int], list[str]] = defaultdict(list)
@@ -243,8 +239,7 @@ def _captions(path: Path, split: str, columns: Sequence[str]) -> dict[tuple[int 
                 at = int(row["sample_id"]), int(row["time_id"])
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"captions: {table}: row {number}: sample_id, time_id are no numbers") from error
-            texts = [row.get(column) for column in columns]
-            found[at] += [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+            found[at] += [text.strip() for text in map(row.get, columns) if isinstance(text, str) and text.strip()]
     return found
 
 
