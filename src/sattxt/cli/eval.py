@@ -92,7 +92,7 @@ def _zero_shot(
     data = setup.samples
     classes = setup.prompts(data, names, label_set, templates)
     tuning = None
-    if data.multi_label and data.split == "test" and setup.collection.has("val"):
+    if data.multi_label and data.split == "test" and "val" in setup.collection.splits:
         tuning = setup.collection.split("val", setup.limit)
     result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores, together=together)
     if setup.report is not None and "confusion" in result.tables:

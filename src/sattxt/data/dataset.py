@@ -147,7 +147,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with all of its splits; ``splits`` has the one key "" where it has none.
+    """A data set with all of its splits; ``splits`` has the one key "" where it has none, and no empty one.
 
     skipped: name of what cannot be used, and why, as in ``a.png`` "lies in no class folder". view: the kind of samples
     that a split is seen as. For the other fields see :class:`Samples`.
@@ -173,7 +173,7 @@ class Dataset:
         Raises:
             InputError: there is no such split, or nothing in it.
         """
-        key = split_name(wanted or next((name for name in ("val", "test") if self.splits.get(name)), "all"))
+        key = split_name(wanted or next((name for name in ("val", "test") if name in self.splits), "all"))
         if key in self.splits:
             samples = self.splits[key]
         elif key == "all":
@@ -191,10 +191,6 @@ class Dataset:
         return self.view(
             self.name, key, self.store, samples, self.classes, self.multi_label, self.label_set, self.options
         )
-
-    def has(self, split: str) -> bool:
-        """Whether there is a split of this name with something in it."""
-        return bool(self.splits.get(split_name(split)))
 
     def hold_out(self, share: float) -> Dataset:
         """The data set with ``share`` of the samples without a split, or else of those of train, as its val split.

@@ -131,11 +131,11 @@ def three_ways(collection: Dataset, split: str | None, limit: int | None) -> tup
         train, test = _hold_out(collection.split("all", limit))
         note = f"no splits: every fifth sample of each class measured on; {note}"
     else:
-        test = collection.split(split or ("test" if collection.has("test") else "val"), limit)
-        if not collection.has("train") or test.split == "train":
+        test = collection.split(split or ("test" if "test" in collection.splits else "val"), limit)
+        if "train" not in collection.splits or test.split == "train":
             raise InputError(f"{collection.store.path}: probing needs a training split beside {test.split!r}")
         train = collection.split("train", limit)
-        if test.split != "val" and collection.has("val"):
+        if test.split != "val" and "val" in collection.splits:
             return train, collection.split("val", limit), test, "choices made on val"
     return *_hold_out(train), test, note
 
