@@ -128,8 +128,8 @@ def test_plain_8_bit_files_read_alike_with_and_without_rasterio(
     path = write(tmp_path / "plain.tif", data, photometric=photometric, **LAYOUTS[layout])
     expected = (data[[0, 0, 0]] if count == 1 else data[:3]).transpose(1, 2, 0)
     np.testing.assert_array_equal(to_rgb(path), expected)
-    (page,) = read_pages(path, max_pixels=10**6, where="plain.tif")  # by rasterio
-    np.testing.assert_array_equal(page.values[[0, 0, 0] if count == 1 else [0, 1, 2]].transpose(1, 2, 0), expected)
+    ((_, values),) = read_pages(path, max_pixels=10**6, where="plain.tif")  # by rasterio
+    np.testing.assert_array_equal(values[[0, 0, 0] if count == 1 else [0, 1, 2]].transpose(1, 2, 0), expected)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     if (count, layout) == (4, "planes"):  # which Pillow cannot
         with pytest.raises(MissingExtraError):

@@ -91,10 +91,10 @@ def read_bands(content: bytes, where: str, options: ImageOptions, scale: float =
     Raises: as :meth:`BandSamples.bands`.
     """
     found: Bands = {}
-    for page in read_pages(content, max_pixels=MAX_PIXELS, where=where):
-        if np.ma.getmaskarray(page.values).any():
+    for page, stored in read_pages(content, max_pixels=MAX_PIXELS, where=where):
+        if np.ma.getmaskarray(stored).any():
             raise ImageError(f"{where}: holds pixels that it calls nodata")
-        values = np.ma.getdata(page.values)
+        values = np.ma.getdata(stored)
         names = options.band_names or page.names
         if names is None or not all(names):
             raise ImageError(
@@ -106,7 +106,7 @@ def read_bands(content: bytes, where: str, options: ImageOptions, scale: float =
         elif values.dtype == np.uint8:
             raise ImageError(f"{where}: has 8 bits and does not say how reflectance is coded in them")
         else:
-            reflectance = scaled(values, options.subtracted(page.offset, values.dtype), scale, where)
+            reflectance = scaled(values, options.subtracted(page.offset(0), values.dtype), scale, where)
         found |= named(reflectance, names, where)
     return found
 

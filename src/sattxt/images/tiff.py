@@ -59,17 +59,46 @@ _NORTH_UP = (1.0, 0.0, 0.0, -1.0)
 
 @dataclass(frozen=True)
 class Page:
-    """All bands of one page of a file.
+    """What a page of a file says of its bands, and a way to read some of them, whichever library does it.
 
-    values: (C, H, W), the file's dtype, masked where the file has no data. names: of the bands, ``None`` where the file
-    has none. description: the page's TIFF tag, "" where there is none. offset: what the metadata say was added to
-    reflectance x 10,000, ``None`` where they do not say.
+    descriptions: the bands' own. units: scale and offset of each band. description: the TIFF tag, "" where there is
+    none. tags: GDAL's. colours: the bands' names where the page is declared to be a picture. steps: a, b, d, e of the
+    geotransform. where: the file's path, or what else it is called.
+    read: positions of bands to their pixels (H, W, bands) and which of these are valid (H, W), ``None``: all.
     """
 
-    values: np.ma.MaskedArray[Any, Any]
-    names: Sequence[str | None] | None
+    descriptions: Sequence[str | None]
+    units: Sequence[tuple[float, float]]
     description: str
-    offset: float | None
+    tags: Mapping[str, str]
+    colours: Sequence[str | None] | None
+    steps: tuple[float, float, float, float]
+    where: str
+    read: Callable[[Sequence[int]], tuple[NDArray[Any], NDArray[np.bool_] | None]]
+
+    @property
+    def names(self) -> Sequence[str | None] | None:
+        """Of the bands, from their descriptions, else from a JSON image description that has ``bands``."""
+        if any(self.descriptions):
+            return self.descriptions
+        try:
+            listed = json.loads(self.description.rstrip("\0"))["bands"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        known = isinstance(listed, list) and len(listed) == len(self.descriptions)
+        return listed if known and all(isinstance(name, str) for name in listed) else None
+
+    def offset(self, band: int) -> float | None:
+        """What was added to reflectance x 10,000, from the band's scale and offset, the tags, or the file's name.
+
+        ``None`` where none of them says.
+        """
+        scale, shift = self.units[band]
+        if shift and scale:
+            return round(-shift / scale, 6)
+        if scale == 1e-4:
+            return 0.0
+        return reflectance_offset(self.tags, self.where)
 
 
 def check_size(width: int, height: int, max_pixels: int, where: str) -> None:
@@ -101,18 +130,17 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
         ImageError: unreadable, truncated, too large, the bands are not there or not known, or not their unit.
         MissingExtraError: only rasterio reads this file and it is not installed.
     """
-    tags = _directory(source, where)
-    samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
-    if not isinstance(samples, int) or not isinstance(bits, tuple):
-        raise ImageError(f"{where}: cannot be read as a TIFF, its tags are damaged")
+    tags = _read_tags(source, where)
+    check_size(tags[_WIDTH], tags[_HEIGHT], options.max_pixels, where)
+    path = str(source) if isinstance(source, Path) else where
+    samples = tags.get(_SAMPLES, 1)
     failed: Exception | None = None
-    if samples == 1 or (samples <= 4 and set(bits) == {8}):
+    if samples == 1 or (samples <= 4 and set(tags.get(_BITS, ())) == {8}):
         all_bands = options.bands is not None or options.band_names is not None
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["TIFF"]) as image:
                 if _is_whole(image.mode, samples, all_bands=all_bands):
-                    check_size(*image.size, options.max_pixels, where)
-                    return _rgb(_pillow_page(image, tags), source, options, where)
+                    return _rgb(_pillow_page(image, tags, path), options, where)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -123,18 +151,20 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
             failed = error  # damaged, or a compression that Pillow does not know
     try:
         with _opened(source, where) as file:
-            check_size(file.width, file.height, options.max_pixels, where)
-            return _rgb(_rasterio_page(file), source, options, where)
+            return _rgb(_rasterio_page(file, path), options, where)
     except MissingExtraError:
         if failed is None:
             raise
         raise _unreadable(where, failed) from failed
 
 
-def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[Page]:
-    """All bands of every page of a TIFF file, or of its bytes, as stored. Read by rasterio.
+def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[tuple[Page, np.ma.MaskedArray[Any, Any]]]:
+    """Every page of a TIFF file, or of its bytes, with all of its bands as stored. Read by rasterio.
 
     Args: as :func:`read_tiff`.
+
+    Returns:
+        Each page, and its values: (C, H, W) of the file's dtype, masked where the file has no data.
 
     Raises:
         ImageError: unreadable, truncated or too large.
@@ -145,37 +175,35 @@ def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[Pag
         files = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets] or [first]
         for file in files:
             check_size(file.width, file.height, max_pixels, where)
-        pages = [_rasterio_page(file) for file in files]
-        return [
-            Page(file.read(masked=True), page.names, page.description, page.offset(0, source, where))
-            for file, page in zip(files, pages, strict=True)
-        ]
+        path = str(source) if isinstance(source, Path) else where
+        return [(_rasterio_page(file, path), file.read(masked=True)) for file in files]
 
 
 def _unreadable(where: str, error: Exception) -> ImageError:
     return ImageError(f"{where}: cannot be read as a TIFF, it may be truncated or damaged ({first_line(error)})")
 
 
-def _directory(source: Path | bytes, where: str) -> Mapping[int, Any]:
-    """The tags of the first page."""
+def _read_tags(source: Path | bytes, where: str) -> Mapping[int, Any]:
+    """The tags of the first page, with its size."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             head = file.read(8)
             if b"+" in head[:4]:
                 head += file.read(8)
-            directory = TiffImagePlugin.ImageFileDirectory_v2(head)
-            file.seek(directory.next)
-            directory.load(file)
-            tags = dict(directory)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)
+            found = dict(tags)
     except DECODE_ERRORS as error:
         if is_system_failure(error):
             raise
         raise _unreadable(where, error) from error
-    if not {_WIDTH, _HEIGHT} <= set(tags) or not {_STRIPS, _TILES} & set(tags):
+    numbers = [found.get(tag) for tag in (_WIDTH, _HEIGHT)] + [found.get(_SAMPLES, 1)]
+    if not all(isinstance(number, int) for number in numbers) or not {_STRIPS, _TILES} & set(found):
         raise ImageError(
             f"{where}: cannot be read as a TIFF, its first page has no size or no data; it may be truncated"
         )
-    return tags
+    return found
 
 
 def _is_whole(mode: str, samples: int, *, all_bands: bool) -> bool:
@@ -187,46 +215,7 @@ def _is_whole(mode: str, samples: int, *, all_bands: bool) -> bool:
     return mode in _MANY_BAND_MODES and samples == Image.getmodebands(mode)
 
 
-@dataclass(frozen=True)
-class _StoredPage:
-    """What a page says of its bands, and a way to read some of them, whichever library does it.
-
-    descriptions: the bands' own. units: scale and offset of each band. description: the TIFF tag. tags: GDAL's.
-    colours: the bands' names where the page is declared to be a picture. steps: a, b, d, e of the geotransform.
-    read: positions of bands to their pixels (H, W, bands) and which of these are valid (H, W), ``None``: all.
-    """
-
-    descriptions: Sequence[str | None]
-    units: Sequence[tuple[float, float]]
-    description: str
-    tags: Mapping[str, str]
-    colours: Sequence[str | None] | None
-    steps: tuple[float, float, float, float]
-    read: Callable[[Sequence[int]], tuple[NDArray[Any], NDArray[np.bool_] | None]]
-
-    @property
-    def names(self) -> Sequence[str | None] | None:
-        """Of the bands, from their descriptions, else from a JSON image description that has ``bands``."""
-        if any(self.descriptions):
-            return self.descriptions
-        try:
-            listed = json.loads(self.description.rstrip("\0"))["bands"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            return None
-        known = isinstance(listed, list) and len(listed) == len(self.descriptions)
-        return listed if known and all(isinstance(name, str) for name in listed) else None
-
-    def offset(self, band: int, source: Path | bytes, where: str) -> float | None:
-        """What was added to reflectance x 10,000, from the band's scale and offset, the tags, or the file's name."""
-        scale, shift = self.units[band]
-        if shift and scale:
-            return round(-shift / scale, 6)
-        if scale == 1e-4:
-            return 0.0
-        return reflectance_offset(self.tags, str(source) if isinstance(source, Path) else where)
-
-
-def _rgb(page: _StoredPage, source: Path | bytes, options: ImageOptions, where: str) -> NDArray[Any]:
+def _rgb(page: Page, options: ImageOptions, where: str) -> NDArray[Any]:
     names = page.names or page.colours if options.band_names is None else options.band_names
     declared = page.colours is not None
     chosen = pick_bands(options.bands, len(page.descriptions), names, where=where, declared_rgb=declared)
@@ -235,10 +224,10 @@ def _rgb(page: _StoredPage, source: Path | bytes, options: ImageOptions, where: 
     if not b and not d:
         north_up = slice(None, None, -1 if e > 0 else 1), slice(None, None, -1 if a < 0 else 1)
         pixels, valid = pixels[north_up], None if valid is None else valid[north_up]
-    return to_255(pixels, valid, options, page.offset(chosen[0], source, where), where)
+    return to_255(pixels, valid, options, page.offset(chosen[0]), where)
 
 
-def _pillow_page(image: Image.Image, tags: Mapping[int, Any]) -> _StoredPage:
+def _pillow_page(image: Image.Image, tags: Mapping[int, Any], path: str) -> Page:
     stored = np.asarray(image)
     colour = image.mode in ("P", "PA", "CMYK", "YCbCr")
     pixels = np.asarray(image.convert("RGB")) if colour else stored
@@ -248,14 +237,10 @@ def _pillow_page(image: Image.Image, tags: Mapping[int, Any]) -> _StoredPage:
     if image.mode == "LA":
         pixels = pixels[..., :1]
     bands = list(map(str, range(pixels.shape[-1])))
-    of_file: dict[str, str] = {}
-    of_bands: dict[tuple[str | None, str], str] = {}
+    items: dict[tuple[str, str | None], str] = {}  # of a band by its role and the band, else by its name and None
     for name, attributes, text in _ITEM.findall(str(tags.get(_GDAL_METADATA, ""))):
         known = dict(_ATTRIBUTE.findall(attributes))
-        if "sample" in known:
-            of_bands[known.get("role"), known["sample"]] = text
-        else:
-            of_file[name] = text
+        items[known.get("role", name), known.get("sample")] = text
     steps, matrix, sides = _NORTH_UP, tags.get(_TRANSFORM, ()), tags.get(_PIXEL_SCALE, ())
     if len(sides) >= 2:  # positive means north up
         steps = (sides[0], 0, 0, -sides[1])
@@ -271,26 +256,26 @@ def _pillow_page(image: Image.Image, tags: Mapping[int, Any]) -> _StoredPage:
         present = ~np.isnan(tested) if np.isnan(nodata) else tested != nodata
         return picked, np.asarray(present.all(axis=-1))
 
-    return _StoredPage(
-        [of_bands.get(("description", band)) for band in bands],
-        [(float(of_bands.get(("scale", band), 1)), float(of_bands.get(("offset", band), 0))) for band in bands],
+    return Page(
+        [items.get(("description", band)) for band in bands],
+        [(float(items.get(("scale", band), 1)), float(items.get(("offset", band), 0))) for band in bands],
         str(tags.get(_DESCRIPTION, "")),
-        of_file,
+        {name: text for (name, band), text in items.items() if band is None},
         ("red", "green", "blue", "alpha")[: len(bands)] if len(bands) >= 3 else None,
         steps,
+        path,
         read,
     )
 
 
-def _rasterio_page(file: Any) -> _StoredPage:
+def _rasterio_page(file: Any, path: str) -> Page:
     from rasterio.enums import ColorInterp, MaskFlags
 
     def read(chosen: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        once = list(dict.fromkeys(chosen))
         has_alpha = any(MaskFlags.alpha in flags for flags in file.mask_flag_enums)
-        bands = file.read([i + 1 for i in once], masked=not has_alpha)
+        bands = file.read([i + 1 for i in chosen], masked=not has_alpha)
         mask = np.ma.getmaskarray(bands).any(axis=0)
-        pixels = np.stack([np.ma.getdata(bands)[once.index(i)] for i in chosen], axis=-1)
+        pixels = np.moveaxis(np.ma.getdata(bands), 0, -1)
         if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
             table = file.colormap(1)
             colours = [table.get(index, (0, 0, 0))[:3] for index in range(max(table) + 1)]
@@ -299,7 +284,7 @@ def _rasterio_page(file: Any) -> _StoredPage:
 
     declared = file.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     at, tags = file.transform, file.tags()
-    return _StoredPage(
+    return Page(
         file.descriptions,
         list(zip(file.scales, file.offsets, strict=True)),
         tags.get("TIFFTAG_IMAGEDESCRIPTION", ""),
@@ -307,6 +292,7 @@ def _rasterio_page(file: Any) -> _StoredPage:
         ("red", "green", "blue", *[None] * (file.count - 3)) if declared else None,
         # rasterio gives the identity where a file has no geotransform
         _NORTH_UP if at.is_identity else (at.a, at.b, at.d, at.e),
+        path,
         read,
     )
 
