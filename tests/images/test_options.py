@@ -15,6 +15,7 @@ from sattxt.images.options import ImageOptions, merge_options
         {"stretch": "linear"}, {"stretch": (5, 5)}, {"stretch": (9, 1)}, {"stretch": (0, float("nan"))}, {"stretch": 3},
         {"bands": "B04"}, {"bands": (1, 2)}, {"bands": (0, 1, 2)}, {"bands": (1.0, 2.0, 3.0)}, {"bands": 4},
         {"channels": "middle"}, {"value_range": "0-2"}, {"value_range": "0-1", "stretch": "percentile"},
+        {"value_range": "0-10000"}, {"value_range": "0-255", "stretch": "sentinel2"},
         {"offset": "yes"}, {"offset": 1000}, {"offset": True}, {"band_names": "B04"}, {"max_pixels": 0},
     ],
 )  # fmt: skip

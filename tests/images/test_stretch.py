@@ -85,7 +85,7 @@ def test_values_outside_the_stated_range_are_an_error() -> None:
         to_rgb(array, ImageOptions(value_range="0-1"))
     with pytest.raises(ImageError, match="outside value_range='0-255'"):
         to_rgb(np.full((20, 20), 300, np.int16), ImageOptions(value_range="0-255"))
-    with pytest.raises(ImageError, match="is uint8, which is 0-255"):
+    with pytest.raises(ImageError, match="is uint8, value_range='0-1' is for floats"):
         to_rgb(rgb_tile(), ImageOptions(value_range="0-1"))
 
 

@@ -20,7 +20,7 @@ _COMMON_NAMES = {
     "narrownir": "B8A", "nirnarrow": "B8A", "watervapour": "B09", "watervapor": "B09", "cirrus": "B10",
     "swir1": "B11", "swir16": "B11", "swir2": "B12", "swir22": "B12",
 }  # fmt: skip
-_BAND = re.compile(r"b0*(\d{1,2}|8a)(?=$|[\s,:;_(-])", re.IGNORECASE)
+_BAND = re.compile(r"b0*(1[0-2]|8a|[1-9])(?=$|[\s,:;_(-])")
 _BASELINE = re.compile(r"(?:^|[_/\\])N(?!9999)(\d{2})(\d{2})(?=[_./\\]|$)")  # N9999: no baseline, in BigEarthNet v2
 _ADDED_SINCE_0400 = 1000.0
 
@@ -32,13 +32,8 @@ def canonical(name: str) -> str:
     A name that is no Sentinel-2 one comes back in lower case.
     """
     text = name.strip().lower()
-    match = _BAND.match(text)
-    if match:
-        number = match.group(1)
-        if number == "8a":
-            return "B8A"
-        if 1 <= int(number) <= 12:
-            return f"B{int(number):02d}"
+    if match := _BAND.match(text):
+        return f"B{match[1].upper():0>2}"
     return _COMMON_NAMES.get(re.sub(r"[\s_-]", "", text), text)
 
 

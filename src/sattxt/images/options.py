@@ -96,9 +96,11 @@ class ImageOptions:
             holds, wanted = _RULES[field.name]
             if value is not field.default and not holds(value):
                 raise InputError(f"{field.name}={value!r}: pass {wanted}")
-        if self.value_range is not None and self.stretch not in (None, "sentinel2"):
+        fitting = {"0-255": (None,), "0-10000": ("sentinel2",)}.get(self.value_range or "", (None, "sentinel2"))
+        if self.value_range is not None and self.stretch not in fitting:
             raise InputError(
-                f"value_range={self.value_range!r} means nothing with stretch={self.stretch!r}; leave it out"
+                f"value_range={self.value_range!r} means nothing with stretch={self.stretch!r}; '0-255' is for "
+                "pictures without stretch=, '0-10000' for reflectance with stretch='sentinel2', '0-1' for both"
             )
         if self.offset not in (None, "auto", 0) and self.stretch is None:
             raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")

@@ -14,7 +14,6 @@ import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -42,7 +41,8 @@ Tiles: TypeAlias = "Iterable[Tile | Tensor | NDArray[Any]] | np.ndarray[tuple[in
 
 _MAX_BANDS = 13  # an axis as short as this may be the channels
 
-_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
+#: The formats that Pillow may try: those of image files, none that runs other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?=.)|^data:")
 _VALUE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _NOT_OPENED: dict[type[Exception], str] = {
@@ -152,20 +152,13 @@ def _from_encoded(file: Any, head: bytes, options: ImageOptions, path: str, wher
     if not head:
         raise ImageError(f"{where}: is empty")
     try:
-        image = Image.open(file, formats=_formats())
+        image = Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{where}: refused as a decompression bomb ({error})") from error
     except DECODE_ERRORS as error:
-        raise ImageError(f"{where}: is no image that can be read ({', '.join(_formats())}), or is damaged") from error
+        raise ImageError(f"{where}: is no image that can be read ({', '.join(_FORMATS)}), or is damaged") from error
     with image:
         return _from_pil(image, options, path, where)
-
-
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    """The formats that Pillow may try: those of image files, none that runs other programs (EPS)."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where: str) -> NDArray[Any]:
@@ -173,24 +166,18 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     tile = getattr(image, "tile", None)
     if tile and "16" in str(tile[0][3]) and Image.getmodetype(image.mode) == "L" and image.mode not in _VALUE_MODES:
         raise ImageError(f"{where}: has 16 bits per colour, of which Pillow reads 8; pass it as a TIFF or uint16 array")
+    has_values = image.mode in _VALUE_MODES  # and no colours
     try:
-        pixels = _pil_pixels(image)
+        if image.mode in ("RGBa", "La"):  # premultiplied
+            image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+        elif image.mode == "P" and "transparency" in image.info:  # else Pillow warns about it
+            image = image.convert("RGBA")
+        pixels = np.array(image if has_values or image.mode == "RGB" else image.convert("RGB"))
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
         raise ImageError(f"{where}: cannot be decoded, it may be truncated ({first_line(error)})") from error
-    if pixels.ndim == 2:
-        return _select(pixels[..., None], None, options, where, added=reflectance_offset({}, path))
-    return _select(pixels, None, options, where, colours=("red", "green", "blue"))
-
-
-def _pil_pixels(image: Image.Image) -> NDArray[Any]:
-    """(H, W, 3) uint8, or (H, W) where a mode holds values and no colours."""
-    if image.mode in _VALUE_MODES:
-        return np.array(image)
-    if image.mode in ("RGBa", "La"):  # premultiplied
-        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-    elif image.mode == "P" and "transparency" in image.info:  # else Pillow warns about it
-        image = image.convert("RGBA")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    colours = None if has_values else ("red", "green", "blue")
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return _select(pixels, None, options, where, colours=colours, added=reflectance_offset({}, path))
 
 
 def _as_array(img: Any, where: str) -> NDArray[Any]:

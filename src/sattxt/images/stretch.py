@@ -42,8 +42,8 @@ def to_255(
     is_float = pixels.dtype.kind == "f"
     if is_float and not np.isfinite(seen).all():
         raise ImageError(f"{where}: has NaN or infinite pixels; replace them, or pass a masked array")
-    if not is_float and options.value_range == "0-1" and pixels.dtype != np.uint8:
-        raise ImageError(f"{where}: value_range='0-1' is for floats, this is {pixels.dtype}")
+    if not is_float and options.value_range == "0-1":
+        raise ImageError(f"{where}: is {pixels.dtype}, value_range='0-1' is for floats; leave it out")
 
     if options.stretch is None:
         out = _unstretched(pixels, seen, options.value_range, where)
@@ -65,23 +65,17 @@ def to_255(
 
 def _unstretched(pixels: Pixels, seen: Pixels, value_range: ValueRange | None, where: str) -> Pixels:
     if pixels.dtype == np.uint8:
-        if value_range not in (None, "0-255"):
-            raise ImageError(f"{where}: is uint8, which is 0-255; value_range={value_range!r} does not fit")
         return pixels
     is_float = pixels.dtype.kind == "f"
     low, high = float(seen.min()), float(seen.max())
     if value_range is None:
-        if is_float:
-            raise ImageError(
-                f"{where}: floats from {low:.4g} to {high:.4g} could be of any range; pass value_range='0-1' or "
-                "value_range='0-255' for a picture, or stretch= for reflectance"
-            )
         raise ImageError(
-            f"{where}: {pixels.dtype} pixels from {low:.0f} to {high:.0f} need stretch='sentinel2' (reflectance x "
+            f"{where}: floats from {low:.4g} to {high:.4g} could be of any range; pass value_range='0-1' or "
+            "value_range='0-255' for a picture, or stretch= for reflectance"
+            if is_float
+            else f"{where}: {pixels.dtype} pixels from {low:.0f} to {high:.0f} need stretch='sentinel2' (reflectance x "
             "10000), stretch='percentile' or stretch=(low, high); or value_range='0-255' if they are 8-bit values"
         )
-    if value_range == "0-10000":
-        raise ImageError(f"{where}: value_range='0-10000' is reflectance; pass stretch='sentinel2' too, or (low, high)")
     top = 1.0 if value_range == "0-1" else 255.0
     if low < -_SLACK * top or high > (1 + _SLACK) * top:
         raise ImageError(
@@ -108,10 +102,6 @@ def _reflectance_unit(dtype: np.dtype[Any], seen: Pixels, value_range: ValueRang
         raise ImageError(
             f"{where}: {dtype} pixels are stretched already, stretch='sentinel2' is for reflectance x 10000; "
             "leave stretch= out, or pass numbers"
-        )
-    if value_range == "0-255":
-        raise ImageError(
-            f"{where}: value_range='0-255' is no reflectance; leave out stretch='sentinel2' or value_range="
         )
     if dtype.kind != "f":
         return np.float32(1)
