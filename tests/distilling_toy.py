@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.training.loop import Run
-from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.model import SRDConfig, SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.tiles import Tiles
+from sattxt.vision.tower import VisionTower
 
 VISION = VisionConfig(
     BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, output_stride=16),
@@ -62,7 +62,7 @@ class Distilling(Run[SRDModel]):
         config = SRDConfig(**{**small, "precision": "float32", **options})
         if model is None:
             torch.manual_seed(0)
-            model = SRDModel(VISION, 4)
+            model = SRDModel(VisionTower(VISION), 4)
         self.sets = sets or [pair_set()]
         self.distiller = SRDObjective(config, model, seen or teacher(), self.sets, normalise)  # type: ignore[arg-type]
         out.mkdir(parents=True, exist_ok=True)

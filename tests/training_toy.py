@@ -9,13 +9,12 @@ import torch
 
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.training.loop import LoopOptions, Run
-from sattxt.training.objectives.align.config import AlignConfig
-from sattxt.training.objectives.align.model import AlignModel
+from sattxt.training.objectives.align.model import AlignConfig, AlignModel
 from sattxt.training.objectives.align.objective import AlignObjective
-from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
-from sattxt.training.text_bank import TextBank
+from sattxt.training.prompts import PromptBook, PromptConfig
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import Normalise, zero_shot_accuracy
+from sattxt.vision.tower import VisionTower
 
 COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)}
 
@@ -36,26 +35,26 @@ class Toy(Run[AlignModel]):
         tiles = Tiles("toy", keys, torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions)
         book = PromptBook(
             PromptConfig(templates=("a photo of {}",)),
-            [SetTexts("toy", [[colour] for colour in COLOURS], captions, tiles.labels)],
+            [([[colour] for colour in COLOURS], captions, tiles.labels)],
         )
         anchors = torch.randn(3, 24, generator=generator)
         near = (anchors[:, None] + 0.3 * torch.randn(3, 3, 24, generator=generator)).flatten(0, 1)
-        bank = TextBank(torch.cat([anchors, near]), book.row)
+        pooled = torch.cat([anchors, near])
         torch.manual_seed(seed)
         vision = VisionConfig(
             BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 16, 1, 2, 32)
         )
         small = {"steps": 60, "counts": (18,), "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
         config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
-        model = AlignModel(vision, 24, 10.0)
+        model = AlignModel(VisionTower(vision), 24, 10.0)
         self.sets = [tiles]
-        self.aligner = AlignObjective(config, self.sets, book, bank, normalise or to_pixels)
+        self.aligner = AlignObjective(config, self.sets, book, pooled, normalise or to_pixels)
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.aligner, model, out)
 
     def measure(self, model: AlignModel) -> dict[str, float]:
         model = self.aligner.calibrate_norms(model, 32, batches=10)
-        return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.bank.pooled[:3], to_pixels, 32, 60)}
+        return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.pooled[:3], to_pixels, 32, 60)}
 
 
 def to_pixels(x: torch.Tensor) -> torch.Tensor:

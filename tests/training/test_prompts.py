@@ -20,24 +20,21 @@ def test_shipped_templates_and_instructions_are_fit_for_use() -> None:
     assert len(set(config.templates)) == len(config.templates)
 
 
-def test_a_texts_instructions_are_its_own_and_always_the_same() -> None:
-    config = PromptConfig(instructions=prompts.INSTRUCTIONS, instruction_variants=2, plain_share=0.5)
-    texts = [f"caption {i}" for i in range(400)]
-    assert [config.variants(t) for t in texts] == [config.variants(t) for t in reversed(texts)][::-1]
-    assert all(len(config.variants(t)) == 2 for t in texts)
-    plain = sum(config.variants(t)[0] == t for t in texts)
-    assert 150 < plain < 250
-    used = Counter(p.instruction for t in texts for p in config.variants(t) if isinstance(p, Prompt))
+def test_a_texts_instruction_is_its_own_and_always_the_same() -> None:
+    config = PromptConfig(instructions=prompts.INSTRUCTIONS, plain_share=0.5)
+    texts = [f"caption {i}" for i in range(800)]
+    assert [config.prompt(t) for t in texts] == [config.prompt(t) for t in reversed(texts)][::-1]
+    plain = sum(config.prompt(t) == t for t in texts)
+    assert 300 < plain < 500
+    used = Counter(p.instruction for p in map(config.prompt, texts) if isinstance(p, Prompt))
     assert set(used) == set(prompts.INSTRUCTIONS)
     assert max(used.values()) < 2 * min(used.values())
 
 
 def sets() -> list[SetTexts]:
     """Two sets: classes with some captions, and captions alone."""
-    first = SetTexts(
-        "a", [["lake", "pond"], ["wood"]], [["blue"], [], ["green", "dark"], []], torch.tensor([0, 0, 1, 1])
-    )
-    return [first, SetTexts("b", [], [["one"], []], torch.tensor([-1, -1]))]
+    first = [["lake", "pond"], ["wood"]], [["blue"], [], ["green", "dark"], []], torch.tensor([0, 0, 1, 1])
+    return [first, ([], [["one"], []], torch.tensor([-1, -1]))]
 
 
 def drawn_texts(book: PromptBook, seed: int) -> tuple[list[list[str] | None], dict[int, str], Any]:
@@ -95,7 +92,7 @@ def test_names_alone_are_drawn_where_all_prompts_are_to_be_names() -> None:
 
 
 def test_a_share_of_names_is_beside_what_falls_to_them_anyway() -> None:
-    many = SetTexts("a", [["lake", *(f"pond {i}" for i in range(9))]], [], torch.zeros(0, dtype=torch.int64))
+    many = [["lake", *(f"pond {i}" for i in range(9))]], [], torch.zeros(0, dtype=torch.int64)
     book = PromptBook(PromptConfig(templates=("{}",), name_share=0.25), [many])
     drawn = [book.draw([torch.zeros(0, dtype=torch.int64)], torch.Generator().manual_seed(s)) for s in range(1000)]
     names = sum(book.prompts[int(step.classes[0][0])] == "lake" for step in drawn if step.classes[0] is not None)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sattxt.data.registry import DATASETS
 from sattxt.errors import InputError
-from sattxt.training.objectives.align.config import AlignConfig
-from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.objectives.align.model import AlignConfig
+from sattxt.training.objectives.srd.model import SRDConfig
 from sattxt.training.prompts import PromptConfig
 from sattxt.training.recipe import Recipe, leave_out, read_recipe
 from sattxt.training.schema import parse_override

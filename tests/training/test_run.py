@@ -125,8 +125,8 @@ def test_the_full_size_recipe_runs_dry_scaled_down_by_overrides_alone(scenes: Pa
 
     second = AlignRun(recipe, scenes, scenes / "run-align", init=scenes / "run-srd")
     assert torch.equal(second.model.vision.head.ln_final.weight, first.average.vision.head.ln_final.weight)
-    assert {p.text for p in second.bank.row if isinstance(p, Prompt)} | {
-        p for p in second.bank.row if isinstance(p, str)
+    assert {p.text for p in second.aligner.book.row if isinstance(p, Prompt)} | {
+        p for p in second.aligner.book.row if isinstance(p, str)
     } >= {f"Scene {s} in season {t}." for s in (12, 13) for t in range(4)}
     assert second.train(options) == 2
     brighter = recipe.replace(image=recipe.image.replace(mean=(0.1, 0.1, 0.1)))

@@ -18,6 +18,7 @@ from sattxt.training.objectives.align.model import AlignModel
 from sattxt.training.recipe import Recipe, read_recipe
 from sattxt.training.start import initialise, load_vision
 from sattxt.vision.mobilenet import MobileNetV1
+from sattxt.vision.tower import VisionTower
 
 #: The full-size recipe made small by overrides alone.
 TINY: dict[str, Any] = {
@@ -147,7 +148,7 @@ def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
     for name, value in first.average.vision.state_dict().items():
         assert torch.equal(value, model.vision.state_dict()[name]), name
     assert torch.equal(first.average.text.proj.weight, model.text.proj.weight)
-    other = AlignModel(model.vision.config, 30, 10.0)
+    other = AlignModel(VisionTower(model.vision.config), 30, 10.0)
     with pytest.raises(
         WeightsError,
         match=r"text head: tensor 'ln.weight' .* \(24,\), the model needs \(30,\)",

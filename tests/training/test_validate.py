@@ -15,7 +15,12 @@ from sattxt.training.validate import Scored, caption_recall, fit_logit_scale, fi
 def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:
     run = Toy(tmp_path)
     figures = caption_recall(
-        run.model, run.sets[0], lambda texts: run.aligner.bank.vectors(run.aligner.bank.rows(texts)), to_pixels, 32, 60
+        run.model,
+        run.sets[0],
+        lambda texts: run.aligner.pooled[[run.aligner.book.row[text] for text in texts]],
+        to_pixels,
+        32,
+        60,
     )
     assert set(figures) == {f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} | {"recall"}
     assert figures["i2t_r10"] == 100  # nine captions in all

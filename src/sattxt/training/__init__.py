@@ -17,17 +17,17 @@ from sattxt.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from sattxt.training.loop import LoopOptions
-    from sattxt.training.objectives.align.config import AlignConfig
-    from sattxt.training.objectives.srd.config import SRDConfig
+    from sattxt.training.objectives.align.model import AlignConfig
+    from sattxt.training.objectives.srd.model import SRDConfig
     from sattxt.training.recipe import Recipe, read_recipe
     from sattxt.training.run import AlignRun, SRDRun
 
 _HOMES = {
-    "AlignConfig": "sattxt.training.objectives.align.config",
+    "AlignConfig": "sattxt.training.objectives.align.model",
     "AlignRun": "sattxt.training.run",
     "LoopOptions": "sattxt.training.loop",
     "Recipe": "sattxt.training.recipe",
-    "SRDConfig": "sattxt.training.objectives.srd.config",
+    "SRDConfig": "sattxt.training.objectives.srd.model",
     "SRDRun": "sattxt.training.run",
     "read_recipe": "sattxt.training.recipe",
 }

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from sattxt.config import ModelConfig
 from sattxt.data.archive import is_image, open_store
@@ -28,7 +29,7 @@ from sattxt.errors import InputError
 from sattxt.images.load import Failure, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_shape
-from sattxt.training.objectives.base import generator, measure_norms
+from sattxt.training.objectives.base import generator
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import load_tower
 from sattxt.weights.card import model_card
@@ -71,8 +72,8 @@ def adapt_norms(
     """Write a copy of a model whose BatchNorm statistics are those of unlabelled tiles.
 
     The tiles go through the model's own preprocessing, in a fixed random order, so that each batch is a mixture of
-    them; a layer's statistics are the means over all batches, each counted by its tiles (within-batch variances, as in
-    training). Weights, text side and calibration stay what they are.
+    them; a layer's statistics are the means over all batches, which are of nearly equal size (within-batch variances,
+    as in training). Weights, text side and calibration stay what they are.
 
     Args:
         model: what ``from_pretrained`` opens: a name, a model directory, a hub id.
@@ -129,7 +130,8 @@ def adapt_norms(
                     extremes.extend((float(pixels.amin()), float(pixels.amax())))
                     yield pixels.to(place).contiguous(memory_format=torch.channels_last)
 
-    measured = measure_norms(tower, batches(), tower)
+    update_bn(batches(), tower.eval())
+    measured = len(samples) - len(failures)
     if failures:
         total = measured + len(failures)
         log.warning("%s: %d of %d tiles cannot be read, first %s", source, len(failures), total, failures[0])

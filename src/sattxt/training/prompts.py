@@ -1,24 +1,22 @@
 """What stage 2 reads: phrases in templates, captions, and the instructions put before either (SATtxt, section 3.2).
 
-A prompt is an instruction and a text, drawn independently of each other. Which instructions a text is embedded with is
-a function of the text alone, so a run's vectors can be computed once, before it. What a step uses is drawn by
-:meth:`PromptBook.draw`, from the generator it is given and nothing else.
+A prompt is a text, perhaps with an instruction. Which one is a function of the text alone, so a run's vectors can be
+computed once, before it. What a step uses is drawn by :meth:`PromptBook.draw`, from the generator it is given and
+nothing else.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from sattxt.errors import InputError
 from sattxt.labels.prompts import parse_templates
-from sattxt.training.schema import Config, Count, Share
+from sattxt.training.schema import Config, Share
 
 #: Where a class's phrase goes into a prompt.
 TEMPLATES: tuple[str, ...] = (
@@ -73,8 +71,7 @@ class PromptConfig(Config):
 
     templates: tuple[str, ...] = TEMPLATES  # for class phrases, each with {} once; "default" is the shipped ones
     instructions: tuple[str, ...] = ()  # put before a text; none leaves every text plain, "default" is the shipped ones
-    instruction_variants: Count = 1  # prompts that each text is embedded as
-    plain_share: Share = 0.5  # of texts, those one of whose variants has no instruction
+    plain_share: Share = 0.5  # of texts, those without an instruction
     # Of tiles with a class, those whose text is one of their captions rather than a class phrase; 1: captions alone.
     caption_share: Share = 1.0
     name_share: Share = 0.0  # of class prompts, those made of the class's first phrase, beside its share among all
@@ -95,42 +92,21 @@ class PromptConfig(Config):
             raise ValueError("instructions: pass each once, none of them empty (an empty list leaves them all out)")
         return self
 
-    def variants(self, text: str) -> list[AnyPrompt]:
-        """The prompts that ``text`` is embedded as; always the same for the same text."""
-        if not self.instructions:
-            return [text]
+    def prompt(self, text: str) -> AnyPrompt:
+        """What ``text`` is embedded as; always the same for the same text."""
         draw = random.Random(text)
-        plain = draw.random() < self.plain_share
-        count = min(self.instruction_variants - plain, len(self.instructions))
-        instructed = [Prompt(instruction, text) for instruction in draw.sample(self.instructions, count)]
-        return [text, *instructed] if plain else list(instructed)
+        if not self.instructions or draw.random() < self.plain_share:
+            return text
+        return Prompt(draw.sample(self.instructions, 1)[0], text)
 
 
-@dataclass
-class SetTexts:
-    """The texts of one data set and its tiles.
-
-    name: for messages. phrases: for each class, what stands for it, without templates; empty where there are no
-    classes. captions: for each tile, its texts, possibly none. labels: (N,) int64 into ``phrases``, or -1.
-
-    Raises:
-        InputError: captions and labels are of different numbers, or a label has no phrases.
-    """
-
-    name: str
-    phrases: Sequence[Sequence[str]]
-    captions: Sequence[Sequence[str]]
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if len(self.captions) != len(self.labels):
-            raise InputError(f"{self.name}: {len(self.captions)} lists of captions for {len(self.labels)} tiles")
-        if len(self.labels) and int(self.labels.max()) >= len(self.phrases):
-            raise InputError(f"{self.name}: label {int(self.labels.max())} has no phrases ({len(self.phrases)} have)")
+#: The texts of one data set: for each class what stands for it, without templates; for each tile its captions, possibly
+#: none; (N,) int64 each tile's class, or -1.
+SetTexts: TypeAlias = tuple[Sequence[Sequence[str]], Sequence[Sequence[str]], Tensor]
 
 
 class StepPrompts(NamedTuple):
-    """What one step uses; rows are into :attr:`PromptBook.prompts`, and so into the text bank made of them.
+    """What one step uses; rows are into :attr:`PromptBook.prompts`, and so of the vectors made of them.
 
     classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
     rows: (N,) each tile's text; -1 for none. image_group, text_group: (N,) the class (numbered across all sets) of a
@@ -156,25 +132,19 @@ class PromptBook:
         self.config = config
         self.row: dict[AnyPrompt, int] = {}
         self._sets: list[_Rows] = []
-        first = 0
-        for part in sets:
-            classes = _Ragged([self._rows(_fill_templates(phrases, config.templates)) for phrases in part.phrases])
-            names = _Ragged([self._rows(_fill_templates(phrases[:1], config.templates)) for phrases in part.phrases])
-            captions = _Ragged([self._rows(texts) for texts in part.captions])
-            self._sets.append(_Rows(classes, names, captions, part.labels, first))
-            first += len(classes)
-        for text in extras:
-            self._add(text)
+        self.class_counts = [len(phrases) for phrases, _, _ in sets]
+        for number, (phrases, captions, labels) in enumerate(sets):
+            filled = [[t.replace("{}", text) for text in texts for t in config.templates] for texts in phrases]
+            classes, told = (
+                _Ragged([self._add(map(config.prompt, texts)) for texts in part]) for part in (filled, captions)
+            )
+            self._sets.append(_Rows(classes, told, labels, sum(self.class_counts[:number])))
+        self._add(extras)
 
     @property
     def prompts(self) -> list[AnyPrompt]:
         """Every prompt once; a prompt's place in it is its row."""
         return list(self.row)
-
-    @property
-    def class_counts(self) -> list[int]:
-        """For each data set, how many classes it has."""
-        return [len(rows.classes) for rows in self._sets]
 
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
@@ -185,12 +155,7 @@ class PromptBook:
 
         Args:
             parts: for each data set, the (n,) int64 indices of its tiles in the batch, in the batch's order.
-
-        Raises:
-            InputError: not one part a data set.
         """
-        if len(parts) != len(self._sets):
-            raise InputError(f"parts: {len(parts)} for {len(self._sets)} data sets; pass one each")
         classes: list[Tensor | None] = []
         chosen, image_group, text_group = [], [], []
         for rows, index in zip(self._sets, parts, strict=True):
@@ -220,20 +185,17 @@ class PromptBook:
         if self.config.name_share == 0:
             return drawn
         by_name = torch.rand(len(index), generator=generator) < self.config.name_share
-        return torch.where(by_name, rows.names.pick(index, generator), drawn)
+        named = rows.classes.pick(index, generator, first=len(self.config.templates))  # a class's first phrase
+        return torch.where(by_name, named, drawn)
 
-    def _rows(self, texts: Iterable[str]) -> list[int]:
-        return [self._add(prompt) for text in texts for prompt in self.config.variants(text)]
-
-    def _add(self, prompt: AnyPrompt) -> int:
-        return self.row.setdefault(prompt, len(self.row))
+    def _add(self, prompts: Iterable[AnyPrompt]) -> list[int]:
+        return [self.row.setdefault(prompt, len(self.row)) for prompt in prompts]
 
 
 class _Rows(NamedTuple):
     """One data set's rows; ``first`` is the number of its first class across all sets."""
 
     classes: _Ragged
-    names: _Ragged
     captions: _Ragged
     labels: Tensor
     first: int
@@ -250,13 +212,9 @@ class _Ragged:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def pick(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """(n,): one row of each list in ``index``, none of them empty."""
-        counts = self.counts[index]
+    def pick(self, index: Tensor, generator: torch.Generator, first: int | None = None) -> Tensor:
+        """(n,): one row of each list in ``index``, none of them empty; ``first``: of its first so many alone."""
+        counts = self.counts[index] if first is None else torch.full_like(index, first)
         # float64: in float32, a number just below 1 times a large count rounds up to the count
-        first = (torch.rand(len(index), generator=generator, dtype=torch.float64) * counts).long()
-        return self.flat[self.starts[index] + first]
-
-
-def _fill_templates(phrases: Sequence[str], templates: Sequence[str]) -> list[str]:
-    return [template.replace("{}", phrase) for phrase in phrases for template in templates]
+        drawn = (torch.rand(len(index), generator=generator, dtype=torch.float64) * counts).long()
+        return self.flat[self.starts[index] + drawn]

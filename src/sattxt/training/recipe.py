@@ -18,14 +18,14 @@ from sattxt.errors import InputError, near
 from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.io import read_json
 from sattxt.labels.sets import humanise
-from sattxt.training.objectives.align.config import AlignConfig
+from sattxt.training.objectives.align.model import AlignConfig
 from sattxt.training.objectives.base import StepConfig
-from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.objectives.srd.model import SRDConfig
 from sattxt.training.prompts import PromptConfig
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
-from sattxt.training.text_start import LLMSource, SentenceSource
+from sattxt.training.texts import LLMSource, SentenceSource
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -25,15 +24,14 @@ from sattxt.training.objectives.align.model import AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.objectives.srd.model import SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.prompts import PromptBook, SetTexts
+from sattxt.training.prompts import PromptBook
 from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource
 from sattxt.training.sets import SetEntry, describe
 from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
-from sattxt.training.text_bank import build_bank
-from sattxt.training.text_start import start_text
+from sattxt.training.texts import encode_prompts, open_text_encoder
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import (
     Scored,
@@ -78,23 +76,21 @@ class AlignRun(Run[AlignModel]):
             captions = [text for tiles in self.validation for texts in tiles.captions for text in texts]
             book = PromptBook(
                 recipe.align.prompting,
-                [SetTexts(s.name, recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
+                [(recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
                 extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
             )
-            self.text = start_text(recipe, data, out)
-            encoder = self.text.open(resolve_device(None))
-            self.bank = build_bank(book.prompts, encoder, out, progress=sys.stderr.isatty())
+            encoder, self.text_config, self._text_folder = open_text_encoder(recipe, data, out, resolve_device(None))
+            pooled = encode_prompts(book.prompts, encoder, out, progress=sys.stderr.isatty())
             del encoder
         with fixed_seed(config.seed):
-            model = AlignModel(tower, self.bank.hidden_size, config.initial_scale)
+            model = AlignModel(tower, pooled.shape[1], config.initial_scale)
         has_text_head = init is not None and initialise(init, model.vision, model.text)
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
-                spacing = math.ceil(len(self.bank) / _SAMPLE)
-                make_isometric(model.text, self.bank.vectors(torch.arange(0, len(self.bank), spacing)))
+                make_isometric(model.text, pooled[:: math.ceil(len(pooled) / _SAMPLE)])
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
         context = _context(recipe, recipe.align.sets, texts)
-        self.aligner = AlignObjective(config, self.sets, book, self.bank, self.normalise, context)
+        self.aligner = AlignObjective(config, self.sets, book, pooled, self.normalise, context)
         super().__init__(self.aligner, model, out)
 
     def measure(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
@@ -140,7 +136,7 @@ class AlignRun(Run[AlignModel]):
             embed_dim=2 * vision.head.dim,
             image=ImageConfig(**dict(self.recipe.image)),
             vision=vision,
-            text=self.text.config,
+            text=self.text_config,
             logit_scale=round(logit_scale, 2),
             logit_scale_source="fitted on the validation splits" if scored else "trained",
             backgrounds=BACKGROUNDS,
@@ -150,14 +146,14 @@ class AlignRun(Run[AlignModel]):
         )
         # What is stored is what is loaded: weights rounded to float16 once, here.
         tower, head = (half_precision(part.state_dict()) for part in (model.vision, model.text))
-        return write_model(out, config, tower, head, self.text.folder, overwrite=overwrite)
+        return write_model(out, config, tower, head, self._text_folder, overwrite=overwrite)
 
     def _plain_texts(self, tiles: Tiles) -> list[str]:
         """One text a class, of its first phrase."""
         return [PLAIN_TEMPLATE.format(phrases[0]) for phrases in self.recipe.align.phrases(tiles.name, tiles.classes)]
 
     def _vectors(self, texts: list[str]) -> Tensor:
-        return self.bank.vectors(self.bank.rows(texts))
+        return self.aligner.pooled[[self.aligner.book.row[text] for text in texts]]
 
 
 class SRDRun(Run[SRDModel]):

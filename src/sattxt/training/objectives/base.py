@@ -7,7 +7,7 @@ the batches it would have drawn, and several ranks draw the batches that one pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
@@ -126,16 +125,27 @@ class Objective(ABC):
         """The losses on ``batch``, which is on the model's device. A contrast over all ranks' tiles gathers them."""
 
     @abstractmethod
+    def rates(self, model: Any) -> list[tuple[nn.Module, float | None]]:
+        """The parts of ``model`` that hold weights, each with its learning rate; ``None``: it never changes."""
+
     def frozen(self, model: Any) -> list[nn.Module]:
         """The modules of ``model`` that never change, norms included."""
+        return [module for module, rate in self.rates(model) if rate is None]
 
     def in_eval_mode(self, model: Any) -> list[nn.Module]:
         """The modules of ``model`` that are in eval mode while the others train: what is frozen, and perhaps norms."""
         return self.frozen(model)
 
-    @abstractmethod
     def groups(self, model: Any) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups: everything that is trained, with learning rate and weight decay."""
+        """The optimiser's parameter groups: weight decay for matrices and kernels, none for biases, norms and gains."""
+        groups = []
+        for module, rate in self.rates(model):
+            trained = [p for p in module.parameters() if p.requires_grad and rate is not None]
+            groups += [
+                {"params": [p for p in trained if p.ndim >= 2], "lr": rate, "weight_decay": self.config.weight_decay},
+                {"params": [p for p in trained if p.ndim < 2], "lr": rate, "weight_decay": 0.0},
+            ]
+        return [group for group in groups if group["params"]]
 
     def prepare(self, model: Any, out: Path, device: torch.device) -> None:  # noqa: B027
         """What there is to compute before the first batch is drawn.
@@ -166,41 +176,3 @@ class Objective(ABC):
         """The first tiles of a batch by name, for messages."""
         named = zip(self.sets, parts, strict=True)
         return ", ".join(f"{s.name} ({', '.join(s.keys[i] for i in index[:3].tolist())}, …)" for s, index in named)
-
-
-def parameter_groups(modules: Iterable[nn.Module], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Two optimiser groups: weight decay for matrices and kernels, none for biases, norms and gains.
-
-    Frozen parameters are left out, and groups that would be empty.
-    """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "lr": lr, "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-@torch.no_grad()
-def measure_norms(module: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], Any]) -> int:
-    """Replace a module's BatchNorm statistics by means over batches, each counted by its size; leaves it in eval mode.
-
-    Args:
-        batches: what ``run`` takes, images first.
-        run: a forward pass of the module.
-
-    Returns:
-        how many images there were.
-    """
-    norms = [part for part in module.eval().modules() if isinstance(part, _BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    seen = 0
-    for pixels in batches:
-        seen += len(pixels)
-        for norm in norms:
-            norm.momentum = len(pixels) / seen
-        run(pixels)
-    module.eval()
-    return seen

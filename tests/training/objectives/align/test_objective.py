@@ -17,8 +17,7 @@ from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.objectives.align.model import add_noise
 from sattxt.training.objectives.align.objective import AlignObjective
-from sattxt.training.prompts import PromptBook, PromptConfig, SetTexts
-from sattxt.training.text_bank import TextBank
+from sattxt.training.prompts import PromptBook, PromptConfig
 from sattxt.training.tiles import Tiles
 
 
@@ -110,10 +109,10 @@ def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
     run = Toy(tmp_path, text_mix=1.0)
     book = PromptBook(
         PromptConfig(templates=("{}",)),
-        [SetTexts("toy", [["a", "b"], ["c"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))],
+        [([["a", "b"], ["c"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))],
     )
-    bank = TextBank(torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]]), book.row)
-    aligner = AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
+    pooled = torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]])
+    aligner = AlignObjective(run.aligner.config, run.sets, book, pooled, to_pixels)
     drawn = torch.cat([aligner.draw(step).classes[0][:1] for step in range(50)])
     assert bool((drawn[:, 1] == 1).all())
     between = (drawn[:, 0] > 0) & (drawn[:, 0] < 2)
@@ -126,13 +125,13 @@ def test_data_sets_weigh_as_their_tiles(tmp_path: Path) -> None:
     other = dataclasses.replace(tiles, name="other", labels=(labels + 1) % 3)  # what is right here is wrong there
     book = PromptBook(
         PromptConfig(templates=("a photo of {}",)),
-        [SetTexts(s.name, [[colour] for colour in COLOURS], s.captions, s.labels) for s in (tiles, other)],
+        [([[colour] for colour in COLOURS], s.captions, s.labels) for s in (tiles, other)],
     )
 
     def class_term(sets: list[Tiles], counts: tuple[int, ...]) -> float:
         config = toy.aligner.config.replace(counts=counts)
-        part = PromptBook(book.config, [SetTexts(s.name, [[c] for c in COLOURS], s.captions, s.labels) for s in sets])
-        aligner = AlignObjective(config, sets, part, toy.aligner.bank, to_pixels)
+        part = PromptBook(book.config, [([[c] for c in COLOURS], s.captions, s.labels) for s in sets])
+        aligner = AlignObjective(config, sets, part, toy.aligner.pooled, to_pixels)
         whole = dataclasses.replace(aligner.draw(0), images=embedded[: sum(counts)])
         parts = [torch.arange(count) for count in counts]
         known = [s.labels[index] for s, index in zip(sets, parts, strict=True)]
@@ -153,7 +152,7 @@ def test_with_the_vision_side_frozen_no_image_embedding_moves(tmp_path: Path) ->
 
     run = aligner()
     pixels = to_pixels(run.sets[0].take(torch.arange(60)).float() / 255)
-    texts = run.aligner.bank.pooled
+    texts = run.aligner.pooled
     with torch.no_grad():
         images, before = run.model.eval().image(pixels), run.model.texts(texts)
     run.train(EVERY_STEP)
@@ -195,7 +194,7 @@ def test_options_that_make_no_run_are_refused(tmp_path: Path, options: dict[str,
 def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Path, phrases: list[list[str]]) -> None:
     run = Toy(tmp_path)
     labels = torch.full((60,), len(phrases) - 1)
-    book = PromptBook(PromptConfig(), [SetTexts("toy", phrases, [[]] * 60, labels)], extras=["x"])
-    bank = TextBank(torch.zeros(len(book.prompts), 24), book.row)
+    book = PromptBook(PromptConfig(), [(phrases, [[]] * 60, labels)], extras=["x"])
+    pooled = torch.zeros(len(book.prompts), 24)
     with pytest.raises(InputError, match="nothing to learn from"):
-        AlignObjective(run.aligner.config, run.sets, book, bank, to_pixels)
+        AlignObjective(run.aligner.config, run.sets, book, pooled, to_pixels)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.errors import InputError
-from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.objectives.srd.model import patch_regression, srd_loss, teacher_distribution
+from sattxt.training.objectives.srd.model import SRDConfig, patch_regression, srd_loss, teacher_distribution
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -21,11 +21,11 @@ from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.loop import LoopOptions, Run
-from sattxt.training.objectives.srd.config import SRDConfig
-from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.model import SRDConfig, SRDModel
 from sattxt.training.teachers.base import CallableTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.tiles import Tiles
+from sattxt.vision.tower import VisionTower
 
 PLAIN = AugmentConfig(radiometry_probability=0.0, coarse_probability=0.0)
 
@@ -105,7 +105,7 @@ def test_sets_with_different_bands_share_a_batch(tmp_path):
         nn.init.normal_(parameter, std=0.2)
     full = pair_set()
     rgb_only = Tiles("rgb", full.keys[:5], full.take(torch.arange(5)), bands=("B04", "B03", "B02"))
-    model = SRDModel(VISION, 16)
+    model = SRDModel(VisionTower(VISION), 16)
     run = Distilling(
         tmp_path, seen=galileo, sets=[full, rgb_only], counts=(3, 2), model=model, patch_weight=1.0, steps=1
     )
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said_before_the_first_step(tmp_path):
     with pytest.raises(InputError, match="counts has 1 values for 2 data sets"):
         Distilling(tmp_path, sets=[pair_set(), pair_set()])
     with pytest.raises(InputError, match="maps onto width 5, callable has 4"):
-        Distilling(tmp_path, model=SRDModel(VISION, 5))
+        Distilling(tmp_path, model=SRDModel(VisionTower(VISION), 5))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,6 @@ def test_options_that_make_no_run_are_refused(options, said):
 def test_the_vision_tower_is_what_stage_two_starts_from(tmp_path, freeze):
     from sattxt.training.objectives.align.model import AlignModel
     from sattxt.training.start import initialise
-    from sattxt.vision.tower import VisionTower
 
     run = Distilling(tmp_path, steps=2, freeze_backbone=freeze)
     tower = VisionTower(VISION)
@@ -240,7 +239,7 @@ def test_a_student_learns_what_galileo_sees_in_bands_it_never_gets(tmp_path, dat
         HeadConfig(input_dim=1024, dim=64, depth=1, heads=2, ffn_dim=128),
     )
     torch.manual_seed(0)
-    model = SRDModel(vision, galileo.width).to(memory_format=torch.channels_last)
+    model = SRDModel(VisionTower(vision), galileo.width).to(memory_format=torch.channels_last)
     weights = load_file(data_dir / "backbones" / "mobilenet-v1" / "model.safetensors")
     model.vision.backbone.load_state_dict(weights, strict=False)
     config = SRDConfig(

@@ -16,17 +16,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import atmosphere, augment, resize
 from sattxt.training.image_bank import ImageBank, build_image_bank
-from sattxt.training.objectives.align.config import AlignConfig
-from sattxt.training.objectives.align.model import AlignModel, add_noise, info_nce, positive_pairs
-from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator, measure_norms, parameter_groups
+from sattxt.training.objectives.align.model import AlignConfig, AlignModel, add_noise, info_nce, positive_pairs
+from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
 from sattxt.training.prompts import PromptBook
 from sattxt.training.ranks import autocast, gather
 from sattxt.training.records import checksum
-from sattxt.training.text_bank import TextBank
 from sattxt.training.tiles import Tiles
 from sattxt.vision.device import resolve_dtype
 
@@ -43,7 +42,7 @@ class AlignBatch(Batch):
     images: (N, 3, S, S) float32 pixel values; with ``image_views`` (N, D) float32 embeddings. labels: for each data set
     (n,) int64 into its classes, or -1. classes: for each data set (K, hidden), one frozen text vector a class, the same
     on every rank; no rows where it has no classes or they are not learnt from. rows: (N,) int64, each tile's own text
-    (a caption, or a phrase of its class) in the bank; -1: none. texts: (N, hidden), their vectors, zeros where there is
+    (a caption, or a phrase of its class) in ``book``; -1: none. texts: (N, hidden), their vectors, zeros where there is
     none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,), extra: (E, hidden),
     further captions, the same on every rank, which are negatives of tiles that they are not written of. noise_seed: of
     ``text_noise``.
@@ -66,7 +65,7 @@ class AlignObjective(Objective):
 
     Args:
         book: the prompts of ``sets``, in their order.
-        bank: made of ``book.prompts``.
+        pooled: (T, hidden) float32, the frozen vectors of ``book.prompts``.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
         context: see :class:`~sattxt.training.objectives.base.Objective`.
 
@@ -82,12 +81,12 @@ class AlignObjective(Objective):
         config: AlignConfig,
         sets: Sequence[Tiles],
         book: PromptBook,
-        bank: TextBank,
+        pooled: Tensor,
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(config, sets, normalise, context)
-        self.book, self.bank = book, bank
+        self.book, self.pooled = book, pooled
         self.images: ImageBank | None = None
         self._captions = book.caption_rows() if config.caption_weight > 0 else torch.empty(0, dtype=torch.int64)
         by_phrase = any(book.class_counts) and book.config.caption_share < 1
@@ -121,11 +120,11 @@ class AlignObjective(Objective):
             labels=[s.labels[index] for s, index in zip(self.sets, parts, strict=True)],
             classes=classes,
             rows=rows,
-            texts=torch.where(rows[:, None] >= 0, self.bank.vectors(rows.clamp(min=0)), 0.0),
+            texts=torch.where(rows[:, None] >= 0, self.pooled[rows.clamp(min=0)], 0.0),
             image_group=drawn.image_group,
             text_group=drawn.text_group,
             extra_rows=extra,
-            extra=self.bank.vectors(extra),
+            extra=self.pooled[extra],
             noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
         )
 
@@ -149,13 +148,13 @@ class AlignObjective(Objective):
         """For each data set, (K, hidden): a text vector of each class, with ``text_mix`` between two of its texts."""
         drawn = []
         for rows, others in zip(self.book.draw_classes(random), self.book.draw_classes(random), strict=True):
-            texts = torch.empty(0, self.bank.hidden_size)
+            texts = torch.empty(0, self.pooled.shape[1])
             if rows is not None and others is not None and self.config.class_weight > 0:
-                texts = self.bank.vectors(rows)
+                texts = self.pooled[rows]
                 if self.config.text_mix > 0:
                     mixed = torch.rand(len(texts), 1, generator=random) < self.config.text_mix
                     share = torch.rand(len(texts), 1, generator=random) * mixed
-                    texts = torch.lerp(texts, self.bank.vectors(others), share)
+                    texts = torch.lerp(texts, self.pooled[others], share)
             drawn.append(texts)
         return drawn
 
@@ -238,31 +237,21 @@ class AlignObjective(Objective):
 
     # -- the model -------------------------------------------------------------------------------------------------
 
-    def frozen(self, model: AlignModel) -> list[nn.Module]:
-        """The backbone and the heads that ``freeze_*`` name."""
+    def rates(self, model: AlignModel) -> list[tuple[nn.Module, float | None]]:
+        """Backbone, heads, text head, and the temperature."""
         config = self.config
-        chosen = (
-            (model.vision.backbone, config.freeze_backbone),
-            (model.vision.head, config.freeze_head),
-            (model.text, config.freeze_text_head),
-        )
-        return [module for module, still in chosen if still]
+        text_lr = config.head_lr if config.text_lr is None else config.text_lr
+        return [
+            (model.vision.backbone, None if config.freeze_backbone else config.backbone_lr),
+            (model.vision.head, None if config.freeze_head else config.head_lr),
+            (model.text, None if config.freeze_text_head else text_lr),
+            (nn.ParameterList([model.log_scale]), config.head_lr),
+        ]
 
     def in_eval_mode(self, model: AlignModel) -> list[nn.Module]:
         """What is frozen and, with ``freeze_norms``, every norm that keeps statistics."""
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] if self.config.freeze_norms else []
         return [*self.frozen(model), *norms]
-
-    def groups(self, model: AlignModel) -> list[dict[str, Any]]:
-        """Backbone, heads, text head, and the temperature."""
-        config, decay = self.config, self.config.weight_decay
-        text_lr = config.head_lr if config.text_lr is None else config.text_lr
-        return [
-            *parameter_groups([model.vision.backbone], config.backbone_lr, decay),
-            *parameter_groups([model.vision.head], config.head_lr, decay),
-            *parameter_groups([model.text], text_lr, decay),
-            {"params": [model.log_scale], "lr": config.head_lr, "weight_decay": 0.0},
-        ]
 
     def calibrate_norms(self, model: AlignModel, size: int, batches: int) -> AlignModel:
         """A copy of ``model`` in eval mode whose BatchNorm statistics are means over plain training batches.
@@ -275,7 +264,7 @@ class AlignObjective(Objective):
         """
         if self.config.freeze_backbone or self.config.freeze_norms or not batches:
             return model.eval()
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(model).eval()
         device, random = model.log_scale.device, generator(self.config.seed, _NORMS)
 
         def draw() -> Iterator[Tensor]:
@@ -285,5 +274,5 @@ class AlignObjective(Objective):
                 yield self.pixels(torch.cat([resize(tiles, size) for tiles in drawn])).to(device)
 
         with autocast(self.config.precision, device):
-            measure_norms(model, draw(), model.image)
+            update_bn(draw(), model.vision)
         return model

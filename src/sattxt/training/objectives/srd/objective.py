@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import radiometry, random_geometry, resample, resize
-from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator, parameter_groups
-from sattxt.training.objectives.srd.config import SRDConfig
+from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
 from sattxt.training.objectives.srd.model import (
+    SRDConfig,
     SRDModel,
     match_maps,
     normalise_tokens,
@@ -191,22 +191,14 @@ class SRDObjective(Objective):
 
     # -- the model -------------------------------------------------------------------------------------------------
 
-    def frozen(self, model: SRDModel) -> list[nn.Module]:
-        """The backbone with ``freeze_backbone``, and a map that no loss uses."""
+    def rates(self, model: SRDModel) -> list[tuple[nn.Module, float | None]]:
+        """Backbone, head, and the maps that a loss uses."""
         config = self.config
-        chosen = (
-            (model.vision.backbone, config.freeze_backbone),
-            (model.to_teacher, config.srd_weight == 0),
-            (model.patch_to_teacher, config.patch_weight == 0),
-        )
-        return [module for module, still in chosen if still]
-
-    def groups(self, model: SRDModel) -> list[dict[str, Any]]:
-        """Backbone; head and maps."""
-        config, heads = self.config, [model.vision.head, model.to_teacher, model.patch_to_teacher]
         return [
-            *parameter_groups([model.vision.backbone], config.backbone_lr, config.weight_decay),
-            *parameter_groups(heads, config.head_lr, config.weight_decay),
+            (model.vision.backbone, None if config.freeze_backbone else config.backbone_lr),
+            (model.vision.head, config.head_lr),
+            (model.to_teacher, config.head_lr if config.srd_weight > 0 else None),
+            (model.patch_to_teacher, config.head_lr if config.patch_weight > 0 else None),
         ]
 
     @torch.no_grad()
