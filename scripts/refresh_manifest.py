@@ -51,7 +51,7 @@ def write_cards(folders: Iterable[Path]) -> None:
     from sattxt.weights.directory import read_model  # not before the manifest is written, which is read once
 
     for folder in sorted(folders):
-        (folder / "README.md").write_text(model_card(read_model(folder).config), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(read_model(folder, verify=False).config), encoding="utf-8")
         write_sums(folder)
 
 

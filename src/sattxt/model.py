@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sattxt.classify.classifier import Classifier, Classifiers, LabelInput, ZeroShotOptions
+from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.errors import InputError
@@ -42,7 +43,8 @@ class SatTxt:
     """RGB satellite tiles and text in one embedding space.
 
     Open one with :meth:`from_pretrained`. The constructor takes parts already in memory. ``config`` is what the model
-    is made of; ``vision``, the image side, gives pixel values and tokens too; ``text``, the text side, token ids.
+    is made of; ``vision``, the image side, gives pixel values and tokens too; ``text``, the text side, token ids;
+    ``fit`` tells whether any label fits (``None``: the model cannot).
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class SatTxt:
         self.vision = ImageEncoder(vision, config.image, device=device, dtype=dtype)
         self.text = text
         self._stored = stored
-        self._classifiers = Classifiers(config, text, self.vision)
+        self.fit = FitReference.of(stored.fit) if stored is not None and stored.fit else None
+        self._classifiers = Classifiers(config, text, self.vision, self.fit)
 
     @classmethod
     def from_pretrained(

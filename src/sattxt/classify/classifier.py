@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 import torch
 
+from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.classify.transduction import transduce
 from sattxt.errors import InputError
@@ -84,6 +85,7 @@ class Classifier:
         calibration: from similarities to probabilities.
         encode: images to embeddings, see :meth:`sattxt.vision.encode.ImageEncoder.encode`.
         backgrounds: (B, D) unit vectors of texts that mean "none of these"; makes a multi-label classifier.
+        fit: what tells whether any of the labels fits; ``None``: results do not say.
 
     Attributes:
         labels: the K labels. weights: (K, D) float32, a unit vector a label: the mean of its texts', renormalised.
@@ -96,6 +98,7 @@ class Classifier:
         calibration: Calibration,
         encode: Callable[..., Embeddings],
         backgrounds: FloatArray | None = None,
+        fit: FitReference | None = None,
     ) -> None:
         self.labels = tuple(labels)
         starts = np.cumsum([0, *labels.values()])[:-1]
@@ -103,6 +106,8 @@ class Classifier:
         self.calibration = calibration
         self._encode = encode
         self._backgrounds = backgrounds
+        self._fit = fit
+        self._best_pictures = None if fit is None else fit.best_pictures(self.weights)
 
     @property
     def multi_label(self) -> bool:
@@ -173,9 +178,12 @@ class Classifier:
         return Embeddings(np.atleast_2d(given)), given.ndim == 1
 
     def _batch(self, vectors: Embeddings, scores: FloatArray, probs: FloatArray) -> ZeroShotBatch:
+        fits: list[float | None] = [None] * len(scores)
+        if self._fit is not None and self._best_pictures is not None:
+            fits = self._fit.measure(vectors, scores, self._best_pictures).tolist()
         results = [
-            ZeroShotResult(self.labels, score, prob, self.multi_label, source)
-            for score, prob, source in zip(scores, probs, vectors.sources, strict=True)
+            ZeroShotResult(self.labels, score, prob, self.multi_label, source, fit)
+            for score, prob, source, fit in zip(scores, probs, vectors.sources, fits, strict=True)
         ]
         return ZeroShotBatch(results, vectors.indices, vectors.failures)
 
@@ -197,11 +205,14 @@ class Classifier:
 class Classifiers:
     """Makes a model's classifiers and label banks; remembers the latest, so that labels seen before cost nothing."""
 
-    def __init__(self, config: ModelConfig, text: TextTower, vision: ImageEncoder) -> None:
+    def __init__(
+        self, config: ModelConfig, text: TextTower, vision: ImageEncoder, fit: FitReference | None = None
+    ) -> None:
         self._backgrounds = list(config.backgrounds or BACKGROUNDS)
         self._config = config
         self._text = text
         self._vision = vision
+        self._fit = fit
         self._latest: dict[Hashable, Classifier] = {}
 
     def make(
@@ -237,6 +248,7 @@ class Classifiers:
             Calibration(config.logit_scale, config.multi_label_scale or 1.0, config.multi_label_bias or 0.0),
             self._vision.encode,
             vectors[len(texts) :] if multi_label else None,
+            self._fit,
         )
         if asked is not None:
             self._latest[asked] = classifier

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sattxt.images.load import Failure
 
 
+#: ``fit`` from which a label counts as fitting.
+FITS = 0.5
+
+
 @dataclass(frozen=True)
 class ZeroShotResult:
     """Scores of one tile against K labels.
@@ -24,6 +28,8 @@ class ZeroShotResult:
     probs: (K,) float32 in [0, 1]. Single-label: they sum to 1 (softmax of the scaled scores). Multi-label: each is
     its own probability that the label applies, contrasted against prompts that mean "none of these".
     source: the path or name the tile came from, if it had one.
+    fit: in [0, 1], how sure it is that any of the labels fits the tile: probabilities only rank the labels given.
+    ``None`` where the model cannot tell (see ``fit.safetensors`` in docs/architecture.md).
     """
 
     labels: tuple[str, ...]
@@ -31,6 +37,12 @@ class ZeroShotResult:
     probs: FloatArray
     multi_label: bool = False
     source: str | None = None
+    fit: float | None = None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether any of the labels fits the tile: ``fit`` is 0.5 at least; ``None`` where the model cannot tell."""
+        return None if self.fit is None else self.fit >= FITS
 
     @property
     def label(self) -> str:
@@ -63,6 +75,8 @@ class ZeroShotResult:
             "source": self.source,
             "label": self.label,
             "multi_label": self.multi_label,
+            "fit": self.fit,
+            "fits": self.fits,
             "probs": {label: float(p) for label, p in zip(self.labels, self.probs, strict=True)},
             "scores": {label: float(s) for label, s in zip(self.labels, self.scores, strict=True)},
         }
@@ -73,7 +87,8 @@ class ZeroShotResult:
 
     def __str__(self) -> str:
         best = ", ".join(f"{label} {100 * prob:.1f} %" for label, prob in self.top(3))
-        return f"{self.source}: {best}" if self.source else best
+        weak = " (weak match)" if self.fits is False else ""
+        return f"{self.source}: {best}{weak}" if self.source else best + weak
 
     __repr__ = __str__
 
@@ -113,9 +128,9 @@ class ZeroShotBatch(list[ZeroShotResult]):
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One flat dict a tile (source, label, prob, then a column a label): ``pandas.DataFrame(batch.to_rows())``."""
+        """One flat dict a tile (source, label, prob, fit, then a column a label), for ``pandas.DataFrame``."""
         return [
-            {"source": r.source, "label": r.label, "prob": r.prob}
+            {"source": r.source, "label": r.label, "prob": r.prob, "fit": r.fit}
             | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
             for r in self
         ]

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as Pillow
 
+from sattxt.classify.results import FITS
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.bootstrap import Figure, interval
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import Image, unit
+from sattxt.evaluation.encoder import Image, SatTxtEncoder, unit
 from sattxt.evaluation.metrics import (
     average_precisions,
     best_threshold,
@@ -27,6 +29,9 @@ from sattxt.evaluation.metrics import (
 from sattxt.evaluation.prompts import ClassPrompts, find_texts
 from sattxt.evaluation.result import Result
 from sattxt.vision.embeddings import FloatArray
+
+if TYPE_CHECKING:
+    from sattxt.classify.fit import FitReference
 
 TOP = 5
 DRAWS = 100  # of phrases, beside those in turn
@@ -55,8 +60,9 @@ def zero_shot(
     """Score every image against every class.
 
     Single-label data: top-1, top-5, balanced accuracy, expected calibration error (of the softmax over the scaled
-    cosines), per-class figures and the confusion matrix. Multi-label data: mean average precision, F1 and the figures
-    of some papers, see :func:`_measure_multi_label`.
+    cosines), per-class figures and the confusion matrix; for models that tell whether any label fits, the share of
+    tiles that are refused, with all labels and without the right one. Multi-label data: mean average precision, F1
+    and the figures of some papers, see :func:`_measure_multi_label`.
 
     Args:
         tuning: of multi-label data, the split on which the threshold is chosen; without one it is chosen on one half
@@ -89,12 +95,23 @@ def zero_shot(
         result.notes.append(TOGETHER)
     if not data.multi_label:
         _measure_single_label(result, scores, classes, scale)
+        if isinstance(encoder, SatTxtEncoder) and encoder.model.fit is not None:
+            _measure_refusal(result, images, weights, encoder.model.fit)
     elif tuning is None:
         _measure_multi_label(result, scores, classes, None)
     else:
         tuning, vectors = embedder(tuning)
         _measure_multi_label(result, scores, classes, best_threshold(vectors @ weights.T, tuning.indicators))
     return result
+
+
+def _measure_refusal(result: Result, images: FloatArray, weights: FloatArray, fit: FitReference) -> None:
+    """How often tiles are said to fit no label: with all labels, and with the tile's own taken out."""
+    scores, best = images @ weights.T, fit.best_pictures(weights)
+    absent = scores.copy()
+    absent[np.arange(len(absent)), result.data.targets] = -np.inf
+    result.add("refused_present", Figure.mean(fit.measure(images, scores, best) < FITS))
+    result.add("refused_absent", Figure.mean(fit.measure(images, absent, best) < FITS))
 
 
 def phrasings(

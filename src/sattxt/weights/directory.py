@@ -4,6 +4,7 @@ config.json              sizes, preprocessing, text side (sattxt.config.ModelCon
 vision.safetensors       backbone.*, head.*
 text_head.safetensors    ln.weight, ln.bias, proj.weight
 text_encoder/            the frozen language model, where it is not elsewhere (optional)
+fit.safetensors          what tells whether any label fits: words, pictures, calibration (optional)
 README.md                the model card
 SHA256SUMS               of all of these
 """
@@ -14,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ CONFIG_FILE = "config.json"
 VISION_FILE = "vision.safetensors"
 TEXT_HEAD_FILE = "text_head.safetensors"
 TEXT_ENCODER_DIR = "text_encoder"
+FIT_FILE = "fit.safetensors"
 CARD_FILE = "README.md"
 
 
@@ -37,7 +39,7 @@ CARD_FILE = "README.md"
 class StoredModel:
     """What :func:`read_model` found: float32 tensors on the CPU.
 
-    vision: as ``load_tower`` takes them; it checks that they fit. text_head: checked.
+    vision: as ``load_tower`` takes them; it checks that they fit. text_head, fit: checked; fit may be empty.
     ``text_encoder_dir`` is None where the frozen language model lies elsewhere (``config.text.base``), or nowhere.
     """
 
@@ -46,6 +48,7 @@ class StoredModel:
     vision: dict[str, Tensor]
     text_head: dict[str, Tensor]
     text_encoder_dir: Path | None
+    fit: dict[str, Tensor] = field(default_factory=dict)
 
 
 def is_model_dir(path: str | Path) -> bool:
@@ -82,7 +85,11 @@ def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
     read = [read_safetensors(folder / name) for name in (VISION_FILE, TEXT_HEAD_FILE)]
     vision, text_head = ({k: v.float() if v.is_floating_point() else v for k, v in state.items()} for state in read)
     check_tensors(text_head, _text_head_shapes(config), folder / TEXT_HEAD_FILE)
-    return StoredModel(folder, config, vision, text_head, encoder if encoder.is_dir() else None)
+    fit = read_safetensors(folder / FIT_FILE) if (folder / FIT_FILE).is_file() else {}
+    if fit:
+        rows = {name: (len(fit.get(name, ())), config.embed_dim) for name in ("words", "pictures")}
+        check_tensors(fit, {**rows, "floor": (), "scale": (), "bias": ()}, folder / FIT_FILE)
+    return StoredModel(folder, config, vision, text_head, encoder if encoder.is_dir() else None, fit)
 
 
 def write_model(
@@ -149,7 +156,7 @@ def copy_model(stored: StoredModel, path: str | Path) -> Path:
     target = Path(path)
     check_target(target)
     with _new_directory(target, stored.config) as folder:
-        for name in (VISION_FILE, TEXT_HEAD_FILE, CARD_FILE):
+        for name in (VISION_FILE, TEXT_HEAD_FILE, CARD_FILE, FIT_FILE):
             if (stored.path / name).is_file():
                 shutil.copyfile(stored.path / name, folder / name)
         if stored.text_encoder_dir is not None:
