@@ -59,6 +59,7 @@ class SatTxtEncoder:
         self.instruction = instruction
         self.logit_scale = model.config.logit_scale
         self.templates = tuple(model.config.prompt_templates)
+        self.fit = model.fit
         self._batch_size = batch_size
         # The config as it is in use: another pixel scaling, precision or kind of device gives other embeddings.
         facts = (model.fingerprint, asdict(model.config), str(model.dtype), model.device.type, instruction)

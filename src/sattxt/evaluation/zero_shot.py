@@ -16,7 +16,7 @@ from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.bootstrap import Figure, interval
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import Image, SatTxtEncoder, unit
+from sattxt.evaluation.encoder import Image, unit
 from sattxt.evaluation.metrics import (
     average_precisions,
     best_threshold,
@@ -95,8 +95,9 @@ def zero_shot(
         result.notes.append(TOGETHER)
     if not data.multi_label:
         _measure_single_label(result, scores, classes, scale)
-        if isinstance(encoder, SatTxtEncoder) and encoder.model.fit is not None:
-            _measure_refusal(result, images, weights, encoder.model.fit)
+        fit: FitReference | None = getattr(encoder, "fit", None)
+        if fit is not None:
+            _measure_refusal(result, images, weights, fit)
     elif tuning is None:
         _measure_multi_label(result, scores, classes, None)
     else:
