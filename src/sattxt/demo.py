@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
-from sattxt.errors import InputError, MissingExtraError, import_extra
-from sattxt.io import user_cache_dir
+from sattxt.errors import DiskFullError, InputError, MissingExtraError, WeightsError, import_extra
+from sattxt.io import atomic_write, user_cache_dir
 from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
+
+Labels: TypeAlias = "Sequence[str] | Mapping[str, Sequence[str]]"
 
 WINDOW = 64
 STRIDE = 48
@@ -68,6 +70,10 @@ LABELS: dict[str, list[str]] = {
 }
 
 
+#: Share of the Earth's windows that a query must fit at least, not to count as a weak match.
+LEAST_SHARE = 0.01
+
+
 def blue_marble() -> NDArray[np.uint8]:
     """The mosaic as (2700, 5400, 3) uint8, north up, longitude -180 to 180."""
     try:
@@ -88,9 +94,9 @@ def crop(mosaic: NDArray[np.uint8], place: Place, size: int = WINDOW) -> NDArray
     return mosaic[top : top + size][:, columns]
 
 
-def classify_places(model: SatTxt, mosaic: NDArray[np.uint8]) -> ZeroShotBatch:
-    """The demo's labels at the demo's places."""
-    return model.zero_shot([crop(mosaic, place) for place in PLACES], LABELS)
+def classify_places(model: SatTxt, mosaic: NDArray[np.uint8], labels: Labels = LABELS) -> ZeroShotBatch:
+    """The labels at the demo's places."""
+    return model.zero_shot([crop(mosaic, place) for place in PLACES], labels)
 
 
 def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool) -> tuple[FloatArray, tuple[int, int]]:
@@ -110,9 +116,9 @@ def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool
     tiles = [mosaic[y : y + WINDOW, x : x + WINDOW] for y, x in corners]
     vectors = model.encode_image(tiles, batch_size=128, progress=progress)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        np.save(cached, vectors.astype(np.float16))
-    except OSError as error:
+        with atomic_write(cached) as file:
+            np.save(file, vectors.astype(np.float16))
+    except (DiskFullError, WeightsError) as error:
         sys.stderr.write(f"sattxt: the Earth's embeddings could not be kept for the next query ({error})\n")
     return vectors, (rows, columns)
 
@@ -132,8 +138,14 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
     return np.asarray(((score - mean) / spread).reshape(grid), dtype=np.float32)
 
 
-def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path) -> None:
-    """The scores over the dimmed mosaic, the best places marked, as a PNG."""
+def share_that_fits(model: SatTxt, query: str, vectors: FloatArray) -> float | None:
+    """Share of the windows that ``query`` fits, in [0, 1]; ``None`` where the model cannot tell."""
+    found = [result.fits for result in model.zero_shot(vectors, [query])]
+    return None if None in found else float(np.mean(found))
+
+
+def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path, *, weak: bool = False) -> None:
+    """The scores over the dimmed mosaic, the best places marked, as a PNG; the title says where a match is weak."""
     import_extra("matplotlib", "demo", "matplotlib", "drawing the heat map").use("Agg")
     import matplotlib.pyplot as plt
 
@@ -164,9 +176,11 @@ def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, pat
             longitude, latitude, "o", markersize=13, markerfacecolor="none", markeredgecolor="cyan", markeredgewidth=2
         )
     axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude", ylabel="latitude")
-    axes.set_title(f'"{query}" over NASA\'s Blue Marble, circles: best matches')
+    matches = "weak matches, it fits nearly nowhere" if weak else "best matches"
+    axes.set_title(f'"{query}" over NASA\'s Blue Marble, circles: {matches}')
     figure.colorbar(shown, ax=axes, shrink=0.8, label="match, standard deviations above the Earth's mean")
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
 
 
@@ -195,15 +209,25 @@ def draw_places(mosaic: NDArray[np.uint8], batch: ZeroShotBatch, path: Path) -> 
         sheet.paste(Image.fromarray(crop(mosaic, place)).resize((side, side), Image.Resampling.BICUBIC), (x, y))
         draw.text((x + 4, y + side + 3), place.name, fill="black", font=font)
         draw.text((x + 4, y + side + 21), f"{result.label}  {100 * result.prob:.0f} %", fill=(0, 90, 160), font=font)
-    sheet.save(path)
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG")
 
 
 def _best_labels(result: ZeroShotResult) -> str:
-    return "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3))
+    weak = "   weak match" if result.fits is False else ""
+    return "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3)) + weak
 
 
-def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt | None = None, say: Any = print) -> Path:
-    """Classify the places (and ``images``), answer ``query`` as a heat map; writes PNGs to ``out``.
+def run(
+    query: str | None,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    labels: Labels | None = None,
+    model: SatTxt | None = None,
+    say: Any = print,
+) -> Path:
+    """Classify the places (and ``images``) by ``labels``, answer ``query`` as a heat map; writes PNGs to ``out``.
 
     Returns:
         the heat map's path.
@@ -211,19 +235,20 @@ def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt |
     query = "sea ice" if query is None else query.strip()
     if not query:
         raise InputError("the query is empty; pass some words, such as 'sea ice'")
+    labels = labels or LABELS
     from sattxt.model import SatTxt
 
     model = model or SatTxt.from_pretrained()
     out.mkdir(parents=True, exist_ok=True)
     mosaic = blue_marble()
-    batch = classify_places(model, mosaic)
-    say(f"Places on NASA's Blue Marble, {model.config.name}, zero-shot over {len(LABELS)} labels:\n")
+    batch = classify_places(model, mosaic, labels)
+    say(f"Places on NASA's Blue Marble, {model.config.name}, zero-shot over {len(labels)} labels:\n")
     for place, result in zip(PLACES, batch, strict=True):
         north, east = ("N" if place.latitude >= 0 else "S"), ("E" if place.longitude >= 0 else "W")
         where = f"{abs(place.latitude):.0f}°{north} {abs(place.longitude):.0f}°{east}"
         say(f"  {place.name:<32}{where:<12}{_best_labels(result)}")
     if images:
-        own = model.zero_shot(list(images), LABELS, on_error="skip")
+        own = model.zero_shot(list(images), labels, on_error="skip")
         say("\nYour images:\n")
         for result in own:
             say(f"  {str(result.source)[-42:]:<44}{_best_labels(result)}")
@@ -234,9 +259,15 @@ def run(query: str | None, images: Sequence[Path], out: Path, *, model: SatTxt |
     scores = relevance(model, query, vectors, grid)
     slug = "".join(c if c.isalnum() else "-" for c in query.casefold()).strip("-")[:60] or "query"
     target = out / f"earth-{slug}.png"
-    draw_heat_map(mosaic, query, scores, target)
+    share = share_that_fits(model, query, vectors)
+    weak = share is not None and share < LEAST_SHARE
+    draw_heat_map(mosaic, query, scores, target, weak=weak)
     say(f'\nBest matches for "{query}":\n')
     for latitude, longitude, score in best_places(scores, 5):
         say(f"  {latitude:6.1f}, {longitude:7.1f}   {score:+.1f} standard deviations")
+    if weak:
+        say(
+            f'\nWeak match: "{query}" fits {100 * (share or 0):.1f} % of the Earth; these places are only the least unlike it.'
+        )
     say(f"\nWrote {out / 'places.png'} and {target}")
     return target

@@ -27,7 +27,8 @@ class LabelError(InputError):
 class ImageError(SatTxtError, ValueError):
     """An image cannot be read, or cannot be read without guessing what it holds.
 
-    completed: raised in the middle of a list, the :class:`Embeddings` of the images before it; else None.
+    completed: raised in the middle of a list, what was made of the images before it (:class:`Embeddings`, or by a
+    classifier a :class:`ZeroShotBatch`); else None.
     """
 
     completed: Any = None

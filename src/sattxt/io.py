@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sattxt.errors import DiskFullError, WeightsError
+from sattxt.errors import DiskFullError, InputError, WeightsError
 
 #: ``errno`` of a full disk, or of a used-up quota.
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -41,6 +41,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: holds {type(data).__name__}, an object is needed")
     return data
+
+
+def check_new(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file unless that is asked for; :class:`InputError` says how to ask."""
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; pass the path of a file")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: is there already; pass another path, or overwrite=True (--overwrite)")
 
 
 @contextmanager

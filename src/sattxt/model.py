@@ -21,6 +21,7 @@ from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.errors import InputError
 from sattxt.images.options import ReadOptions, merge_options
 from sattxt.images.read import is_single, to_rgb
+from sattxt.io import check_new
 from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
@@ -338,15 +339,20 @@ class SatTxt:
         label_set: str | None = None,
         templates: str | Sequence[str] | None = None,
         instruction: str | None = None,
+        overwrite: bool = False,
         progress: bool = False,
     ) -> LabelBank:
         """Write the labels' text vectors to a label bank, for machines without the text encoder. Arguments as in
         :meth:`classifier`; the background prompts of multi-label mode go with them.
+
+        Raises:
+            InputError: a file is there already, and ``overwrite`` is not set.
         """
+        check_new(Path(path), overwrite=overwrite)
         bank = labels
         if not isinstance(bank, LabelBank):
             bank = self._classifiers.bank(bank, label_set, templates, instruction, progress=progress)
-        bank.save(path)
+        bank.save(path, overwrite=overwrite)
         return bank
 
     def import_labels(self, path: str | os.PathLike[str]) -> LabelBank:

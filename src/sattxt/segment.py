@@ -25,6 +25,7 @@ from tqdm import tqdm
 from sattxt.config import ImageConfig
 from sattxt.errors import InputError
 from sattxt.images.preprocess import Preprocessor
+from sattxt.io import atomic_write
 from sattxt.vision.embeddings import FloatArray
 from sattxt.vision.tower import ImageTokens
 
@@ -70,9 +71,10 @@ class Segmentation:
         return draw_legend(picture, self.legend, self.shares) if legend else picture
 
     def save_png(self, path: str | os.PathLike[str], opacity: float = 0.55) -> Path:
-        """Write :meth:`to_image` as a PNG."""
+        """Write :meth:`to_image` as a PNG, whole or not at all; a file that is there is replaced."""
         target = Path(path)
-        self.to_image(opacity).save(target, format="PNG")
+        with atomic_write(target) as file:
+            self.to_image(opacity).save(file, format="PNG")
         return target
 
 

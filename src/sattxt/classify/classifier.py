@@ -13,7 +13,7 @@ import torch
 from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.classify.transduction import transduce
-from sattxt.errors import InputError
+from sattxt.errors import ImageError, InputError
 from sattxt.images.read import is_single
 from sattxt.labels.prompts import BACKGROUNDS, label_prompts
 from sattxt.text.label_bank import LabelBank
@@ -134,15 +134,16 @@ class Classifier:
             an array for one image unless its type has the shape of several, or is that of embeddings (N, D).
 
         Raises:
-            ImageError: an image cannot be read; with ``on_error="skip"`` only where it is the one image given.
+            ImageError: an image cannot be read; with ``on_error="skip"`` only where it is the one image given. Its
+                ``completed`` holds the results of the images before it.
         """
-        vectors, single = self._embed(images, options)
-        scores = _cosines(vectors, self.weights)
-        if self._backgrounds is None:
-            probs = self.calibration.softmax(scores)
-        else:
-            probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
-        batch = self._batch(vectors, scores, probs)
+        try:
+            vectors, single = self._embed(images, options)
+        except ImageError as error:
+            if error.completed is not None:
+                error.completed = self._score(error.completed)
+            raise
+        batch = self._score(vectors)
         return batch[0] if single else batch
 
     def together(self, images: Any, **options: Unpack[EncodeOptions]) -> ZeroShotBatch:
@@ -176,6 +177,15 @@ class Classifier:
         if options:
             raise InputError(f"embeddings take no image options, got {', '.join(options)}")
         return Embeddings(np.atleast_2d(given)), given.ndim == 1
+
+    def _score(self, vectors: Embeddings) -> ZeroShotBatch:
+        """The results of unit vectors, each by itself."""
+        scores = _cosines(vectors, self.weights)
+        if self._backgrounds is None:
+            probs = self.calibration.softmax(scores)
+        else:
+            probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
+        return self._batch(vectors, scores, probs)
 
     def _batch(self, vectors: Embeddings, scores: FloatArray, probs: FloatArray) -> ZeroShotBatch:
         fits: list[float | None] = [None] * len(scores)

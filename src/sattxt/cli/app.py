@@ -53,8 +53,7 @@ class _LazyGroup(TyperGroup):
             output.note("interrupted")
             raise typer.Exit(exits.INTERRUPTED) from None
         except BrokenPipeError:
-            # Python flushes stdout once more at exit: give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise typer.Exit(exits.CLOSED_PIPE) from None
         except Exception as error:
             if hasattr(error, "exit_code"):  # a usage error, which typer shows
@@ -63,8 +62,17 @@ class _LazyGroup(TyperGroup):
             if code == exits.BUG or ctx.params.get("debug"):
                 traceback.print_exception(error, file=sys.stderr)
             output.note(f"error: {words}")
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _discard_output()
             raise typer.Exit(code) from error
         return result
+
+
+def _discard_output() -> None:
+    """Python flushes stdout once more at exit: give it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sattxt.classify.results import FITS, NONE_OF_THESE
 from sattxt.cli import output
 from sattxt.cli.options import BankFlags, ImageFlags, ImageModelFlags, ReadFlags, with_options
 from sattxt.errors import InputError
@@ -43,6 +44,12 @@ def classify(
             help="With --multi-label: probability from which a label applies. Default 0.5.",
         ),
     ] = None,
+    none_of_these: Annotated[
+        bool,
+        typer.Option(
+            "--none-of-these", help=f"Answer '{NONE_OF_THESE}' where no label fits, for models that can tell."
+        ),
+    ] = False,
 ) -> None:
     """Name what images show, from labels of your own.
 
@@ -51,9 +58,10 @@ def classify(
     sattxt classify tiles/ --label-set eurosat --csv > labels.csv
     find . -name '*.tif' -print0 | sattxt classify -0 - -l @labels.txt --stretch sentinel2 --json
 
-    Probabilities are over the labels given; "score" is the cosine similarity. With --json every line is one object:
-    {"path", "label", "top": [{"label", "prob", "score"}]}; --multi-label puts a list, "labels", in the place of
-    "label"; an image that was skipped is {"path", "error"}. A label bank alone brings its labels with it.
+    Probabilities are over the labels given, and say which fits best; "fit", in [0, 1], is how sure it is that any of
+    them fits. Below 0.5 a line ends in "weak match". "score" is the cosine similarity. With --json every line is one
+    object: {"path", "label", "fit", "top": [{"label", "prob", "score"}]}; --multi-label puts a list, "labels", in the
+    place of "label"; an image that was skipped is {"path", "error"}. A label bank alone brings its labels with it.
     """
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other; pass one")
@@ -68,53 +76,70 @@ def classify(
     elif as_csv:
         columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "prob", "score")]
         rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(["path", "labels" if multi_label else "label", *columns, "error"])
+        rows.writerow(["path", "labels" if multi_label else "label", *columns, "fit", "error"])
         show = partial(_show_csv, rows=rows, top=top)
     else:
         widths = [max(map(output.width, texts)) for texts in (paths, classifier.labels)]
         show = partial(_show_line, widths=widths, top=top)
 
+    if none_of_these and opened.fit is None:
+        raise InputError(f"--none-of-these: {opened.config.name} cannot tell whether a label fits; leave it out")
     limit = (0.5 if threshold is None else threshold) if multi_label else None
     for chunk, batch in given.chunks(paths, partial(classifier, options=options)):
         answers = {f.index: {"path": chunk[f.index], "error": output.one_line(f.error)} for f in batch.failures}
         for index, result in zip(batch.indices, batch, strict=True):
-            answers[index] = _answer(chunk[index], result, limit)
+            answers[index] = _answer(chunk[index], result, limit, none_of_these=none_of_these)
         for index in sorted(answers):
             show(answers[index])
+        sys.stdout.flush()
     given.finish(len(paths))
 
 
-def _answer(path: str, result: ZeroShotResult, threshold: float | None) -> dict[str, Any]:
-    """What an image shows: its path, the best ``label`` (or with a threshold the ``labels`` that reach it), and in
-    ``top`` every label with its probability and cosine similarity, best first.
+def _answer(path: str, result: ZeroShotResult, threshold: float | None, *, none_of_these: bool) -> dict[str, Any]:
+    """What an image shows: its path, the best ``label`` (or with a threshold the ``labels`` that reach it), in ``top``
+    every label with its probability and cosine similarity, best first, and ``fit`` where the model can tell.
     """
     scores = dict(zip(result.labels, result.scores.tolist(), strict=True))
-    chosen: dict[str, Any] = {"label": result.label} if threshold is None else {"labels": result.above(threshold)}
-    return {"path": path, **chosen, "top": [(label, prob, scores[label]) for label, prob in result.top(len(scores))]}
+    refused = none_of_these and not result.fits
+    chosen: dict[str, Any] = {"label": NONE_OF_THESE if refused else result.label}
+    if threshold is not None:
+        chosen = {"labels": [] if refused else result.above(threshold)}
+    fit = {} if result.fit is None else {"fit": result.fit}
+    return {"path": path, **chosen, **fit, "top": [(label, p, scores[label]) for label, p in result.top(len(scores))]}
 
 
 def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
-    """The ``top`` best labels, or of a multi-label answer the chosen ones, in aligned columns; the chosen are bold
-    where stdout is a terminal. An image that was skipped is on stderr already.
+    """The ``top`` best labels, or of a multi-label answer the chosen ones (where none is, the best, in brackets), in
+    aligned columns; the chosen are bold where stdout is a terminal. An image that was skipped is on stderr already.
     """
     if "error" in answer:
         return
-    chosen = answer.get("labels") or [answer.get("label")]
-    shown = [row for row in answer["top"] if row[0] in chosen] if "labels" in answer else answer["top"][:top]
     bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    chosen = answer["labels"] if "labels" in answer else [answer["label"]]
     cells = [output.pad(answer["path"], widths[0])]
-    for label, prob, _ in shown:
+    if chosen == [NONE_OF_THESE]:
+        cells.append(typer.style(NONE_OF_THESE, bold=True) if bold else NONE_OF_THESE)
+    rows = answer["top"][:top]
+    if "labels" in answer:
+        rows = [row for row in answer["top"] if row[0] in chosen] or answer["top"][:1]
+    for label, prob, _ in rows:
         text = f"{output.pad(label, widths[1])} {prob:.2f}"
+        if not chosen:
+            text = f"({text})"
         cells.append(typer.style(text, bold=True) if bold and label in chosen else text)
-    output.put("  ".join(cells if shown else [*cells, "-"]) + "\n")
+    if answer.get("fit", 1) < FITS:
+        cells.append("weak match")
+    output.put("  ".join(cells) + "\n")
 
 
 def _show_json(answer: dict[str, Any], top: int) -> None:
-    """``{"path", "label" (or "labels"), "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
+    """``{"path", "label" or "labels", "fit", "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
     if "top" in answer:
         keys = ("label", "prob", "score")
         rounded = [(label, *(round(x, output.DECIMALS) for x in figures)) for label, *figures in answer["top"][:top]]
         answer = {**answer, "top": [dict(zip(keys, row, strict=True)) for row in rounded]}
+        if "fit" in answer:
+            answer["fit"] = round(answer["fit"], output.DECIMALS)
     output.put_json(answer)
 
 
@@ -123,4 +148,5 @@ def _show_csv(answer: dict[str, Any], rows: Any, top: int) -> None:
     cells = [answer["path"], ";".join(answer.get("labels") or [answer.get("label", "")])]
     for label, *figures in answer.get("top", ())[:top]:
         cells += [label, *(f"{figure:.{output.DECIMALS}f}" for figure in figures)]
-    rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), answer.get("error", "")])
+    fit = f"{answer['fit']:.{output.DECIMALS}f}" if "fit" in answer else ""
+    rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), fit, answer.get("error", "")])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sattxt.cli.inputs import image_paths
+from sattxt.cli.inputs import image_paths, texts
 from sattxt.cli.options import ModelFlags, with_options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -23,6 +23,10 @@ def demo(
     images: Annotated[
         list[str] | None,
         typer.Option("--images", help="Files, globs or folders of your own, classified beside the places."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", "-l", help='Labels of your own for the places: "ice,desert,forest", or @FILE.'),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for the pictures.")] = Path(
         "demo-output"
@@ -40,4 +44,4 @@ def demo(
     from sattxt.demo import run
 
     paths = [Path(path) for path in image_paths(images)] if images else []
-    run(query, paths, out, model=model.open())
+    run(query, paths, out, labels=None if labels is None else texts(labels), model=model.open())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 
 import sattxt
 from sattxt.cli import inputs, options, output
-from sattxt.errors import InputError, import_extra
+from sattxt.errors import InputError, SatTxtError, import_extra
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -31,6 +32,7 @@ def embed(
     ] = None,
     instruction: options.Instruction = None,
     bank: options.Bank = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Write the embeddings of images, or of texts, to a file.
@@ -43,7 +45,7 @@ def embed(
     text) is the column "id" of a .parquet file, the entry "ids" (JSON) in the metadata of a .safetensors file with
     the one tensor "embeddings", and for .npy a second file, NAME.npy.json.
     """
-    inputs.check_output("-o", out, ".npy", ".safetensors", ".parquet")
+    inputs.check_output("-o", out, ".npy", ".safetensors", ".parquet", overwrite=overwrite)
     if out.suffix == ".parquet":
         _pyarrow()  # refused now, not after an hour of work
     if (text is None) == (not given.images):
@@ -66,15 +68,12 @@ def embed(
         for chunk, found in given.chunks(paths, partial(opened.encode_image, options=image_options)):
             ids += [chunk[index] for index in found.indices]
             parts.append(found)
-    except (Exception, KeyboardInterrupt) as ended:
-        done = getattr(ended, "completed", None)
-        if done is not None:
-            ids += done.sources
-            parts.append(done)
+    except (Exception, KeyboardInterrupt):
         if ids:
             kept = out.with_name(f"{out.stem}.partial{out.suffix}")
-            _write(kept, ids, parts, repr(opened))
-            output.note(f"stopped after {len(ids)} of {len(paths)} images, which are in {kept}")
+            with suppress(SatTxtError):  # why it stopped is to be told, not that there is no room left either
+                _write(kept, ids, parts, repr(opened))
+                output.note(f"stopped after {len(ids)} of {len(paths)} images, which are in {kept}")
         raise
     count, dim = _write(out, ids, parts, repr(opened))
     facts = {"output": str(out), "rows": count, "dim": dim, "skipped": given.skipped}

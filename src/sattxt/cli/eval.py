@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from sattxt.evaluation.result import compare, read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.segment import segment
 from sattxt.evaluation.zero_shot import FACTORS, phrasings, scale, zero_shot
+from sattxt.io import atomic_write
 
 app = typer.Typer(
     help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -97,10 +99,12 @@ def _zero_shot(
     result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores, together=together)
     if setup.report is not None and "confusion" in result.tables:
         matrix = result.tables["confusion"]
-        with (setup.report / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true \\ predicted", *classes.names])
-            writer.writerows([name, *row] for name, row in zip(classes.names, matrix, strict=True))
+        table = StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["true \\ predicted", *classes.names])
+        writer.writerows([name, *row] for name, row in zip(classes.names, matrix, strict=True))
+        with atomic_write(setup.report / "confusion.csv") as file:
+            file.write(table.getvalue().encode())
         plots.confusion_picture(setup.report / "confusion.png", matrix, classes.names)
     setup.finish(result, "per_class")
 

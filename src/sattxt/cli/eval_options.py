@@ -21,6 +21,7 @@ from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import PEERS, Encoder, SatTxtEncoder, open_peer
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
+from sattxt.io import check_new
 from sattxt.labels.prompts import parse_templates
 
 
@@ -54,13 +55,16 @@ class Setup(ImageModelFlags, ReadFlags):
     workers: options.Workers = None
     json: Annotated[Path | None, typer.Option("--json", help="File for the result, or - for standard output.")] = None
     report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures and CSV tables.")] = None
+    overwrite: options.Overwrite = False
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute image embeddings anew and keep none.")] = False
     on_error: options.OnError = "raise"
     quiet: options.Quiet = False
 
     def __post_init__(self) -> None:
-        if self.json is not None and not self.json.resolve().parent.is_dir():
-            raise InputError(f"--json {self.json}: its folder does not exist")
+        if self.json is not None and self.json != Path("-"):
+            if not self.json.resolve().parent.is_dir():
+                raise InputError(f"--json {self.json}: its folder does not exist")
+            check_new(self.json, overwrite=self.overwrite)
         if self.report is not None:
             try:
                 self.report.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,7 @@ def command_line(context: typer.Context) -> str:
         value = context.params.get(parameter.name or "")
         if value is None or value is False or value in ([], (), parameter.default):
             continue
-        if parameter.name in ("json", "report", "quiet"):
+        if parameter.name in ("json", "report", "quiet", "overwrite"):
             continue
         option = max(parameter.opts, key=len)
         for item in value if isinstance(value, list | tuple) else [value]:

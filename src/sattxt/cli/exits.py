@@ -40,7 +40,11 @@ def explain(error: Exception) -> tuple[int, str]:
     """The exit code that ``error`` leads to (``BUG`` for what was not raised on purpose), and the error in one line."""
     from sattxt.io import DISK_FULL
 
-    if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError) and error.filename is not None:
-        return MACHINE if error.errno in DISK_FULL else USAGE, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and not isinstance(error, errors.SatTxtError):
+        where = "standard output" if error.filename is None else error.filename
+        if error.errno in DISK_FULL:
+            return MACHINE, f"{where}: no space left on the disk"
+        if error.filename is not None:
+            return USAGE, f"{where}: {error.strerror}"
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
     return code, " ".join(str(error).split()) or type(error).__name__

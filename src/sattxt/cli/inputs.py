@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ImageError, InputError, LabelError
+from sattxt.io import check_new
 
 
 def texts(argument: str) -> list[str] | dict[str, list[str]]:
@@ -72,10 +73,17 @@ def numbers(argument: str, option: str) -> tuple[float, ...]:
         raise InputError(f"{option} {argument}: numbers separated by commas are needed") from None
 
 
-def check_output(option: str, path: Path | None, *suffixes: str) -> None:
-    """Refuse a file to write, if one is named, whose name has another ending or whose folder does not exist."""
-    if path is not None and (path.suffix not in suffixes or not path.parent.is_dir()):
+def check_output(option: str, path: Path | None, *suffixes: str, overwrite: bool) -> None:
+    """Refuse a file to write, if one is named: before hours of work, not after them.
+
+    Raises:
+        InputError: its name has another ending, its folder does not exist, or it is there and not to be replaced.
+    """
+    if path is None:
+        return
+    if path.suffix not in suffixes or not path.parent.is_dir():
         raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}, in a folder that exists")
+    check_new(path, overwrite=overwrite)
 
 
 def image_paths(arguments: Sequence[str], *, null: bool = False, keep_missing: bool = False) -> list[str]:

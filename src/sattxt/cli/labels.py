@@ -31,6 +31,7 @@ def build(
     out: Out,
     labels: options.LabelFlags,
     model: options.ModelFlags,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -43,9 +44,9 @@ def build(
     Texts encoded before come from the text cache. An interrupted build goes on where it stopped.
     """
     prompting = labels.prompting()
-    inputs.check_output("-o", out, ".safetensors")
+    inputs.check_output("-o", out, ".safetensors", overwrite=overwrite)
     progress = output.show_progress(quiet)
-    bank = model.open().export_labels(out, **prompting, progress=progress)
+    bank = model.open().export_labels(out, **prompting, overwrite=overwrite, progress=progress)
     _report(out, bank, as_json=as_json, quiet=quiet)
 
 
@@ -71,13 +72,19 @@ def show(
 
 
 @app.command(no_args_is_help=True)
-def merge(banks: BankFiles, out: Out, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+def merge(
+    banks: BankFiles,
+    out: Out,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Put several label banks into one."""
     from sattxt.text.label_bank import LabelBank
 
-    inputs.check_output("-o", out, ".safetensors")
+    inputs.check_output("-o", out, ".safetensors", overwrite=overwrite)
     merged = LabelBank.merge(LabelBank.load(path) for path in banks)
-    merged.save(out)
+    merged.save(out, overwrite=overwrite)
     _report(out, merged, as_json=as_json, quiet=quiet)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from sattxt.cli import exits, inputs, output
-from sattxt.errors import InputError, LabelError
+from sattxt.errors import ImageError, InputError, LabelError
 from sattxt.labels.prompts import parse_labels, parse_templates
 
 if TYPE_CHECKING:
     from sattxt.images.options import ImageOptions
     from sattxt.model import SatTxt
 
-CHUNK = 512  # images handed to the model at a time: results appear as the job runs, and memory stays bounded
+#: Images handed to the model at a time: few at first, so that results show soon, then more while they take no second.
+FIRST_CHUNK, LARGEST_CHUNK = 64, 512
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, a model directory, or a hub id.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... By default the best there is.")]
@@ -33,6 +35,7 @@ OnError = Annotated[
     Literal["raise", "skip"], typer.Option("--on-error", help="At an image that cannot be read: stop, or leave it out.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 
 
@@ -135,15 +138,25 @@ class ImageFlags:
     def chunks(self, paths: Sequence[str], encode: Callable[..., Any]) -> Iterator[tuple[list[str], Any]]:
         """``(chunk, encode(chunk))`` for consecutive slices of ``paths``, with one progress bar on stderr.
 
-        Images that could not be read (the result's ``failures``) are reported on stderr. The bar shows on a terminal
-        only, and not before a second has passed.
+        Images that could not be read (the result's ``failures``) are reported on stderr. Where one ends the command,
+        what was made of those before it is given out first. The bar shows on a terminal only, and not before a second
+        has passed.
         """
         from tqdm import tqdm
 
+        size, start = FIRST_CHUNK, 0
         with tqdm(total=len(paths), unit="image", disable=not output.show_progress(self.quiet), delay=1) as bar:
-            for start in range(0, len(paths), CHUNK):
-                chunk = list(paths[start : start + CHUNK])
-                found = encode(chunk, batch_size=self.batch_size, workers=self.workers, on_error=self.on_error)
+            while start < len(paths):
+                chunk, began = list(paths[start : start + size]), time.monotonic()
+                try:
+                    found = encode(chunk, batch_size=self.batch_size, workers=self.workers, on_error=self.on_error)
+                except ImageError as error:
+                    if error.completed is not None:
+                        yield chunk, error.completed
+                    raise
+                start += size
+                if time.monotonic() - began < 1:
+                    size = min(2 * size, LARGEST_CHUNK)
                 for failure in found.failures:
                     path, reason = chunk[failure.index], output.one_line(failure.error)
                     output.note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")

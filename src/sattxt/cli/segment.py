@@ -34,6 +34,7 @@ def segment(
         int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer. Default: the model's.")
     ] = None,
     overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
+    overwrite: options.Overwrite = False,
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -49,7 +50,7 @@ def segment(
     if out is label_map is scores is None:
         raise InputError("no output: pass -o FILE.png, --map FILE.npy or --scores FILE.npy")
     for option, path, suffix in (("-o", out, ".png"), ("--map", label_map, ".npy"), ("--scores", scores, ".npy")):
-        inputs.check_output(option, path, suffix)
+        inputs.check_output(option, path, suffix, overwrite=overwrite)
     prompting, image_options = labels.prompting(), reading.image_options()
     inputs.image_paths([image])
     opened = model.open()

@@ -10,6 +10,7 @@ import numpy as np
 
 from sattxt.errors import import_extra
 from sattxt.evaluation.metrics import sklearn
+from sattxt.io import atomic_write
 
 _COUNTED = 25  # classes up to which a confusion matrix has numbers written in
 
@@ -30,7 +31,7 @@ def confusion_picture(path: Path, matrix: Sequence[Sequence[int]], names: Sequen
         text_kw={"fontsize": 7},
         im_kw={"vmin": 0, "vmax": 1},
     )
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def curve_picture(
@@ -62,7 +63,7 @@ def curve_picture(
         axes.set_xscale("log", base=2)
         axes.set_xticks(columns[x], [f"{value:g}" for value in columns[x]])
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def bars_picture(
@@ -77,7 +78,7 @@ def bars_picture(
     axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
     axes.grid(alpha=0.3, axis="y")
     figure.legend(loc="outside lower center", ncols=len(bars))
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> None:
@@ -96,7 +97,7 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
     for name, colour in zip(names, colours / 255, strict=False):
         grid[0][0].plot([], [], "s", color=tuple(colour), label=name)
     figure.legend(loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -104,3 +105,9 @@ def _figure(width: float, height: float) -> Any:
     figure = import_extra("matplotlib.figure", *extra).Figure(figsize=(width, height), layout="constrained")
     import_extra("matplotlib.backends.backend_agg", *extra).FigureCanvasAgg(figure)
     return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -23,6 +23,7 @@ from sattxt.evaluation.bootstrap import Figure, interval, paired_difference
 from sattxt.evaluation.encoder import Encoder
 from sattxt.evaluation.metrics import average_precisions, label_ranking_precision, percent, sklearn
 from sattxt.images.load import Failure
+from sattxt.io import atomic_write
 from sattxt.vision.embeddings import FloatArray
 
 FORMAT = 1
@@ -105,13 +106,11 @@ def write_result(path: str | os.PathLike[str], document: dict[str, Any]) -> Path
     """Write a result's document.
 
     Raises:
-        InputError: it cannot be written there.
+        WeightsError: it cannot be written there. DiskFullError: no space is left.
     """
     target = Path(path)
-    try:
-        target.write_text(dump(document), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    with atomic_write(target) as file:
+        file.write(dump(document).encode())
     return target
 
 

@@ -121,6 +121,8 @@ def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -
         raise ImageError(f"{where}: is a URL; download it first and pass the file")
     path = Path(text)
     try:
+        if path.is_fifo():
+            raise ImageError(f"{where}: is a pipe; pass a file, or what it gives in io.BytesIO")
         with path.open("rb") as file:
             head = file.read(8)
             if not head.startswith(TIFF_MAGIC):

@@ -192,9 +192,9 @@ class TextCache(AbstractContextManager["TextCache"]):
             elif float16 or dtype == "float32":
                 sound.append((key, np.frombuffer(blob, dtype=stored)))
         if damaged:
+            first = damaged[0].decode("utf-8", "replace")
             warnings.warn(
-                f"{self.path}: {len(damaged)} damaged row(s), the first for {damaged[0].decode('utf-8')!r}; they count "
-                "as missing",
+                f"{self.path}: {len(damaged)} damaged row(s), the first for {first!r}; they count as missing",
                 TextCacheWarning,
                 stacklevel=4,
             )

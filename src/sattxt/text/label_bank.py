@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sattxt.errors import BankMismatchError, CacheError, InputError
-from sattxt.io import atomic_write
+from sattxt.io import atomic_write, check_new
 from sattxt.text.cache import as_stored
 from sattxt.text.encoder import FloatArray, check_texts
 
@@ -80,16 +80,18 @@ class LabelBank:
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, whole or not at all; an older file of that name stays until then.
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write one safetensors file, whole or not at all.
 
         Raises:
+            InputError: a file is there already, and ``overwrite`` is not set.
             DiskFullError: no space is left. WeightsError: the file cannot be written. An older one is untouched.
             CacheError: the texts are too long for one file.
         """
         from safetensors.numpy import save
 
         target = Path(os.path.realpath(Path(path).expanduser()))
+        check_new(target, overwrite=overwrite)
         facts = {
             "format": _FORMAT,
             "version": _VERSION,

@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ class TextTower:
         # By fingerprint, vectors by text: of label banks (no precision in it), and what is kept without a cache.
         self._known: dict[str, dict[str, FloatArray]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_encoder": None, "_opening": None}  # the copy opens it again where it needs it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opening=threading.Lock())
+
     def to(self, device: torch.device | str) -> TextTower:
         """Move the head; the frozen encoder stays where it was opened."""
         self.head.to(device)
@@ -161,6 +168,10 @@ class TextTower:
         """(N, embed_dim) float32 text embeddings on the head's device, not normalised; errors as in :meth:`pooled`."""
         pooled = torch.from_numpy(self.pooled(texts, instruction=instruction, progress=progress))
         embedding: Tensor = self.head(pooled.to(self.head.proj.weight.device))
+        if not embedding.isfinite().all():
+            raise WeightsError(
+                f"the text side gives NaN or infinity in {self._dtype}; pass dtype='float32', or check the weights"
+            )
         return embedding
 
     def tokenize(self, texts: str | Sequence[str], *, instruction: str | None = None) -> dict[str, Tensor]:
@@ -257,32 +268,31 @@ def open_text_tower(
         device, device_map: where the encoder runs; the head is on ``device``.
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
-
-    def open_encoder() -> TextEncoder:
-        if config.kind == "sentence":
-            from sattxt.text.sentence import SentenceEncoder
-
-            if encoder_dir is None:
-                raise TextEncoderUnavailableError("the model directory holds no text_encoder/")
-            return SentenceEncoder(config, encoder_dir, dtype=dtype, device=device)
-        from sattxt.text.llm2vec import LLM2VecEncoder
-
-        return LLM2VecEncoder(
-            config,
-            base=encoder_dir,
-            adapters=None if encoder_dir is None else (),
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-
+    hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
     return TextTower(
         config,
         TextHead.from_state(head_state),
-        encoder_factory=open_encoder,
+        encoder_factory=partial(_open_encoder, config, encoder_dir, dtype, device, {"device_map": device_map, **hub}),
         cache=cache,
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),
     ).to(device)
+
+
+def _open_encoder(
+    config: TextEncoderConfig,
+    encoder_dir: str | Path | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    options: dict[str, Any],
+) -> TextEncoder:
+    """The frozen encoder; a function of its own, so that a tower can be pickled before the encoder is opened."""
+    if config.kind == "sentence":
+        from sattxt.text.sentence import SentenceEncoder
+
+        if encoder_dir is None:
+            raise TextEncoderUnavailableError("the model directory holds no text_encoder/")
+        return SentenceEncoder(config, encoder_dir, dtype=dtype, device=device)
+    from sattxt.text.llm2vec import LLM2VecEncoder
+
+    adapters = None if encoder_dir is None else ()
+    return LLM2VecEncoder(config, base=encoder_dir, adapters=adapters, dtype=dtype, device=device, **options)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import torch
 
 from sattxt.errors import InputError
+
+if hasattr(
+    os, "register_at_fork"
+):  # the threads that torch computes with do not survive a fork: it would wait for ever
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

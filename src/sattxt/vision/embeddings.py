@@ -48,6 +48,9 @@ class Embeddings(np.ndarray[tuple[int, int], np.dtype[np.float32]]):
         embeddings.failures = list(failures)
         return embeddings
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Embeddings, (np.asarray(self), self.indices, self.sources, self.failures)
+
     def __getitem__(self, item: Any) -> Any:
         return np.asarray(self)[item]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sattxt.config import ImageConfig
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import ImageError, InputError, WeightsError
 from sattxt.images.load import Failure, stream
 from sattxt.images.options import ReadOptions, merge_options
 from sattxt.images.preprocess import Preprocessor, check_shape
@@ -80,8 +80,18 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, S, S) pixel values to (N, D) float32 embeddings on the tower's device, not normalised."""
-        return torch.cat([part.embedding for part in self.tower.in_passes(pixel_values)]).float()
+        """(N, 3, S, S) pixel values to (N, D) float32 embeddings on the tower's device, not normalised.
+
+        Raises:
+            WeightsError: they come out as NaN or infinity.
+        """
+        embedding = torch.cat([part.embedding for part in self.tower.in_passes(pixel_values)]).float()
+        if not embedding.isfinite().all():
+            dtype = str(self.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"the image tower gives NaN or infinity in {dtype}; pass dtype='float32', or check the weights"
+            )
+        return embedding
 
     @torch.inference_mode()
     def encode(
