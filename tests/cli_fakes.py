@@ -20,6 +20,8 @@ from sattxt.vision.embeddings import Embeddings
 class BrightnessModel:
     """Embeds a tile as the angle that its mean brightness gives; of two labels the first means dark."""
 
+    fit = None
+
     def __init__(self) -> None:
         self.opened_with: dict[str, Any] = {}
         self.calls: list[dict[str, Any]] = []

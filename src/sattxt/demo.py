@@ -140,8 +140,8 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
 
 def share_that_fits(model: SatTxt, query: str, vectors: FloatArray) -> float | None:
     """Share of the windows that ``query`` fits, in [0, 1]; ``None`` where the model cannot tell."""
-    found = [result.fits for result in model.zero_shot(vectors, [query])]
-    return None if None in found else float(np.mean(found))
+    found = model.zero_shot(vectors, [query])
+    return None if model.fit is None else sum(result.fits is True for result in found) / len(found)
 
 
 def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path, *, weak: bool = False) -> None:
@@ -266,8 +266,6 @@ def run(
     for latitude, longitude, score in best_places(scores, 5):
         say(f"  {latitude:6.1f}, {longitude:7.1f}   {score:+.1f} standard deviations")
     if weak:
-        say(
-            f'\nWeak match: "{query}" fits {100 * (share or 0):.1f} % of the Earth; these places are only the least unlike it.'
-        )
+        say(f'\nWeak match: "{query}" fits {100 * (share or 0):.1f} % of the Earth; these places come nearest.')
     say(f"\nWrote {out / 'places.png'} and {target}")
     return target

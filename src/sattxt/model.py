@@ -100,8 +100,6 @@ class SatTxt:
             WeightsError, ChecksumError: its files are damaged or do not fit its config.
             InputError: an argument is not one of the values above.
         """
-        if not isinstance(name_or_path, (str, os.PathLike)):
-            raise InputError(f"a model is named by a text or a path, not {type(name_or_path).__name__}")
         torch_device = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, torch_device)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
@@ -110,22 +108,20 @@ class SatTxt:
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
-        cache = text_cache if isinstance(text_cache, TextCache) else None
-        if not isinstance(text_cache, TextCache) and text_cache is not False:
-            cache = TextCache(None if text_cache is True else text_cache)
+        if text_cache is not False and not isinstance(text_cache, TextCache):
+            text_cache = TextCache(None if text_cache is True else text_cache)
         vision = load_tower(config.vision, stored.vision, path / VISION_FILE)
         text = open_text_tower(
             config.text,
             stored.text_head,
             stored.text_encoder_dir,
-            cache=cache,
+            cache=text_cache or None,
             dtype=None if dtype == "auto" else torch_dtype,
             device=torch_device,
             device_map=device_map,
             **hub,
         )
-        # The tensors live in the towers now; saving copies the files.
-        stored = replace(stored, config=config, vision={}, text_head={})
+        stored = replace(stored, config=config, vision={}, text_head={})  # the towers hold them now
         return cls(config, vision, text, device=torch_device, dtype=torch_dtype, stored=stored)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
@@ -343,10 +339,8 @@ class SatTxt:
         progress: bool = False,
     ) -> LabelBank:
         """Write the labels' text vectors to a label bank, for machines without the text encoder. Arguments as in
-        :meth:`classifier`; the background prompts of multi-label mode go with them.
-
-        Raises:
-            InputError: a file is there already, and ``overwrite`` is not set.
+        :meth:`classifier`; the background prompts of multi-label mode go with them. A file that is there already is an
+        InputError unless ``overwrite`` is set.
         """
         check_new(Path(path), overwrite=overwrite)
         bank = labels

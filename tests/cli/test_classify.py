@@ -42,7 +42,7 @@ def test_csv_has_a_header_and_one_row_a_tile(model, tiles, capsys):
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["label"] for row in rows] == ["dark, very", "bright"]
     assert set(rows[0]) == {
-        "path", "label", "label_1", "prob_1", "score_1", "label_2", "prob_2", "score_2", "error",
+        "path", "label", "label_1", "prob_1", "score_1", "label_2", "prob_2", "score_2", "fit", "error",
     }  # fmt: skip
     assert float(rows[0]["prob_1"]) + float(rows[0]["prob_2"]) == pytest.approx(1, abs=1e-3)
 
@@ -76,12 +76,41 @@ def test_image_list_on_stdin(model, tiles, monkeypatch, separator, flags):
 
 
 def test_many_images_go_through_in_chunks_and_in_order(model, tiles, monkeypatch, capsys):
-    monkeypatch.setattr(options, "CHUNK", 2)
+    monkeypatch.setattr(options, "FIRST_CHUNK", 2)
     paths = [tiles / "night.png", tiles / "deep" / "día.png", tiles / "night.png"]
     assert sattxt("classify", *paths, "-l", "dark,bright", "--csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["label"] for row in rows] == ["dark", "bright", "dark"]
     assert [len(call["images"]) for call in model.calls] == [2, 1]
+
+
+def test_what_was_computed_before_a_bad_image_is_shown(golden_model_dir, tiles, capsys):
+    bad = tiles / "broken.png"
+    bad.write_bytes(b"no picture")
+    paths = [tiles / "night.png"] * 70 + [bad] + [tiles / "night.png"] * 5
+    model = ("--model", golden_model_dir, "--dtype", "float32")
+    assert sattxt("classify", *paths, "-l", "dark,bright", *model) == 2
+    out, err = capsys.readouterr()
+    assert out.count("night.png") == 70
+    assert err.count(str(bad)) == 1
+
+
+def test_no_label_that_fits_is_an_answer(tiles, tmp_path, capsys):
+    arguments = ("classify", tiles / "night.png", "-l", "unicorn,guitar")
+    assert sattxt(*arguments) == 0
+    assert capsys.readouterr().out.endswith("weak match\n")
+    assert sattxt(*arguments, "--none-of-these", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["label"] == "none of these"
+    assert answer["fit"] < 0.5
+    assert answer["fits"] is False
+    assert sattxt(*arguments, "--multi-label") == 0
+    assert "(unicorn" in (out := capsys.readouterr().out) or "(guitar" in out
+
+
+def test_none_of_these_needs_a_model_that_can_tell(model, tiles, capsys):
+    assert sattxt("classify", tiles, "-l", "dark,bright", "--none-of-these") == 2
+    assert "cannot tell whether a label fits" in capsys.readouterr().err
 
 
 def test_skipped_images_are_told_and_change_the_exit_code(model, tiles, capsys):

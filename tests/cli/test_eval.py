@@ -189,7 +189,10 @@ def test_unreadable_images_are_left_out_counted_and_named(model, tiles, tmp_path
     assert measure("zero-shot", "--data", tiles, "--names", names, "--json", out) == 2
     assert "GreenField_13.png: is no image" in capsys.readouterr().err
     for _ in range(2):  # computed, then from the cache
-        assert measure("zero-shot", "--data", tiles, "--names", names, "--on-error", "skip", "--json", out) == 0
+        assert (
+            measure("zero-shot", "--data", tiles, "--names", names, "--on-error", "skip", "--json", out, "--overwrite")
+            == 0
+        )
         assert (
             "1 images left out, they cannot be read:\n  val/GreenField/GreenField_13.png: " in capsys.readouterr().out
         )
@@ -281,8 +284,8 @@ def test_segmentation_by_the_miniature_release_end_to_end(golden_model_dir, tmp_
     for name in ("images", "masks"):
         Image.new("RGB" if name == "images" else "L", (70, 90)).save(folder / name / "b.png")
     (folder / "images" / "b.png").write_bytes(b"no picture")
-    assert measure("segment", *arguments) == 2
-    assert measure("segment", *arguments, "--on-error", "skip") == 0
+    assert measure("segment", *arguments, "--overwrite") == 2
+    assert measure("segment", *arguments, "--overwrite", "--on-error", "skip") == 0
     skipping = json.loads(out.read_text())
     assert (skipping["n"], skipping["skipped"]["count"], skipping["miou"]) == (1, 1, document["miou"])
 

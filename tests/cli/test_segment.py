@@ -33,7 +33,9 @@ def test_segment_writes_picture_map_and_scores_and_prints_shares(model, tiles, t
     assert np.load(files[2]).shape == (2, 2, 2)
     with Image.open(files[0]) as picture:
         assert picture.format == "PNG"
-    assert sattxt(*arguments, "--json") == 0
+    assert sattxt(*arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert sattxt(*arguments, "--json", "--overwrite") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["height"], answer["width"]) == (2, 2)
     assert answer["shares"] == {"dark": 0.75, "bright": 0.25}

@@ -42,7 +42,7 @@ def test_a_file_brings_everything_back(path: Path, data: st.DataObject, texts: l
     vectors = data.draw(arrays(kind, (len(texts), 3), elements=finite))
     labels = {f"label {text}": [text] for text in data.draw(st.lists(st.sampled_from(texts), unique=True))}
     bank = LabelBank("abc", texts, vectors, labels, "mödel", 'Find\0 the "land" cover:')
-    bank.save(path)
+    bank.save(path, overwrite=True)
     again = LabelBank.load(path)
     assert again.vectors.tobytes() == vectors.astype(np.float32).tobytes()
     assert again.texts == tuple(texts)
@@ -69,15 +69,24 @@ def test_a_full_disk_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, step, full)
     with pytest.raises(DiskFullError, match=r"labels\.safetensors: no space left"):
-        make("new").save(path)
+        make("new").save(path, overwrite=True)
     monkeypatch.undo()
     assert LabelBank.load(path).texts == ("old",)
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_bank_is_replaced_only_where_that_is_asked(path: Path) -> None:
+    make("old").save(path)
+    with pytest.raises(InputError, match=r"is there already; pass another path, or overwrite=True"):
+        make("new").save(path)
+    assert LabelBank.load(path).texts == ("old",)
+    make("new").save(path, overwrite=True)
+    assert LabelBank.load(path).texts == ("new",)
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     make("a").save(tmp_path / "new" / "x.safetensors")
-    with pytest.raises(WeightsError, match=r"new: cannot be written .*pass another folder"):
+    with pytest.raises(InputError, match=r"new: is a folder; pass the path of a file"):
         make("a").save(tmp_path / "new")
     with pytest.raises(WeightsError, match=r"y\.safetensors: cannot be written .*pass another folder"):
         make("a").save(tmp_path / "new" / "x.safetensors" / "y.safetensors")

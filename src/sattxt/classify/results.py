@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 #: ``fit`` from which a label counts as fitting.
 FITS = 0.5
-#: What a tile is called that no label fits.
-NONE_OF_THESE = "none of these"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sattxt.classify.results import FITS, NONE_OF_THESE
 from sattxt.cli import output
 from sattxt.cli.options import BankFlags, ImageFlags, ImageModelFlags, ReadFlags, with_options
 from sattxt.errors import InputError
+from sattxt.labels.prompts import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from sattxt.classify.results import ZeroShotResult
@@ -60,8 +60,8 @@ def classify(
 
     Probabilities are over the labels given, and say which fits best; "fit", in [0, 1], is how sure it is that any of
     them fits. Below 0.5 a line ends in "weak match". "score" is the cosine similarity. With --json every line is one
-    object: {"path", "label", "fit", "top": [{"label", "prob", "score"}]}; --multi-label puts a list, "labels", in the
-    place of "label"; an image that was skipped is {"path", "error"}. A label bank alone brings its labels with it.
+    object: {"path", "label", "fit", "fits", "top": [{"label", "prob", "score"}]}; --multi-label puts a list, "labels",
+    in the place of "label"; an image that was skipped is {"path", "error"}. A label bank alone brings its labels.
     """
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other; pass one")
@@ -83,7 +83,7 @@ def classify(
         show = partial(_show_line, widths=widths, top=top)
 
     if none_of_these and opened.fit is None:
-        raise InputError(f"--none-of-these: {opened.config.name} cannot tell whether a label fits; leave it out")
+        raise InputError(f"--none-of-these: {model.model} cannot tell whether a label fits; leave it out")
     limit = (0.5 if threshold is None else threshold) if multi_label else None
     for chunk, batch in given.chunks(paths, partial(classifier, options=options)):
         answers = {f.index: {"path": chunk[f.index], "error": output.one_line(f.error)} for f in batch.failures}
@@ -104,7 +104,7 @@ def _answer(path: str, result: ZeroShotResult, threshold: float | None, *, none_
     chosen: dict[str, Any] = {"label": NONE_OF_THESE if refused else result.label}
     if threshold is not None:
         chosen = {"labels": [] if refused else result.above(threshold)}
-    fit = {} if result.fit is None else {"fit": result.fit}
+    fit = {} if result.fit is None else {"fit": result.fit, "fits": result.fits}
     return {"path": path, **chosen, **fit, "top": [(label, p, scores[label]) for label, p in result.top(len(scores))]}
 
 
@@ -127,7 +127,7 @@ def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
         if not chosen:
             text = f"({text})"
         cells.append(typer.style(text, bold=True) if bold and label in chosen else text)
-    if answer.get("fit", 1) < FITS:
+    if answer.get("fits") is False:
         cells.append("weak match")
     output.put("  ".join(cells) + "\n")
 

@@ -27,7 +27,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: Prompts that mean "none of these", against which multi-label scores are contrasted.
+#: What a tile is called that no label fits.
+NONE_OF_THESE = "none of these"
+
+#: Prompts that mean this, against which multi-label scores are contrasted.
 BACKGROUNDS: tuple[str, ...] = (
     "a satellite image",
     "an aerial photo of something else",

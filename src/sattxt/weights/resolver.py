@@ -58,6 +58,8 @@ def resolve(
         ChecksumError: a downloaded file is not the recorded one.
         InputError: ``revision`` for something that has none.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise InputError(f"a model is named by a text or a path, not {type(name_or_path).__name__}")
     text = os.fspath(name_or_path)
     hub = HubAccess(token, cache_dir, local_files_only)
     entry = find_model(text)
