@@ -19,7 +19,7 @@ from sattxt import SatTxt
 from sattxt.config import ModelSource
 from sattxt.errors import ChecksumError
 from sattxt.weights.checksums import digest_files, sha256_file, write_sums
-from sattxt.weights.components import LanguageModelFiles, check_encoder
+from sattxt.weights.components import check_encoder, digest_parts
 from sattxt.weights.directory import read_model
 
 
@@ -141,14 +141,14 @@ def test_large_files_are_hashed_once(
 def test_files_changed_after_the_conversion_are_noticed(tmp_path: Path) -> None:
     copied = Path(shutil.copytree(LLM, tmp_path / "llama"))
     text = read_model(convert_golden(tmp_path / "model", llm=copied)).config.text
-    check_encoder(text, copied, ADAPTERS)
+    check_encoder(text, [copied, *ADAPTERS])
     with pytest.raises(ChecksumError, match=r"adapter_model\.safetensors: is not the file"):
-        check_encoder(text, copied, ADAPTERS[::-1])
+        check_encoder(text, [copied, *ADAPTERS[::-1]])
     data = bytearray((copied / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copied / "model.safetensors").write_bytes(bytes(data))
     with pytest.raises(ChecksumError, match="llama"):
-        check_encoder(text, copied, ADAPTERS)
+        check_encoder(text, [copied, *ADAPTERS])
 
 
 def test_the_digest_is_of_names_and_hashes_in_any_order() -> None:
@@ -161,8 +161,7 @@ def test_the_digest_is_of_names_and_hashes_in_any_order() -> None:
     own = {**adapter, "tokenizer.json": "5" * 64}
 
     def digest(*parts: dict[str, str]) -> str:
-        base, *adapters = (ModelSource("org/x", files=files) for files in parts)
-        return LanguageModelFiles(base, tuple(adapters)).sha256
+        return digest_parts([ModelSource("org/x", files=files) for files in parts])
 
     assert digest(base, own) == digest(other, own)
     assert digest(base, adapter) != digest(other, adapter)

@@ -72,7 +72,7 @@ class LLM2VecEncoder(TextEncoder):
         parts = [part if isinstance(part, ModelSource) else ModelSource(os.fspath(part)) for part in (*chosen, base)]
         *extras, folder = (hub.folder(part.location, part.revision) for part in parts)
         if recorded:
-            check_encoder(config, folder, extras)
+            check_encoder(config, [folder, *extras])
         self._tokenizer = read_tokenizer(tokenizer_folder(folder, extras))
         self.pad_id = _eos_id(self._tokenizer, tokenizer_folder(folder, extras))
         self.padding_side = config.padding_side

@@ -27,8 +27,9 @@ from sattxt.text.sentence import SentenceEncoder, export_sentence_encoder
 from sattxt.training.prompts import AnyPrompt, Prompt
 from sattxt.training.schema import Config, Count
 from sattxt.training.start import find_path, find_source
-from sattxt.weights.components import find_language_model, read_hidden_size
+from sattxt.weights.components import describe_language_model
 from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
+from sattxt.weights.hub import HubAccess
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
@@ -122,19 +123,12 @@ def _find_sentence(source: SentenceSource, data: Path) -> Path:
 def _find_llm(source: LLMSource, data: Path) -> TextEncoderConfig:
     """Where an LLM is, by commit and hash, and how it is read."""
     parts = [HubSource(location=part) if isinstance(part, str) else part for part in (source.base, *source.adapters)]
-    base, *adapters = (find_source(ModelSource(**dict(part)), data, "text_encoder") for part in parts)
+    found = [find_source(ModelSource(**dict(part)), data, "text_encoder") for part in parts]
+    options = source.model_dump(exclude={"kind", "base", "adapters", "device_map"})
     try:
-        files = find_language_model(base, adapters)
-        width = read_hidden_size(files)
+        return describe_language_model(found, HubAccess(), **options)
     except (HubError, UnknownModelError) as error:
         raise type(error)(f"text_encoder: no such folder below {data}, and on the hub: {error}") from error
-    return TextEncoderConfig(
-        hidden_size=width,
-        weights_sha256=files.sha256,
-        base=files.base,
-        adapters=files.adapters,
-        **source.model_dump(exclude={"base", "adapters", "device_map"}),
-    )
 
 
 def encode_prompts(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from sattxt.config import (
     ImageConfig,
     ModelConfig,
     ModelSource,
-    TextEncoderConfig,
     VisionConfig,
     image_config,
 )
@@ -27,7 +27,7 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.io import read_json
 from sattxt.weights import dinov3_keys
 from sattxt.weights.checksums import verify_file
-from sattxt.weights.components import find_language_model, read_hidden_size
+from sattxt.weights.components import describe_language_model
 from sattxt.weights.directory import check_target, write_model
 from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.tensors import read_checkpoint, read_folder, require_tensor
@@ -112,20 +112,9 @@ def convert(
 
     vision = load_tower(VisionConfig(backbone, head), state, f"{dinov3}, {vision_head}").state_dict()
 
-    base, *extras = (ModelSource(str(part), revisions.get(str(part))) for part in (llm, *adapters))
-    files = find_language_model(base, extras, hub)
-    width = read_hidden_size(files, hub)
-    if width != hidden:
-        raise WeightsError(
-            f"{text_head}: takes vectors of width {hidden} (proj.weight has shape (…, {hidden})), but config.json of "
-            f"{files.base.location} says hidden_size {width}: they are not of one release"
-        )
-    text = TextEncoderConfig(
-        kind="llm2vec",
-        hidden_size=hidden,
-        weights_sha256=files.sha256,
-        base=None if copy_llm else files.base,
-        adapters=() if copy_llm else files.adapters,
+    text = describe_language_model(
+        [ModelSource(str(part), revisions.get(str(part))) for part in (llm, *adapters)],
+        hub,
         template=template,
         max_length=MAX_LENGTH,
         max_text_tokens=MAX_TEXT_TOKENS,
@@ -133,12 +122,18 @@ def convert(
         dtype="bfloat16",
         instruction=instruction,
     )
+    parts = [source for source in (text.base, *text.adapters) if source is not None]
+    if text.hidden_size != hidden:
+        raise WeightsError(
+            f"{text_head}: takes vectors of width {hidden} (proj.weight has shape (…, {hidden})), but config.json of "
+            f"{parts[0].location} says hidden_size {text.hidden_size}: they are not of one release"
+        )
     config = ModelConfig(
         name=name,
         embed_dim=2 * head.dim,
         image=image,
         vision=VisionConfig(backbone, head),
-        text=text,
+        text=replace(text, base=None, adapters=()) if copy_llm else text,
         logit_scale=LOGIT_SCALE,
         logit_scale_source=LOGIT_SCALE_SOURCE,
         licence=LICENCE,
@@ -147,8 +142,8 @@ def convert(
     def merge(folder: Path) -> None:
         from sattxt.text.llama import save_merged
 
-        parts = [hub.folder(source.location, source.revision) for source in (files.base, *files.adapters)]
-        save_merged(parts[0], parts[1:], folder)
+        base, *extras = (hub.folder(source.location, source.revision) for source in parts)
+        save_merged(base, extras, folder)
 
     return write_model(target, config, vision, text_state, merge if copy_llm else None, overwrite=overwrite)
 

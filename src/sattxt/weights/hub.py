@@ -118,7 +118,7 @@ class HubAccess:
         if folder.is_absolute():
             raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
         listing = self.listing(location, revision)
-        names = [name for name in listing.files if any(_matches(name, pattern) for pattern in patterns)]
+        names = [name for name in listing.files if matches(name, patterns)]
         if not names:
             raise HubError(f"{location}: holds no file that matches {', '.join(patterns)}; is it the right repository?")
         folder = self._download(listing, names)
@@ -198,8 +198,9 @@ class HubAccess:
             raise HubError(f"{repo}: the download broke off ({first_line(error)}); run the command again") from error
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or (name.count("/") == pattern.count("/") and fnmatch(name, pattern))
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a file's name is one of ``patterns``, or fits one such as ``"*.json"``; ``*`` does not cross a slash."""
+    return any(name == each or (name.count("/") == each.count("/") and fnmatch(name, each)) for each in patterns)
 
 
 def _not_cached(what: str, revision: str | None) -> str:
