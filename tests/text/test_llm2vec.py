@@ -59,7 +59,10 @@ def encoder(folder, adapters) -> LLM2VecEncoder:
 
 @pytest.fixture(scope="module")
 def head(folder) -> TextHead:
-    return TextHead.from_state(torch.load(folder / "sattxt_text_head.pt", weights_only=True))
+    state = torch.load(folder / "sattxt_text_head.pt", weights_only=True)
+    head = TextHead(CONFIG.hidden_size, len(state["proj.weight"]))
+    head.load_state_dict(state)
+    return head
 
 
 @pytest.mark.parametrize("name", ["input_ids", "attention_mask", "embed_mask"])

@@ -108,6 +108,8 @@ def test_a_copy_keeps_the_files_and_takes_the_changed_config(model: Path, tmp_pa
             r"'proj.weight' has shape \(48, 128\).*\(128, 48\)",
         ),
         ("text_head.safetensors", {"ln.weight": torch.full((48,), torch.inf)}, "'ln.weight'.*infinite"),
+        ("text_head.safetensors", {"proj.weight": None}, "'proj.weight' is missing"),
+        ("text_head.safetensors", {"more": torch.ones(5)}, r"'more' of shape \(5,\) has no place"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(

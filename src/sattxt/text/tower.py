@@ -27,7 +27,6 @@ from sattxt.errors import (
 from sattxt.text.cache import TextCache, TextCacheWarning
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprint
 from sattxt.text.label_bank import LabelBank
-from sattxt.weights.tensors import check_tensors, require_tensor
 
 _KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
 
@@ -44,19 +43,6 @@ class TextHead(nn.Module):
         """(N, in) to (N, out)."""
         projected: Tensor = self.proj(self.ln(pooled))
         return projected
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> TextHead:
-        """A float32 head, its sizes read from the tensors ``ln.weight``, ``ln.bias``, ``proj.weight``.
-
-        Raises:
-            WeightsError: a tensor is missing, superfluous, or does not fit the others.
-        """
-        width, inputs = require_tensor(state, "proj.weight", 2, "text head").shape
-        head = cls(inputs, width)
-        check_tensors(state, {name: tensor.shape for name, tensor in head.state_dict().items()}, "text head")
-        head.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-        return head
 
 
 class TextTower:
@@ -262,16 +248,18 @@ def open_text_tower(
     """A text tower from a model directory's parts. The encoder itself is opened with the first uncached prompt.
 
     Args:
-        head_state: the text head's tensors.
+        head_state: the text head's tensors, which ``read_model`` checked.
         encoder_dir: the model directory's ``text_encoder/``; ``None``: the encoder is where ``config.base`` says.
         dtype: precision of the encoder; ``None``: the config's.
         device, device_map: where the encoder runs; the head is on ``device``.
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
     hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+    head = TextHead(config.hidden_size, len(head_state["proj.weight"]))
+    head.load_state_dict(head_state)
     return TextTower(
         config,
-        TextHead.from_state(head_state),
+        head,
         encoder_factory=partial(_open_encoder, config, encoder_dir, dtype, device, {"device_map": device_map, **hub}),
         cache=cache,
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),

@@ -186,12 +186,11 @@ class HubAccess:
             if status >= 500 or status in (408, 429):
                 raise OfflineError(f"{repo}: the hub answered {status}; try again later") from error
             raise HubError(f"{repo}: the hub answered {status} ({first_line(error)})") from error
-        except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-            raise OfflineError(_not_cached(repo, revision)) from error
         except hub.HFValidationError as error:
             raise InputError(f"{repo!r}: not a hub id ({first_line(error)})") from error
         except Exception as error:
-            if type(error).__module__.startswith(("httpx", "httpcore")):
+            unreachable = isinstance(error, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled))
+            if unreachable or type(error).__module__.startswith(("httpx", "httpcore")):
                 raise OfflineError(_not_cached(repo, revision)) from error
             if not isinstance(error, OSError) or isinstance(error, SatTxtError) or error.errno is not None:
                 raise  # ours, or (with a number) a matter of this machine's disk
