@@ -17,7 +17,6 @@ from sattxt.errors import DiskFullError, InputError, WeightsError
 
 #: ``errno`` of a full disk, or of a used-up quota.
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 
 
 def user_cache_dir() -> Path:
@@ -123,4 +122,4 @@ def first_line(error: BaseException | str) -> str:
 
 def is_system_failure(error: BaseException) -> bool:
     """Whether the system is out of file handles, memory or space, which is not the fault of the file being read."""
-    return isinstance(error, OSError) and error.errno in _EXHAUSTED
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)

@@ -24,9 +24,6 @@ Load = Callable[[Any, str], Array]
 #: A source's position, itself, its name, and its image or what loading it raised.
 _Loaded = tuple[int, Any, str, Array | Exception]
 
-#: Sources that one task of a thread loads, at most.
-_TASK = 8
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -115,8 +112,8 @@ def _load_ahead(
         for item in numbered:
             yield from load_all([item])
         return
-    # Handing a task to a thread costs about as much as decoding a small tile, so a task is several where there is room.
-    size = max(1, min(_TASK, ahead // (4 * workers)))
+    # Handing a task to a thread costs about as much as decoding a small tile, so a task is up to 8 where there is room.
+    size = max(1, min(8, ahead // (4 * workers)))
     pending: deque[Future[list[_Loaded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sattxt-load")
     try:

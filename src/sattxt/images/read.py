@@ -43,7 +43,6 @@ _MAX_BANDS = 13  # an axis as short as this may be the channels
 
 #: The formats that Pillow may try: those of image files, none that runs other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "TIFF", "AVIF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM")
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?=.)|^data:")
 _VALUE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _NOT_OPENED: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
@@ -117,7 +116,7 @@ def source_name(source: object, index: int) -> str:
 
 def _from_path(img: str | os.PathLike[str], options: ImageOptions, where: str) -> NDArray[Any]:
     text = os.fsdecode(img)
-    if _URL.match(text):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/.|data:", text):
         raise ImageError(f"{where}: is a URL; download it first and pass the file")
     path = Path(text)
     try:

@@ -14,7 +14,6 @@ Pixels = NDArray[Any]
 
 #: EuroSAT's own stretch: reflectance x 10,000, clipped to this, becomes 0..255.
 SENTINEL2_RANGE = (0.0, 2750.0)
-_PERCENTILES = (2.0, 98.0)
 _SLACK = 1e-3  # of the range: what resampling and half precision overshoot
 
 
@@ -122,7 +121,7 @@ def _limits(stretch: Stretch, values: Pixels, where: str) -> tuple[float, float]
     if stretch == "sentinel2":
         return SENTINEL2_RANGE
     if stretch == "percentile":
-        low, high = (float(v) for v in np.percentile(values, _PERCENTILES))
+        low, high = (float(v) for v in np.percentile(values, (2, 98)))
         if not low < high:
             raise ImageError(
                 f"{where}: stretch='percentile' needs contrast, most pixels are {low:.4g}; pass stretch=(low, high)"

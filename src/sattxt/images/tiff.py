@@ -47,10 +47,6 @@ DECODE_ERRORS = (
 
 #: How a TIFF starts.
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ONE_BAND_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_MANY_BAND_MODES = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-_ITEM = re.compile(r'<Item\s+name="([^"]*)"([^>]*)>([^<]*)</Item>')
-_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIPS, _SAMPLES, _TILES = 256, 257, 258, 270, 273, 277, 324
 _PIXEL_SCALE, _TRANSFORM, _GDAL_METADATA, _GDAL_NODATA = 33550, 34264, 42112, 42113
 
@@ -209,10 +205,11 @@ def _read_tags(source: Path | bytes, where: str) -> Mapping[int, Any]:
 def _is_whole(mode: str, samples: int, *, all_bands: bool) -> bool:
     """Whether Pillow's ``mode`` holds what is asked for: all of the page's bands, or red, green and blue."""
     if samples == 1:
-        return mode in _ONE_BAND_MODES
+        return mode in ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
     if samples == 4 and mode == "RGB":  # a fourth band that is not alpha, which Pillow leaves out
         return not all_bands
-    return mode in _MANY_BAND_MODES and samples == Image.getmodebands(mode)
+    known = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+    return mode in known and samples == Image.getmodebands(mode)
 
 
 def _rgb(page: Page, options: ImageOptions, where: str) -> NDArray[Any]:
@@ -238,8 +235,9 @@ def _pillow_page(image: Image.Image, tags: Mapping[int, Any], path: str) -> Page
         pixels = pixels[..., :1]
     bands = list(map(str, range(pixels.shape[-1])))
     items: dict[tuple[str, str | None], str] = {}  # of a band by its role and the band, else by its name and None
-    for name, attributes, text in _ITEM.findall(str(tags.get(_GDAL_METADATA, ""))):
-        known = dict(_ATTRIBUTE.findall(attributes))
+    metadata = str(tags.get(_GDAL_METADATA, ""))
+    for name, attributes, text in re.findall(r'<Item\s+name="([^"]*)"([^>]*)>([^<]*)</Item>', metadata):
+        known = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
         items[known.get("role", name), known.get("sample")] = text
     steps, matrix, sides = _NORTH_UP, tags.get(_TRANSFORM, ()), tags.get(_PIXEL_SCALE, ())
     if len(sides) >= 2:  # positive means north up

@@ -8,19 +8,18 @@ its checkpoints load as they are.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-_STEM_WIDTH = 32
+_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 #: Layers after the stem that stay in float32 where the rest is narrower: on dark, even tiles bfloat16 rounds away there
 #: what the tile has of contrast, and no later layer brings it back.
 _EXACT_LAYERS = 2
-BATCH_NORM_EPS = 1e-3
-BATCH_NORM_MOMENTUM = 0.05
 
 
 class ConvLayer(nn.Module):
@@ -29,7 +28,7 @@ class ConvLayer(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.normalization: nn.Module = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        self.normalization: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
@@ -69,15 +68,14 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, depth_multiplier: float = 1.0, output_stride: int = 32) -> None:
         super().__init__()
-        channels = max(8, int(_STEM_WIDTH * depth_multiplier))
+        channels, *widths = (max(8, int(width * depth_multiplier)) for width in _WIDTHS)
         self.conv_stem = ConvLayer(3, channels, 3, stride=2)
         self.layer = nn.ModuleList()
         reached = 2
-        for stride, width in zip(_STRIDES, _WIDTHS, strict=True):
+        for stride, outputs in zip(_STRIDES, widths, strict=True):
             if stride == 2 and reached >= output_stride:
                 stride = 1
             reached *= stride
-            outputs = max(8, int(width * depth_multiplier))
             self.layer.append(ConvLayer(channels, channels, 3, stride, groups=channels))
             self.layer.append(ConvLayer(channels, outputs, 1))
             channels = outputs
@@ -98,13 +96,8 @@ class MobileNetV1(nn.Module):
 
     def widest(self, size: int) -> int:
         """Values that the layer with the largest input and output holds for one (3, size, size) image."""
-        most, channels = 0, 3
-        for layer in (self.conv_stem, *self.layer):
-            convolution = layer.convolution
-            side = -(-size // convolution.stride[0])
-            most = max(most, channels * size * size + convolution.out_channels * side * side)
-            channels, size = convolution.out_channels, side
-        return most
+        layers: list[tuple[Any, int]] = [(self.layer[1].convolution, 2), (self.layer[-1].convolution, self.stride)]
+        return max((layer.in_channels + layer.out_channels) * (-(-size // stride)) ** 2 for layer, stride in layers)
 
     def fuse(self, dtype: torch.dtype) -> None:
         """For inference: fold every BatchNorm into its convolution, and compute in ``dtype`` but for the first layers.

@@ -23,7 +23,6 @@ from sattxt.weights.tensors import check_tensors
 #: What the widest layer's input and output may take together on a CPU: about half of a last-level cache. Beyond it a
 #: layer reads from main memory what the one before wrote there, into pages fresh from the system (docs/benchmarks.md).
 _CACHE_BYTES = 2**24
-_FEWEST = 8  # fewer images at a time use the weights, once loaded, too little
 
 
 class ImageTokens(NamedTuple):
@@ -88,11 +87,12 @@ class VisionTower(nn.Module):
     def images_per_pass(self, size: int, device: torch.device) -> int | None:
         """(3, size, size) images that one pass takes at most, whatever the batch; ``None``: a batch is one pass.
 
-        On a CPU the largest power of two, and 8 at least, whose activations fit into the cache.
+        On a CPU the largest power of two whose activations fit into the cache; and 8 at least, as fewer use the
+        weights, once loaded, too little.
         """
         if device.type != "cpu":
             return None
-        return max(_FEWEST, 1 << (_CACHE_BYTES // self.activation_bytes(size)).bit_length() >> 1)
+        return max(8, 1 << (_CACHE_BYTES // self.activation_bytes(size)).bit_length() >> 1)
 
     def in_passes(self, pixel_values: Tensor) -> list[ImageTokens]:
         """The tokens of a batch (N, 3, S, S) of square images on any device, pass by pass."""

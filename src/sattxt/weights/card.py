@@ -18,9 +18,6 @@ print(model.zero_shot("tile.png", ["forest", "river", "city"]))
 """
 
 
-_TAGS = ("remote-sensing", "satellite", "sentinel-2", "vision-language", "embeddings")
-
-
 def model_card(config: ModelConfig) -> str:
     """The card's text, from a model's config and, for a model of the manifest, from its entry there."""
     entry = find_model(config.name)
@@ -42,9 +39,10 @@ def _front_matter(config: ModelConfig, entry: ModelEntry | None) -> str:
     bases = [source.location for source in sources if source is not None and source.revision is not None]
     parts = entry.components if entry else ()
     bases += [part.location for part in parts if part.source == "hub" and part.role == "backbone"]
+    tags = ("remote-sensing", "satellite", "sentinel-2", "vision-language", "embeddings")
     lines = [
         *("---", "library_name: sattxt", f"license: {'apache-2.0' if apache else 'other'}", *link),
-        *("pipeline_tag: zero-shot-image-classification", "language: en", "tags:", *(f"- {tag}" for tag in _TAGS)),
+        *("pipeline_tag: zero-shot-image-classification", "language: en", "tags:", *(f"- {tag}" for tag in tags)),
         *(["base_model:"] if bases else []),
         *(f"- {location}" for location in dict.fromkeys(bases)),
         *(f"embedding_dimension: {config.embed_dim}", "embedding_spatial_types:", "- chip", "- patch", "---", ""),

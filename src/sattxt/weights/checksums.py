@@ -23,8 +23,6 @@ SUMS_FILE = "SHA256SUMS"
 #: Files of this size and more are hashed once, and then only when their size or modification time changes.
 LARGE = 64 * 2**20
 
-_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](.+)$")
-
 
 def sha256_file(path: str | Path) -> str:
     """The sha256 of a file's bytes, as 64 lower-case hex digits.
@@ -73,7 +71,7 @@ def read_sums(folder: Path) -> dict[str, str]:
         raise WeightsError(f"{path}: cannot be read ({error}); write the model again with save_pretrained") from error
     sums: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        match = _LINE.match(line)
+        match = re.match(r"([0-9a-fA-F]{64}) [ *](.+)$", line)
         if match is None or ".." in Path(match.group(2)).parts or Path(match.group(2)).is_absolute():
             raise WeightsError(f"{path}: line {number} is not '<sha256>  <file>'")
         sums[match.group(2)] = match.group(1).lower()

@@ -37,14 +37,6 @@ CHAT_TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
 MAX_LENGTH = 512
 MAX_TEXT_TOKENS = 400
 
-#: No temperature was released. 50 (a temperature of 0.02) lies between CLIP's initial 14.3 and its final 100.
-LOGIT_SCALE = 50.0
-LOGIT_SCALE_SOURCE = "not released with the published weights; 50 is this package's choice, see the manifest"
-
-LICENCE = "DINOv3 License; Meta Llama 3 Community License; heads: MIT or llama3 (the release's statements conflict)"
-
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$")
-
 
 def convert(
     dinov3: str | Path,
@@ -134,9 +126,10 @@ def convert(
         image=image,
         vision=VisionConfig(backbone, head),
         text=replace(text, base=None, adapters=()) if copy_llm else text,
-        logit_scale=LOGIT_SCALE,
-        logit_scale_source=LOGIT_SCALE_SOURCE,
-        licence=LICENCE,
+        logit_scale=50.0,  # a temperature of 0.02; it lies between CLIP's initial 14.3 and its final 100
+        logit_scale_source="not released with the published weights; 50 is this package's choice, see the manifest",
+        licence="DINOv3 License; Meta Llama 3 Community License; heads: MIT or llama3 (the release's statements "
+        "conflict)",
     )
 
     def merge(folder: Path) -> None:
@@ -164,7 +157,7 @@ def read_backbone(
         path = hub.folder(name, revision, ("config.json", "*.safetensors"))
     if path.is_dir():
         return _transformers_folder(path, name, num_heads)
-    hashed = _HASH_IN_NAME.search(path.name)
+    hashed = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", path.name)
     if hashed and path.is_file():
         verify_file(path, hashed.group(1))
     state = read_checkpoint(path)

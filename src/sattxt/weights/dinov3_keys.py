@@ -18,8 +18,6 @@ from torch import Tensor
 from sattxt.errors import InputError, WeightsError
 from sattxt.weights.tensors import require_tensor
 
-DEFAULT_ROPE_THETA = 100.0
-
 #: Tensors of Meta's checkpoint that inference does not use.
 _UNUSED = re.compile(r"^(local_cls_norm\.|rope_embed\.)|\.bias_mask$")
 _NAMES = {
@@ -138,7 +136,7 @@ def infer_options(
         "hidden_act": "silu" if gated else "gelu",
         "use_gated_mlp": gated,
         "layer_norm_eps": 1e-5,
-        "rope_theta": DEFAULT_ROPE_THETA if rope is None else rope[1],
+        "rope_theta": 100.0 if rope is None else rope[1],
         "query_bias": f"{first}attention.q_proj.bias" in state,
         "key_bias": f"{first}attention.k_proj.bias" in state,
         "value_bias": f"{first}attention.v_proj.bias" in state,

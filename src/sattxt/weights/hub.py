@@ -16,14 +16,11 @@ from sattxt.errors import GatedModelError, HubError, InputError, OfflineError, S
 from sattxt.io import disk_errors, first_line
 from sattxt.weights.checksums import check_download, hash_of, recall, remember
 
-_REPO_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_COMMIT = re.compile(r"^[0-9a-f]{40}$")
-_TRUE = {"1", "ON", "YES", "TRUE"}
-
 
 def is_repo_id(text: str) -> bool:
     """Whether ``text`` has the form ``org/repo``."""
-    return _REPO_ID.match(text) is not None and Path(text).suffix not in {".pth", ".pt", ".safetensors"}
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text)
+    return named is not None and Path(text).suffix not in {".pth", ".pt", ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class HubAccess:
     def offline(self) -> bool:
         """Whether nothing may be downloaded."""
         flags = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-        return self.local_files_only or any(flag.upper() in _TRUE for flag in flags)
+        return self.local_files_only or any(flag.upper() in ("1", "ON", "YES", "TRUE") for flag in flags)
 
     @property
     def endpoint(self) -> str:
@@ -79,7 +76,7 @@ class HubAccess:
         requested = revision or "main"
         remembered = recall("listings", f"{location}@{requested}")
         known = None if remembered is None else build(Listing, remembered, f"what is remembered of {location}")
-        if known is not None and (self.offline or _COMMIT.match(requested)):
+        if known is not None and (self.offline or re.fullmatch("[0-9a-f]{40}", requested)):
             return known
         try:
             found = self._fetch_listing(location, requested)

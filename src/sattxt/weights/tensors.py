@@ -18,8 +18,6 @@ from sattxt.io import first_line
 
 _WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
-_CODE = re.compile(r"unsupported|unrecognized|not an allowed|can only build|blocked", re.IGNORECASE)
-_GLOBAL = re.compile(r"GLOBAL\s+`?([\w.]+)")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -141,8 +139,9 @@ def _load_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        if isinstance(error, pickle.UnpicklingError) and _CODE.search(str(error)):
-            named = _GLOBAL.search(str(error))
+        of_code = "unsupported|unrecognized|not an allowed|can only build|blocked"
+        if isinstance(error, pickle.UnpicklingError) and re.search(of_code, str(error), re.IGNORECASE):
+            named = re.search(r"GLOBAL\s+`?([\w.]+)", str(error))
             raise UnsafePickleError(
                 f"{path}: holds more than tensors{f' ({named.group(1)})' if named else ''}; it was refused and nothing "
                 "in it was run. Ask its author for a plain state dict or safetensors"
