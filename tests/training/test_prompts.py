@@ -37,10 +37,10 @@ def sets() -> list[SetTexts]:
     return [first, ([], [["one"], []], torch.tensor([-1, -1]))]
 
 
-def drawn_texts(book: PromptBook, seed: int) -> tuple[list[list[str] | None], dict[int, str], Any]:
+def drawn_texts(book: PromptBook, seed: int) -> tuple[list[list[str]], dict[int, str], Any]:
     step = book.draw([torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1])], torch.Generator().manual_seed(seed))
     words = [p.text if isinstance(p, Prompt) else p for p in book.prompts]
-    classes = [None if rows is None else [words[r] for r in rows.tolist()] for rows in step.classes]
+    classes = [[words[r] for r in rows.tolist()] for rows in step.classes]
     return classes, {place: words[row] for place, row in enumerate(step.rows.tolist()) if row >= 0}, step
 
 
@@ -58,8 +58,7 @@ def test_every_tile_is_told_by_what_is_its_own() -> None:
     names: list[set[str]] = [set(), set()]
     for seed in range(300):
         classes, told, step = drawn_texts(book, seed)
-        assert classes[1] is None
-        assert classes[0] is not None
+        assert classes[1] == []
         for number, text in enumerate(classes[0]):
             names[number].add(text)
         assert 4 in told  # a tile without a class loses no caption to the share
@@ -86,7 +85,6 @@ def test_names_alone_are_drawn_where_all_prompts_are_to_be_names() -> None:
     seen: set[str] = set()
     for seed in range(30):
         classes, told, _ = drawn_texts(book, seed)
-        assert classes[0] is not None
         seen |= {*classes[0], *(told[place] for place in range(4))}
     assert seen == {"lake", "a lake", "wood", "a wood"}  # not pond; captions and templates as ever
 
@@ -95,17 +93,17 @@ def test_a_share_of_names_is_beside_what_falls_to_them_anyway() -> None:
     many = [["lake", *(f"pond {i}" for i in range(9))]], [], torch.zeros(0, dtype=torch.int64)
     book = PromptBook(PromptConfig(templates=("{}",), name_share=0.25), [many])
     drawn = [book.draw([torch.zeros(0, dtype=torch.int64)], torch.Generator().manual_seed(s)) for s in range(1000)]
-    names = sum(book.prompts[int(step.classes[0][0])] == "lake" for step in drawn if step.classes[0] is not None)
+    names = sum(book.prompts[int(step.classes[0][0])] == "lake" for step in drawn)
     assert 265 < names < 385  # 0.25 + 0.75 / 10 of 1,000
 
 
 def test_without_a_share_of_names_the_draws_are_those_of_earlier_versions() -> None:
     book = PromptBook(PromptConfig(templates=("{}", "a {}", "the {}"), caption_share=0.5), sets())
     assert drawn_texts(book, 0)[:2] == (
-        [["the pond", "the wood"], None], {0: "blue", 1: "a lake", 2: "dark", 3: "a wood", 4: "one"},
+        [["the pond", "the wood"], []], {0: "blue", 1: "a lake", 2: "dark", 3: "a wood", 4: "one"},
     )  # fmt: skip
     assert drawn_texts(book, 1)[:2] == (
-        [["lake", "wood"], None], {0: "blue", 1: "the lake", 2: "green", 3: "the wood", 4: "one"},
+        [["lake", "wood"], []], {0: "blue", 1: "the lake", 2: "green", 3: "the wood", 4: "one"},
     )  # fmt: skip
     step = drawn_texts(book, 2)[2]
     assert step.rows.tolist() == [3, 0, 11, -1, 12, -1]

@@ -108,13 +108,13 @@ SetTexts: TypeAlias = tuple[Sequence[Sequence[str]], Sequence[Sequence[str]], Te
 class StepPrompts(NamedTuple):
     """What one step uses; rows are into :attr:`PromptBook.prompts`, and so of the vectors made of them.
 
-    classes: for each data set, (K,) rows, one prompt a class; ``None`` where it has no classes.
+    classes: for each data set, (K,) rows, one prompt a class.
     rows: (N,) each tile's text; -1 for none. image_group, text_group: (N,) the class (numbered across all sets) of a
     tile that has a text, and of its text where that is a class phrase; -1 for none. See
     :func:`sattxt.training.objectives.align.model.positive_pairs`.
     """
 
-    classes: list[Tensor | None]
+    classes: list[Tensor]
     rows: Tensor
     image_group: Tensor
     text_group: Tensor
@@ -156,11 +156,9 @@ class PromptBook:
         Args:
             parts: for each data set, the (n,) int64 indices of its tiles in the batch, in the batch's order.
         """
-        classes: list[Tensor | None] = []
-        chosen, image_group, text_group = [], [], []
+        classes, chosen, image_group, text_group = [], [], [], []
         for rows, index in zip(self._sets, parts, strict=True):
-            whole = torch.arange(len(rows.classes))
-            classes.append(self._class_rows(rows, whole, generator) if len(whole) else None)
+            classes.append(self._class_rows(rows, torch.arange(len(rows.classes.counts)), generator))
             label = rows.labels[index]
             classed, captioned = label >= 0, rows.captions.counts[index] > 0
             wants_caption = torch.rand(len(index), generator=generator) < self.config.caption_share
@@ -175,7 +173,7 @@ class PromptBook:
             text_group.append(torch.where(by_class, group, -1))
         return StepPrompts(classes, torch.cat(chosen), torch.cat(image_group), torch.cat(text_group))
 
-    def draw_classes(self, generator: torch.Generator) -> list[Tensor | None]:
+    def draw_classes(self, generator: torch.Generator) -> list[Tensor]:
         """``classes`` of :class:`StepPrompts` alone."""
         return self.draw([torch.empty(0, dtype=torch.int64)] * len(self._sets), generator).classes
 
@@ -208,9 +206,6 @@ class _Ragged:
         self.counts = torch.tensor([len(rows) for rows in lists], dtype=torch.int64)
         self.starts = self.counts.cumsum(0) - self.counts
         self.flat = torch.tensor([row for rows in lists for row in rows], dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return len(self.counts)
 
     def pick(self, index: Tensor, generator: torch.Generator, first: int | None = None) -> Tensor:
         """(n,): one row of each list in ``index``, none of them empty; ``first``: of its first so many alone."""

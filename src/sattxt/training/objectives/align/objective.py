@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import update_bn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import atmosphere, augment, resize
-from sattxt.training.image_bank import ImageBank, build_image_bank
+from sattxt.training.image_bank import embed_once
 from sattxt.training.objectives.align.model import AlignConfig, AlignModel, add_noise, info_nce, positive_pairs
 from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
 from sattxt.training.prompts import PromptBook
@@ -87,7 +88,7 @@ class AlignObjective(Objective):
     ) -> None:
         super().__init__(config, sets, normalise, context)
         self.book, self.pooled = book, pooled
-        self.images: ImageBank | None = None
+        self._embedded: list[tuple[Tensor, Tensor]] = []  # with image_views, as embed_once gives them
         self._captions = book.caption_rows() if config.caption_weight > 0 else torch.empty(0, dtype=torch.int64)
         by_phrase = any(book.class_counts) and book.config.caption_share < 1
         by_class = config.class_weight > 0 and max(book.class_counts, default=0) > 1
@@ -105,9 +106,8 @@ class AlignObjective(Objective):
         shared = generator(config.seed, _SHARED, step, 1 + micro)
         own = generator(config.seed, _OWN, step, micro, rank)
         classes = self._draw_classes(shared)
-        extra = self._captions
-        if len(extra):
-            extra = extra[torch.randint(len(extra), (config.pool,), generator=shared)]
+        pool = config.pool if len(self._captions) else 0
+        extra = self._captions[torch.randint(max(1, len(self._captions)), (pool,), generator=shared)]
         images, parts = self._draw_views(parts, step, own)
         drawn = self.book.draw(parts, own)
         rows = drawn.rows if config.caption_weight > 0 else torch.full_like(drawn.rows, -1)
@@ -138,23 +138,23 @@ class AlignObjective(Objective):
             size = config.sizes[int(torch.multinomial(weights, 1, generator=shared))]
             views = [augment(s.take(index), size, config.augment, own) for s, index in chosen]
             return torch.cat(views), [s.actual(index) for s, index in chosen]
-        bank = self.images
-        if bank is None:
+        if not self._embedded:
             raise InputError("image_views: the tiles are not embedded yet; call prepare() before a batch is drawn")
-        stored = [bank.take(which, index, own) for which, index in enumerate(parts)]
-        return torch.cat(stored), [bank.tiles[which][index] for which, index in enumerate(parts)]
+        stored = []
+        for (views, _), index in zip(self._embedded, parts, strict=True):
+            stored.append(views[index, torch.randint(views.shape[1], (len(index),), generator=own)])
+        actual = [tiles[index] for (_, tiles), index in zip(self._embedded, parts, strict=True)]
+        return torch.cat(stored), actual
 
     def _draw_classes(self, random: torch.Generator) -> list[Tensor]:
         """For each data set, (K, hidden): a text vector of each class, with ``text_mix`` between two of its texts."""
         drawn = []
         for rows, others in zip(self.book.draw_classes(random), self.book.draw_classes(random), strict=True):
-            texts = torch.empty(0, self.pooled.shape[1])
-            if rows is not None and others is not None and self.config.class_weight > 0:
-                texts = self.pooled[rows]
-                if self.config.text_mix > 0:
-                    mixed = torch.rand(len(texts), 1, generator=random) < self.config.text_mix
-                    share = torch.rand(len(texts), 1, generator=random) * mixed
-                    texts = torch.lerp(texts, self.pooled[others], share)
+            texts = self.pooled[rows if self.config.class_weight > 0 else rows[:0]]
+            if self.config.text_mix > 0 and len(texts):
+                mixed = torch.rand(len(texts), 1, generator=random) < self.config.text_mix
+                share = torch.rand(len(texts), 1, generator=random) * mixed
+                texts = torch.lerp(texts, self.pooled[others], share)
             drawn.append(texts)
         return drawn
 
@@ -163,27 +163,31 @@ class AlignObjective(Objective):
         """With ``image_views``, embed every tile that often (whole, then augmented), or read what an earlier run in
         ``out`` left of it.
         """
-        config, sets = self.config, self.sets
+        config = self.config
         if not config.image_views:
             return
         (size,), augmented = config.sizes, config.augment
         vision = copy.deepcopy(model.vision).for_inference(resolve_dtype(config.precision, device)).to(device)
 
-        def view(which: int, index: Tensor, number: int) -> Tensor:
-            tiles = sets[which].take(index)
+        def embed(which: int, index: Tensor, number: int) -> Tensor:
+            images = self.sets[which].take(index)
             if number == 0:
-                return self.pixels(resize(tiles, size))
-            random = generator(config.seed, _VIEWS, which, number, int(index[0]))
-            return self.pixels(atmosphere(augment(tiles, size, augmented, random), augmented, random))
-
-        def embed(pixels: Tensor) -> Tensor:
-            embedded = torch.cat([seen.embedding.float() for seen in vision.in_passes(pixels)])
+                images = resize(images, size)
+            else:
+                random = generator(config.seed, _VIEWS, which, number, int(index[0]))
+                images = atmosphere(augment(images, size, augmented, random), augmented, random)
+            embedded = torch.cat([seen.embedding.float() for seen in vision.in_passes(self.pixels(images))])
             return F.normalize(embedded, dim=-1).cpu()
 
         drawn = (augmented, config.seed) if config.image_views > 1 else ()
-        shared = f"{checksum(model.vision.state_dict())} {size} {config.precision} {drawn}"
-        facts = [f"{shared} {self.context.get('image')} {self.context.get(f'set {s.name}')}" for s in sets]
-        self.images = build_image_bank(sets, view, embed, config.image_views, out, facts)
+        shared = f"{checksum(model.vision.state_dict())} {size} {config.precision} {drawn} {self.context.get('image')}"
+        facts = [f"{shared} {self.context.get(f'set {tiles.name}')}" for tiles in self.sets]
+        self._embedded = [
+            embed_once(
+                tiles, partial(embed, which), config.image_views, out / f"images-{which}.safetensors", facts[which]
+            )
+            for which, tiles in enumerate(self.sets)
+        ]
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
