@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_toy import Toy, to_pixels
 
-from sattxt.training.validate import Scored, caption_recall, fit_logit_scale, fit_multi_label
+from sattxt.training.validate import caption_recall, fit_logit_scale, fit_multi_label
 
 
 def test_recall_counts_captions_that_tiles_share(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_calibration_finds_the_temperature_that_made_the_labels() -> None:
     torch.manual_seed(0)
     scores = torch.rand(4000, 5) - 0.5
     truth = torch.multinomial((12 * scores).softmax(1), 1)[:, 0]
-    scored = [Scored(scores, torch.zeros(4000, 2), truth)]
+    scored = [(scores, torch.zeros(4000, 2), truth)]
     assert fit_logit_scale(scored) == pytest.approx(12, rel=0.15)
     scale, _ = fit_multi_label(scored, 12.0)
     assert scale > 0

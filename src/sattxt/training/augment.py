@@ -17,14 +17,6 @@ from torch import Tensor
 
 from sattxt.training.schema import Config, Share
 
-_BRIGHTNESS = 0.25  # largest change of a tile's gain
-_BALANCE = 0.12  # of a band's gain beside it
-_CONTRAST = 0.3
-_SATURATION = 0.35
-_GAMMA = 0.3  # of the logarithm of the exponent
-_NOISE = 0.015  # largest standard deviation of grain
-_AIRLIGHT = 0.3  # most of the light that the air adds in blue
-
 
 class AugmentConfig(Config):
     """How far tiles are changed; probabilities are per tile."""
@@ -60,22 +52,22 @@ def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator
     """(N, 3, H, W) in [0, 1] to the same, as another season or sky would have it; some as a sensor of two to three
     times the ground sampling distance would.
     """
-    count, size = len(images), images.shape[-1]
+    size = images.shape[-1]
 
     def draw(width: int = 1) -> Tensor:
-        return torch.rand(count, width, 1, 1, generator=generator)
+        return torch.rand(len(images), width, 1, 1, generator=generator)
 
-    gain = 1 + _BRIGHTNESS * (2 * draw() - 1) + _BALANCE * (2 * draw(3) - 1)
-    contrast = 1 + _CONTRAST * (2 * draw() - 1)
-    saturation = 1 + _SATURATION * (2 * draw() - 1)
+    gain = 1 + 0.25 * (2 * draw() - 1) + 0.12 * (2 * draw(3) - 1)  # of the tile, and of each band beside it
+    contrast = 1 + 0.3 * (2 * draw() - 1)
+    saturation = 1 + 0.35 * (2 * draw() - 1)
     saturation = torch.where(draw() < config.grey_probability, torch.zeros(()), saturation)
-    gamma = torch.exp(_GAMMA * (2 * draw() - 1))
+    gamma = torch.exp(0.3 * (2 * draw() - 1))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     out = (images - mean) * contrast + mean
     grey = out.mean(dim=1, keepdim=True)
     out = (grey + (out - grey) * saturation) * gain
     out = out.clamp(1e-4, 1).pow(gamma)
-    out = out + _NOISE * draw() * torch.randn(images.shape, generator=generator)
+    out = out + 0.015 * draw() * torch.randn(images.shape, generator=generator)  # grain
     out = torch.where(draw() < config.radiometry_probability, out, images).clamp_(0, 1)
     coarse = draw().flatten() < config.coarse_probability
     factor = 2 + int(torch.randint(0, 2, (1,), generator=generator))
@@ -83,11 +75,6 @@ def radiometry(images: Tensor, config: AugmentConfig, generator: torch.Generator
         small = F.interpolate(out[coarse], size=max(8, size // factor), mode="area")
         out[coarse] = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
     return out
-
-
-#: Path radiance of clear air in red, green and blue relative to blue: Rayleigh scattering goes with wavelength to the
-#: power of -4; Sentinel-2's B04, B03, B02 are centred at 665, 560 and 490 nm. Haze is less blue.
-_RAYLEIGH = tuple((490 / wavelength) ** 4 for wavelength in (665, 560, 490))
 
 
 def atmosphere(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -99,9 +86,10 @@ def atmosphere(images: Tensor, config: AugmentConfig, generator: torch.Generator
     if config.atmosphere_probability == 0:
         return images
     draw = torch.rand(3, len(images), 1, 1, 1, generator=generator)
-    blueness = 0.6 + 0.4 * draw[0]
-    colour = blueness * torch.tensor(_RAYLEIGH).view(1, 3, 1, 1) + (1 - blueness)
-    light = _AIRLIGHT * draw[1] * colour
+    blueness = 0.6 + 0.4 * draw[0]  # 1 in clear air; haze is less blue
+    # Rayleigh scattering goes with wavelength to the power of -4; B04, B03, B02 are centred at 665, 560 and 490 nm.
+    clear = torch.tensor([(490 / wavelength) ** 4 for wavelength in (665, 560, 490)]).view(1, 3, 1, 1)
+    light = 0.3 * draw[1] * (blueness * clear + (1 - blueness))
     return torch.where(draw[2] < config.atmosphere_probability, images * (1 - 0.5 * light) + light, images).clamp_(0, 1)
 
 

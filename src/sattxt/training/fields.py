@@ -137,39 +137,34 @@ MIXTURES: dict[tuple[str, str], tuple[str, ...]] = {
 def draw_fields(count: int, *, seed: int = 0, size: int = 64, name: str = "fields") -> Tiles:
     """``count`` tiles, half of one cover and half of two; the same ones for the same seed."""
     generator = torch.Generator().manual_seed(seed)
+    single = [((cover,), field.captions) for cover, field in FIELDS.items()]
     images, captions, keys = [], [], []
-    singles, pairs = list(FIELDS), list(MIXTURES)
     for index in range(count):
-        if index % 2 == 0:
-            key = singles[(index // 2) % len(singles)]
-            tile = draw_field(FIELDS[key], size, generator)
-            captions.append(list(FIELDS[key].captions))
-        else:
-            pair = pairs[(index // 2) % len(pairs)]
-            first, second = (draw_field(FIELDS[k], size, generator) for k in pair)
-            shape = smooth_noise(1, size, generator, finest=4)
+        kinds = (single, list(MIXTURES.items()))[index % 2]
+        covers, texts = kinds[index // 2 % len(kinds)]
+        tile, *other = (_draw_field(FIELDS[cover], size, generator) for cover in covers)
+        if other:
+            shape = _smooth_noise(1, size, generator, finest=4)
             share = 0.3 + 0.4 * float(torch.rand((), generator=generator))
-            edge = torch.quantile(shape, share)
-            tile = torch.where(shape < edge, first, second)
-            key, wanted = "+".join(pair), MIXTURES[pair]
-            captions.append(list(wanted))
+            tile = torch.where(shape < torch.quantile(shape, share), tile, other[0])
         images.append((tile.clamp(0, 1) * 255).round().to(torch.uint8))
-        keys.append(f"{key}/{index}")
+        captions.append(list(texts))
+        keys.append(f"{'+'.join(covers)}/{index}")
     return Tiles(name, keys, torch.stack(images), captions=captions)
 
 
-def draw_field(field: Field, size: int, generator: torch.Generator) -> Tensor:
+def _draw_field(field: Field, size: int, generator: torch.Generator) -> Tensor:
     """(3, size, size) float in about [0, 1]."""
     which = int(torch.randint(len(field.colours), (1,), generator=generator))
     low, high = torch.tensor(field.colours[which], dtype=torch.float32).T / 255
     colour = low + (high - low) * torch.rand(3, generator=generator)
     strength = field.texture * (0.3 + 0.7 * float(torch.rand((), generator=generator)))
-    shade = 1 + strength * smooth_noise(1, size, generator, finest=5)
-    tint = 0.15 * strength * smooth_noise(3, size, generator, finest=3)
+    shade = 1 + strength * _smooth_noise(1, size, generator, finest=5)
+    tint = 0.15 * strength * _smooth_noise(3, size, generator, finest=3)
     return colour[:, None, None] * (shade + tint)
 
 
-def smooth_noise(channels: int, size: int, generator: torch.Generator, finest: int) -> Tensor:
+def _smooth_noise(channels: int, size: int, generator: torch.Generator, finest: int) -> Tensor:
     """(channels, size, size) smooth noise of zero mean and unit spread: octaves of upsampled random grids."""
     total = torch.zeros(1, channels, size, size)
     for octave in range(1, finest + 1):

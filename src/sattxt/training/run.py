@@ -34,7 +34,6 @@ from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
 from sattxt.training.texts import encode_prompts, open_text_encoder
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import (
-    Scored,
     caption_recall,
     fit_logit_scale,
     fit_multi_label,
@@ -123,8 +122,7 @@ class AlignRun(Run[AlignModel]):
             if tiles.classes:
                 texts = self._vectors([*self._plain[tiles.name], *BACKGROUNDS])
                 scores, truth = score_labelled(model, tiles, texts, self.normalise, size)
-                of_labels, of_backgrounds = scores.tensor_split([len(tiles.classes)], dim=1)
-                scored.append(Scored(of_labels, of_backgrounds, truth))
+                scored.append((*scores.tensor_split([len(tiles.classes)], dim=1), truth))
         vision, logit_scale, scale, bias = model.vision.config, float(model.log_scale.detach().exp()), None, None
         if scored:
             logit_scale = fit_logit_scale(scored)

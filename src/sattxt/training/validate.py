@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sattxt.errors import InputError
 from sattxt.evaluation.metrics import percent, recall_at_k
 from sattxt.training.augment import resize
 from sattxt.training.objectives.align.model import AlignModel
@@ -23,15 +22,10 @@ from sattxt.training.tiles import Tiles
 Normalise = Callable[[Tensor], Tensor]
 
 _BATCH = 128
-_RANKS = (1, 5, 10)
 
 
-class Scored(NamedTuple):
-    """One labelled set's cosine similarities: (N, K) with its labels, (N, B) with the backgrounds, (N,) true labels."""
-
-    labels: Tensor
-    backgrounds: Tensor
-    truth: Tensor
+#: One labelled set's cosine similarities: (N, K) with its labels, (N, B) with the backgrounds; and (N,) true labels.
+Scored: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
@@ -94,20 +88,17 @@ def caption_recall(
     relevant = np.array([[text in captions for text in texts] for captions in own])
     similarity = (image @ model.texts(pooled(texts).to(image)).T).cpu().numpy()
     ways = {"i2t": (similarity, relevant), "t2i": (similarity.T, relevant.T)}
-    found = {f"{way}_r{k}": percent(recall_at_k(*pair, k)) for way, pair in ways.items() for k in _RANKS}
+    found = {f"{way}_r{k}": percent(recall_at_k(*pair, k)) for way, pair in ways.items() for k in (1, 5, 10)}
     return {**found, "recall": sum(found.values()) / len(found)}
 
 
 def fit_logit_scale(sets: list[Scored]) -> float:
     """The 1 / temperature in [1, 200] that minimises the mean negative log-likelihood, each set counting the same."""
-    if not sets:
-        raise InputError("calibration needs at least one labelled set")
 
     def loss(scale: float) -> float:
-        return float(torch.stack([F.cross_entropy(scale * s.labels, s.truth) for s in sets]).mean())
+        return float(torch.stack([F.cross_entropy(scale * labels, truth) for labels, _, truth in sets]).mean())
 
-    grid: list[float] = torch.logspace(0, 2.301, 240).tolist()
-    best: float = min(grid, key=loss)
+    best: float = min(torch.logspace(0, 2.301, 240).tolist(), key=loss)
     return round(best, 2)
 
 
@@ -117,12 +108,11 @@ def fit_multi_label(sets: list[Scored], logit_scale: float) -> tuple[float, floa
     Positives and negatives weigh the same, so a probability of 0.5 is where the two are equally likely for a label
     that is as often present as absent. Each set counts the same.
     """
-    levels = [
-        torch.logsumexp(logit_scale * s.backgrounds, dim=1, keepdim=True) - math.log(s.backgrounds.shape[1])
-        for s in sets
+    margins = [
+        logit_scale * labels - (logit_scale * others).logsumexp(dim=1, keepdim=True) + math.log(others.shape[1])
+        for labels, others, _ in sets
     ]
-    margins = [logit_scale * s.labels - level for s, level in zip(sets, levels, strict=True)]
-    truths = [F.one_hot(s.truth, s.labels.shape[1]).float() for s in sets]
+    truths = [F.one_hot(truth, labels.shape[1]).float() for labels, _, truth in sets]
     weights = [torch.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum()) / len(sets) for truth in truths]
     margin, truth, weight = (torch.cat([part.flatten() for part in parts]) for parts in (margins, truths, weights))
     parameters = torch.tensor([1.0, 0.0], requires_grad=True)
