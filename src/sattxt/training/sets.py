@@ -24,7 +24,7 @@ from sattxt.images.options import ImageOptions
 from sattxt.training.fields import draw_fields
 from sattxt.training.schema import Config, Count, Whole
 from sattxt.training.spectral import index_captions
-from sattxt.training.tiles import Tiles, check_rgb
+from sattxt.training.tiles import Tiles
 
 #: Tiles that take fewer bytes than this are held in memory unless an entry says otherwise.
 MEMORY_LIMIT = 4_000_000_000
@@ -152,7 +152,6 @@ class PairsEntry(FilesEntry):
         samples = with_bands(samples)
         first = _first_bands(samples)
         bands, size = tuple(first), self.size or _side(first)
-        check_rgb(bands, "bands")
         pixels = partial(_read_bands, samples, bands, size, self.size is not None)
         keys = [sample.id for sample in samples.samples]
         return self._hold(Tiles(self.name, keys, pixels, bands=bands, skipped=skipped), 2 * len(bands) * size**2)

@@ -6,9 +6,10 @@ Tiles that cannot be read are counted, reported and left out, never silently dro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ from sattxt.io import first_line, is_system_failure
 
 log = logging.getLogger(__name__)
 
-#: Threads that decode tiles.
-WORKERS = 4
+_THREADS = 4  # that decode tiles
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Tiles:
     seed and step. The labels and captions of what was taken are those at :meth:`actual`.
 
     Raises:
-        InputError: shapes, dtypes, names and counts do not fit together.
+        InputError: there are bands, and red, green and blue, which the student sees, are not among them.
     """
 
     name: str
@@ -55,21 +55,12 @@ class Tiles:
         self.bands = tuple(canonical(band) for band in self.bands)
         self._failed: dict[int, tuple[str, str]] = {}
         self._last: tuple[list[int], Tensor] | None = None
-        counts = len(self.keys), len(self.labels), len(self.captions)
-        if not self.keys or len(set(counts)) > 1:
-            message = "{}: {} tiles, {} labels, {} lists of captions; pass one of each a tile, at least one"
-            raise InputError(message.format(self.name, *counts))
-        if self.bands:
-            check_rgb(self.bands, self.name)
-            if len(set(self.bands)) != len(self.bands):
-                raise InputError(f"{self.name}: bands names a band twice ({', '.join(self.bands)})")
-        if isinstance(self.pixels, Tensor):
-            due = (len(self.keys), len(self.bands) or 3, self.pixels.shape[-1], self.pixels.shape[-1])
-            kinds = (torch.uint8, torch.int16) if self.bands else (torch.uint8,)
-            if self.pixels.shape != due or self.pixels.dtype not in kinds:
-                found = f"{str(self.pixels.dtype).removeprefix('torch.')} {tuple(self.pixels.shape)}"
-                wanted = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
-                raise InputError(f"{self.name}: pixels is {found}; pass square tiles {due} of {wanted}")
+        missing = [band for band in reversed(RGB_BANDS) if self.bands and band not in self.bands]
+        if missing:
+            raise InputError(
+                f"{self.name}: needs the bands B02, B03 and B04 to render RGB from, and lacks {', '.join(missing)}; it "
+                f"has {', '.join(self.bands)}"
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,9 +102,8 @@ class Tiles:
         if isinstance(self.pixels, Tensor):
             return self
         _, first = self._readable(0)
-        pixels = torch.from_numpy(np.empty((len(self), *first.shape), first.dtype))
-        kept: list[int] = []
-        with ThreadPoolExecutor(WORKERS) as pool:
+        pixels, kept = torch.from_numpy(np.empty((len(self), *first.shape), first.dtype)), list[int]()
+        with ThreadPoolExecutor(_THREADS) as pool:
             for index, tile in enumerate(pool.map(self._attempt, range(len(self)))):
                 if tile is not None:
                     pixels[len(kept)] = torch.from_numpy(tile)
@@ -128,7 +118,7 @@ class Tiles:
             return self.pixels[index]
         wanted = index.tolist()
         if self._last is None or self._last[0] != wanted:  # RGB and bands of the same tiles are decoded once
-            with ThreadPoolExecutor(WORKERS) as pool:
+            with ThreadPoolExecutor(_THREADS) as pool:
                 found = [tile for _, tile in pool.map(self._readable, wanted or [0])]
             self._last = wanted, torch.from_numpy(np.stack(found))[: len(wanted)]
         return self._last[1]
@@ -162,39 +152,15 @@ class Tiles:
         return None
 
 
-def check_rgb(bands: Sequence[str], where: str) -> None:
-    """Raise InputError unless red, green and blue, which the student sees, are among the bands."""
-    missing = [band for band in reversed(RGB_BANDS) if band not in bands]
-    if missing:
-        raise InputError(
-            f"{where}: needs the bands B02, B03 and B04 to render RGB from, and lacks {', '.join(missing)}; it has "
-            f"{', '.join(bands)}"
-        )
+def take_in_turn(size: int, count: int, seed: int, step: int) -> Tensor:
+    """(count,) int64: which of ``size`` tiles step ``step`` of a run sees, walking them in shuffled epochs.
 
-
-class Sampler:
-    """Which tiles step ``t`` of a run sees: fixed counts a data set, each set walked in shuffled epochs.
-
-    A pure function of the seed and the step, so that a resumed run sees what it would have seen.
+    A pure function, so that a resumed run sees what it would have seen.
     """
+    places = range(step * count, (step + 1) * count)
+    return torch.stack([_shuffle(size, seed * 1_000_003 + place // size)[place % size] for place in places])
 
-    def __init__(self, sizes: Sequence[int], counts: Sequence[int], seed: int) -> None:
-        if len(sizes) != len(counts) or any(c <= 0 for c in counts) or any(s <= 0 for s in sizes):
-            raise InputError("every data set needs tiles and a positive count a batch")
-        self._sizes, self._counts, self._seed = tuple(sizes), tuple(counts), seed
-        self._order: dict[tuple[int, int], Tensor] = {}
 
-    def batch(self, step: int) -> list[Tensor]:
-        """One int64 index tensor a data set."""
-        taken = []
-        for which, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
-            places = range(step * count, (step + 1) * count)
-            taken.append(torch.stack([self._permutation(which, place // size)[place % size] for place in places]))
-        return taken
-
-    def _permutation(self, which: int, epoch: int) -> Tensor:
-        if (which, epoch) not in self._order:
-            self._order = {key: order for key, order in self._order.items() if key[0] != which or key[1] >= epoch - 1}
-            generator = torch.Generator().manual_seed((self._seed * 1000 + which) * 1_000_003 + epoch)
-            self._order[which, epoch] = torch.randperm(self._sizes[which], generator=generator)
-        return self._order[which, epoch]
+@lru_cache(maxsize=64)
+def _shuffle(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))

@@ -20,21 +20,20 @@ from sattxt.errors import InputError
 from sattxt.training.augment import AugmentConfig
 from sattxt.training.ranks import Precision
 from sattxt.training.schema import Config, Count, Decay, NotNegative, Positive, Whole
-from sattxt.training.tiles import Sampler, Tiles
+from sattxt.training.tiles import Tiles, take_in_turn
 
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator that depends on ``key`` alone, e.g. (seed, step, rank). Similar keys give unrelated streams."""
-    words = [part & 0xFFFF_FFFF_FFFF_FFFF for part in key]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))
+    words = np.random.SeedSequence([part & 0xFFFF_FFFF_FFFF_FFFF for part in key])
+    return torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0]))
 
 
 class StepConfig(Config):
     """Settings that every stage has."""
 
     steps: Whole  # optimiser steps
-    counts: tuple[int, ...] = ()  # tiles a step and rank from each data set, in their order
+    counts: tuple[Count, ...] = ()  # tiles a step and rank from each data set, in their order
     accumulate: Count = 1  # micro-batches a step; their losses are averaged, captions contrasted within one
     weight_decay: NotNegative = 0.05
     warmup: Whole = 100  # steps over which the learning rates rise
@@ -114,7 +113,6 @@ class Objective(ABC):
             )
         self.config, self.sets, self.normalise = config, sets, normalise
         self.context = dict(context or {})
-        self.sampler = Sampler([len(s) for s in sets], config.counts, config.seed)
 
     @abstractmethod
     def draw(self, step: int, micro: int = 0, rank: int = 0, ranks: int = 1) -> Batch:
@@ -160,16 +158,22 @@ class Objective(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
-        settings, tiles = self.config.model_dump(exclude={"steps"}), {s.name: len(s) for s in self.sets}
-        return {"stage": self.stage, **settings, "tiles": tiles, **self.context}
+        settings = {**self.config.model_dump(exclude={"steps"}), "tiles": {s.name: len(s) for s in self.sets}}
+        return {"stage": self.stage, **settings, **self.context}
 
     def pixels(self, images: Tensor) -> Tensor:
         """Pixel values of (N, 3, H, W) floats in [0, 1], channels last."""
         return self.normalise(images).contiguous(memory_format=torch.channels_last)
 
+    def sample(self, turn: int) -> list[Tensor]:
+        """Each data set's tile indices of a rank's whole step, the ``turn``-th of all ranks' steps."""
+        seed, sizes = self.config.seed * 1000, map(len, self.sets)
+        counted = enumerate(zip(sizes, self.config.counts, strict=True))
+        return [take_in_turn(size, count, seed + which, turn) for which, (size, count) in counted]
+
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
         """Each data set's tile indices of a micro-batch."""
-        whole = self.sampler.batch(step * ranks + rank)
+        whole = self.sample(step * ranks + rank)
         return [torch.tensor_split(part, self.config.accumulate)[micro] for part in whole]
 
     def describe(self, parts: list[Tensor]) -> str:

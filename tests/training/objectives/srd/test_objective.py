@@ -69,7 +69,7 @@ def test_the_centre_follows_the_teachers_views_after_the_loss(tmp_path, accumula
 def test_the_centre_starts_at_the_teachers_mean_over_the_first_batch(tmp_path):
     run = Distilling(tmp_path)
     tiles = pair_set()
-    seen = teacher().encode(tiles.spectral(run.distiller.sampler.batch(0)[0]), tiles.bands).mean((2, 3))
+    seen = teacher().encode(tiles.spectral(run.distiller.sample(0)[0]), tiles.bands).mean((2, 3))
     torch.testing.assert_close(run.model.centre, seen.mean(0))
     first = run.distiller.losses(run.model, run.distiller.draw(0)).terms["srd"]
     assert float(first.detach()) == pytest.approx(math.log(4), abs=1e-5)  # the untrained student says nothing

@@ -87,7 +87,7 @@ class SRDObjective(Objective):
             teacher.check(tiles.bands, tiles.name)
         self.teacher = teacher
         self._cached: list[Tensor] | None = None
-        first = [s.spectral(index) for s, index in zip(sets, self.sampler.batch(0), strict=True)]
+        first = [s.spectral(index) for s, index in zip(sets, self.sample(0), strict=True)]
         for name, mean in _means(self._encode(first)).items():
             getattr(model, name).copy_(mean)
         if config.teacher_cache:
