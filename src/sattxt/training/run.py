@@ -116,13 +116,13 @@ class AlignRun(Run[AlignModel]):
         Raises:
             InputError: something is at ``out`` already.
         """
-        size, scored = self.recipe.image.size, []
+        size, scored = self.recipe.image.size, list[tuple[Tensor, Tensor, Tensor]]()
         model = self.aligner.calibrate_norms(self.average, size, batches=norm_batches)
         for tiles in self.validation:
             if tiles.classes:
                 texts = self._vectors([*self._plain[tiles.name], *BACKGROUNDS])
                 scores, truth = score_labelled(model, tiles, texts, self.normalise, size)
-                scored.append((*scores.tensor_split([len(tiles.classes)], dim=1), truth))
+                scored.append((scores[:, : len(tiles.classes)], scores[:, len(tiles.classes) :], truth))
         vision, logit_scale, scale, bias = model.vision.config, float(model.log_scale.detach().exp()), None, None
         if scored:
             logit_scale = fit_logit_scale(scored)

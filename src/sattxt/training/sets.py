@@ -26,8 +26,6 @@ from sattxt.training.schema import Config, Count, Whole
 from sattxt.training.spectral import index_captions
 from sattxt.training.tiles import Tiles
 
-#: Tiles that take fewer bytes than this are held in memory unless an entry says otherwise.
-MEMORY_LIMIT = 4_000_000_000
 #: How image files are to be read, see :class:`sattxt.images.options.ImageOptions`.
 _READING = ("stretch", "bands", "band_names", "value_range", "offset")
 
@@ -85,9 +83,8 @@ class FilesEntry(SetEntry):
         """The samples of a split, and what cannot be used with the reason."""
         arguments = find_entry(self.kind)[1].arguments
         stated = {key: value for key in (*arguments, *_READING) if (value := getattr(self, key)) is not None}
-        given = {key: value for key, value in stated.items() if key in arguments}
-        given |= {key: root / value for key, value in given.items() if _is_path(arguments[key])}
-        reading = {key: value for key, value in stated.items() if key not in arguments}
+        reading = {key: stated.pop(key) for key in list(stated) if key not in arguments}
+        given = {key: root / value if _is_path(arguments[key]) else value for key, value in stated.items()}
         options = ImageOptions(**reading) if reading else None
         data = open_data(root / self.path, self.kind, options=options, strict=False, **given)
         skipped, unsplit = list(data.skipped), set(data.splits) == {""}
@@ -103,8 +100,8 @@ class FilesEntry(SetEntry):
 
     def _hold(self, tiles: Tiles, nbytes: int) -> Tiles:
         """The tiles, in memory if the entry says so, or leaves it open and they are few enough."""
-        wanted = len(tiles) * nbytes < MEMORY_LIMIT if self.memory == "auto" else self.memory
-        return tiles.in_memory() if wanted else tiles
+        few = len(tiles) * nbytes < 4_000_000_000
+        return tiles.in_memory() if self.memory is True or (self.memory == "auto" and few) else tiles
 
 
 class TilesEntry(FilesEntry):
@@ -123,8 +120,8 @@ class TilesEntry(FilesEntry):
                 raise InputError(f"names: {folder!r} is none of the classes{hint}")
         called = [self.names.get(name, name) for name in samples.classes]
         classes = tuple(dict.fromkeys(called))
-        one = [sample.labels[:1] if not samples.multi_label else () for sample in samples.samples]
-        labels = torch.tensor([classes.index(called[label[0]]) if label else -1 for label in one])
+        one = [None if samples.multi_label or not sample.labels else sample.labels[0] for sample in samples.samples]
+        labels = torch.tensor([-1 if label is None else classes.index(called[label]) for label in one])
         tiles = Tiles(
             self.name,
             [sample.id for sample in samples.samples],
@@ -148,13 +145,13 @@ class PairsEntry(FilesEntry):
         if self.kind == "rgb":
             rgb = entry_config("folder")(**{**dict(self), "kind": "folder"})
             return replace(rgb._open(root, split).in_memory(), bands=RGB_BANDS)
-        samples, skipped = self._read(root, split)
-        samples = with_bands(samples)
+        found, skipped = self._read(root, split)
+        samples = with_bands(found)
         first = _first_bands(samples)
         bands, size = tuple(first), self.size or _side(first)
         pixels = partial(_read_bands, samples, bands, size, self.size is not None)
-        keys = [sample.id for sample in samples.samples]
-        return self._hold(Tiles(self.name, keys, pixels, bands=bands, skipped=skipped), 2 * len(bands) * size**2)
+        tiles = Tiles(self.name, [each.id for each in samples.samples], pixels, bands=bands, skipped=skipped)
+        return self._hold(tiles, 2 * len(bands) * size**2)
 
 
 def parse_entry(values: Any, *, pairs: bool = False) -> Any:

@@ -136,8 +136,8 @@ class AlignObjective(Objective):
         if not config.image_views:
             weights, shared = torch.tensor(config.size_weights), generator(config.seed, _SHARED, step, 0)
             size = config.sizes[int(torch.multinomial(weights, 1, generator=shared))]
-            views = [augment(s.take(index), size, config.augment, own) for s, index in chosen]
-            return torch.cat(views), [s.actual(index) for s, index in chosen]
+            drawn = [augment(s.take(index), size, config.augment, own) for s, index in chosen]
+            return torch.cat(drawn), [s.actual(index) for s, index in chosen]
         if not self._embedded:
             raise InputError("image_views: the tiles are not embedded yet; call prepare() before a batch is drawn")
         stored = []

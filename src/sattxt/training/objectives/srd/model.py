@@ -106,7 +106,7 @@ def srd_loss(student: Tensor, q: Tensor, temperature: float) -> Tensor:
     return -(q.mean(dim=0) * log_p.mean(dim=0)).sum(dim=-1).mean()
 
 
-def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> Tensor:
+def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor) -> Tensor:
     """(N,): 1 - cosine similarity (0 to 2) of predicted tokens to the teacher's, layer-normalised, mean over places.
 
     Args: as :func:`match_maps`.
@@ -115,18 +115,16 @@ def patch_regression(student: Tensor, teacher: Tensor, centre: Tensor | None = N
     return (1 - F.cosine_similarity(predicted, target, dim=1)).mean(dim=(1, 2))
 
 
-def match_maps(student: Tensor, teacher: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def match_maps(student: Tensor, teacher: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """The maps that :func:`patch_regression` compares: on one grid, the teacher's layer-normalised, no gradient.
 
     Args:
         student: (N, width, rows, cols) and teacher: (N, width, rows', cols') of the same ground. The finer grid is
             resampled to the coarser. No gradient reaches the teacher.
-        centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted.
+        centre: (width,), taken off the layer-normalised tokens: what all places share need not be predicted; or zeros.
     """
     size = [min(sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-    target = normalise_tokens(teacher)
-    if centre is not None:
-        target = target - centre.detach().view(1, -1, 1, 1)
+    target = normalise_tokens(teacher) - centre.detach().view(1, -1, 1, 1)
     student, target = (F.interpolate(m, size, mode="bilinear", antialias=True) for m in (student, target))
     return student, target
 

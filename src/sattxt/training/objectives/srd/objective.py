@@ -88,10 +88,10 @@ class SRDObjective(Objective):
         self.teacher = teacher
         self._cached: list[Tensor] | None = None
         first = [s.spectral(index) for s, index in zip(sets, self.sample(0), strict=True)]
-        for name, mean in _means(self._encode(first)).items():
+        for name, mean in self._means(self._encode(first)).items():
             getattr(model, name).copy_(mean)
         if config.teacher_cache:
-            self._cached = [self._encode_all(tiles) for tiles in sets]
+            self._cached = [self._encode_once(tiles) for tiles in sets]
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
@@ -160,11 +160,9 @@ class SRDObjective(Objective):
             if config.patch_weight > 0:  # the first views have the teacher's geometry
                 shared = model.patches(tokens[0])[: count * len(batch.spectral)]
                 pairs = zip(torch.split(shared, [len(seen) for seen in maps]), maps, strict=True)
-                terms["patch"] = torch.cat(
-                    [patch_regression(*pair, self._patch_centre(model)) for pair in pairs]
-                ).mean()
+                terms["patch"] = torch.cat([patch_regression(*pair, model.patch_centre) for pair in pairs]).mean()
         total = torch.stack([weight * terms[name] for name, weight in weights.items() if weight > 0]).sum()
-        return StepLosses(total, terms, _means(maps))
+        return StepLosses(total, terms, self._means(maps))
 
     def after_step(self, model: SRDModel, statistics: dict[str, Tensor]) -> None:
         """Move the centres towards what the teacher said of this step's views: mu <- m mu + (1 - m) mean z."""
@@ -179,15 +177,21 @@ class SRDObjective(Objective):
         self.teacher.to(views[0].device)
         return [self.teacher.encode(view, tiles.bands) for tiles, view in zip(self.sets, views, strict=True)]
 
-    @torch.no_grad()
-    def _encode_all(self, tiles: Tiles) -> Tensor:
+    def _encode_once(self, tiles: Tiles) -> Tensor:
         """(N, width, rows, cols) float16: the teacher's map of every whole tile."""
         log.info("%s: the teacher %s sees %d tiles once", tiles.name, self.teacher.name, len(tiles))
         parts = torch.split(torch.arange(len(tiles)), _TEACHER_BATCH)
         return torch.cat([self.teacher.encode(tiles.spectral(part), tiles.bands).half() for part in parts])
 
-    def _patch_centre(self, model: SRDModel) -> Tensor | None:
-        return model.patch_centre if self.config.patch_centred else None
+    def _means(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """(width,) each, by the centre that follows it: the mean of the maps over tiles and, with
+        ``patch_centred``, over all layer-normalised tokens.
+        """
+        means = {"centre": torch.cat([seen.mean(dim=(2, 3)) for seen in maps]).mean(dim=0)}
+        if self.config.patch_centred:
+            tokens = torch.cat([normalise_tokens(seen).movedim(1, -1).flatten(0, 2) for seen in maps])
+            means["patch_centre"] = tokens.mean(dim=0)
+        return means
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -222,15 +226,8 @@ class SRDObjective(Objective):
         answers = {"kl": F.log_softmax(logits / config.student_temperature, dim=-1), "kl_constant": constant}
         out = {name: F.kl_div(answer, q, reduction="batchmean") for name, answer in answers.items()}
         if config.patch_weight > 0:
-            predicted, target = match_maps(patches, maps, self._patch_centre(model))
+            predicted, target = match_maps(patches, maps, model.patch_centre)
             same = F.normalize(target, dim=1).mean(dim=(0, 2, 3), keepdim=True).expand_as(target)
             out["patch_cosine"] = F.cosine_similarity(predicted, target, dim=1).mean()
             out["patch_constant"] = F.cosine_similarity(same, target, dim=1).mean()
         return {name: float(value) for name, value in out.items()}
-
-
-def _means(maps: list[Tensor]) -> dict[str, Tensor]:
-    """Of (n, width, rows, cols) maps, (width,) each: the mean over tiles, and over all layer-normalised tokens."""
-    pooled = torch.cat([seen.mean(dim=(2, 3)) for seen in maps])
-    tokens = torch.cat([normalise_tokens(seen).movedim(1, -1).flatten(0, 2) for seen in maps])
-    return {"centre": pooled.mean(dim=0), "patch_centre": tokens.mean(dim=0)}
