@@ -22,7 +22,7 @@ from PIL import Image
 from sattxt.data.labelled import read_masks
 from sattxt.data.registry import open_data
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import SatTxtEncoder, unit
+from sattxt.evaluation.encoder import SatTxtEncoder
 from sattxt.evaluation.probe import probe, spectral
 from sattxt.evaluation.prompts import class_prompts
 from sattxt.evaluation.result import Result, compare, read_result, write_result
@@ -31,6 +31,7 @@ from sattxt.evaluation.segment import segment
 from sattxt.evaluation.zero_shot import phrasings, scale, zero_shot
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
+from sattxt.vision.embeddings import unit_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation.json"
 CENTRES = np.random.default_rng(5).uniform(75, 180, (12, 3))
@@ -69,7 +70,7 @@ class WaveEncoder(SatTxtEncoder):
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def _waves(self, rows: Any) -> Any:
-        return unit(np.cos(np.array(rows) @ self._mix + self._phase))
+        return unit_rows(np.cos(np.array(rows) @ self._mix + self._phase))
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from sattxt.data.dataset import Samples
-from sattxt.evaluation.encoder import unit
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts
+from sattxt.vision.embeddings import unit_rows
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
@@ -30,7 +30,7 @@ class ColourEncoder:
 
     def encode_images(self, images: Sequence[Any]) -> Any:
         self.images_seen += len(images)
-        return unit([np.asarray(image, dtype=float).reshape(-1, 3).mean(axis=0) + 1e-3 for image in images])
+        return unit_rows([np.asarray(image, dtype=float).reshape(-1, 3).mean(axis=0) + 1e-3 for image in images])
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
         self.texts_seen += list(texts)
@@ -38,7 +38,7 @@ class ColourEncoder:
         for text in texts:
             found = [np.array(rgb, dtype=float) for name, rgb in COLOURS.items() if name in text.lower()]
             rows.append(np.mean(found, axis=0) if found else np.ones(3))
-        return unit(rows)
+        return unit_rows(rows)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "fingerprint": self.fingerprint}

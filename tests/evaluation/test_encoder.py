@@ -14,7 +14,8 @@ from torch import nn
 
 from sattxt import SatTxt
 from sattxt.errors import InputError, MissingExtraError, UnknownModelError
-from sattxt.evaluation.encoder import PeerEncoder, SatTxtEncoder, open_peer, unit
+from sattxt.evaluation.encoder import PeerEncoder, SatTxtEncoder, open_peer
+from sattxt.vision.embeddings import unit_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,18 @@ def test_this_librarys_models_embed_as_they_do_by_themselves(golden_model_dir: P
     assert SatTxtEncoder(model, instruction="Name the land cover.").fingerprint != encoder.fingerprint
 
 
-def test_a_model_that_gives_nothing_is_not_measured():
-    with pytest.raises(InputError, match="zero or not finite"):
-        unit(np.zeros((2, 3)))
-    with pytest.raises(InputError, match="zero or not finite"):
-        unit(np.array([[np.nan, 1]]))
+def test_a_model_that_gives_nothing_is_not_measured(tiles):
+    encoder = PeerEncoder(
+        "peer:broken",
+        nn.Linear(1, 1),
+        lambda images: torch.zeros(len(images), 3),
+        lambda texts: torch.full((len(texts), 3), torch.nan),
+        preprocessing=None,
+    )
+    with pytest.raises(InputError, match="all-zero"):
+        encoder.encode_images(tiles)
+    with pytest.raises(InputError, match="NaN"):
+        encoder.encode_texts(["a red field"])
 
 
 WORDS = ["[PAD]", "[UNK]", "[EOS]", "a", "red", "green", "blue", "picture", "of", "field"]
@@ -93,7 +101,7 @@ def test_a_transformers_model_embeds_as_it_does_by_itself(peer, tiles):
     pixels = torch.cat([processor(images=[t], return_tensors="pt")["pixel_values"] for t in tiles])
     with torch.inference_mode():
         images = model.get_image_features(pixel_values=pixels).pooler_output.numpy()
-    assert np.allclose(encoder.encode_images(tiles), unit(images), atol=1e-5)
+    assert np.allclose(encoder.encode_images(tiles), unit_rows(images), atol=1e-5)
     texts = ["a red field", "a picture of a green field", "blue"]
     padding = "max_length" if model.config.model_type == "siglip" else True
     with torch.inference_mode():
@@ -102,7 +110,7 @@ def test_a_transformers_model_embeds_as_it_does_by_itself(peer, tiles):
             tokens = tokenizer(text, padding=padding, truncation=True, max_length=12, return_tensors="pt")
             known = {k: tokens[k] for k in ("input_ids", "attention_mask") if padding is True or k == "input_ids"}
             rows.append(model.get_text_features(**known).pooler_output[0].numpy())
-    assert np.allclose(encoder.encode_texts(texts), unit(rows), atol=1e-5)
+    assert np.allclose(encoder.encode_texts(texts), unit_rows(rows), atol=1e-5)
     assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item())
     assert encoder.describe()["embed_dim"] == images.shape[1]
 
@@ -196,9 +204,9 @@ def test_an_open_clip_model_is_asked_as_its_library_wants(tiles, monkeypatch):
 
     pixels = torch.stack([_open_clip_preprocess(Image.fromarray(t)) for t in tiles])
     with torch.no_grad():
-        assert np.allclose(encoder.encode_images(tiles), unit(model.encode_image(pixels).numpy()), atol=1e-6)
+        assert np.allclose(encoder.encode_images(tiles), unit_rows(model.encode_image(pixels).numpy()), atol=1e-6)
         texts = ["a red field", "blue", "a picture of a green field"]
-        words = unit(model.encode_text(_open_clip_tokenize(texts)).numpy())
+        words = unit_rows(model.encode_text(_open_clip_tokenize(texts)).numpy())
     assert np.allclose(encoder.encode_texts(texts), words, atol=1e-6)
     assert encoder.logit_scale == pytest.approx(np.exp(3), rel=1e-5)
     open_peer("open_clip:hf-hub:owner/ViT-B-32")  # one name for architecture and weights

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sattxt.errors import InputError, UnknownModelError, import_extra
 from sattxt.io import first_line
 from sattxt.labels.prompts import TEMPLATES
-from sattxt.vision.embeddings import FloatArray
+from sattxt.vision.embeddings import FloatArray, unit_rows
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
@@ -67,15 +67,14 @@ class SatTxtEncoder:
 
     def encode_images(self, images: Sequence[Image]) -> FloatArray:
         """See :class:`Encoder`."""
-        reading: dict[str, Any] = {"batch_size": self._batch_size, "workers": 0, "channels": "last"}
-        if any(image.dtype != np.uint8 for image in images):
-            images = [image.astype(np.float32) for image in images]
-            reading["value_range"] = "0-255"
-        return np.asarray(self.model.encode_image(list(images), **reading), dtype=np.float32)
+        found = self.model.encode_image(
+            list(images), batch_size=self._batch_size, workers=0, channels="last", value_range="0-255"
+        )
+        return np.asarray(found)
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """See :class:`Encoder`."""
-        return np.asarray(self.model.encode_text(list(texts), instruction=self.instruction), dtype=np.float32)
+        return self.model.encode_text(list(texts), instruction=self.instruction)
 
     def segment(self, image: Image, prompts: Mapping[str, Sequence[str]], **options: Any) -> Segmentation:
         """Label map of an (H, W, 3) image; a label's complete prompts are averaged."""
@@ -103,19 +102,6 @@ class SatTxtEncoder:
             "device": str(self.model.device),
             "instruction": self.instruction if self.instruction is not None else config.text.instruction,
         }
-
-
-def unit(vectors: Any) -> FloatArray:
-    """Rows scaled to length 1, float32.
-
-    Raises:
-        InputError: a row is zero or not finite: the model is broken, and every figure would be.
-    """
-    matrix = np.asarray(vectors, dtype=np.float32)
-    norms = np.linalg.norm(matrix, axis=-1, keepdims=True)
-    if not np.isfinite(norms).all() or (norms == 0).any():
-        raise InputError("the model gave an embedding that is zero or not finite")
-    return matrix / norms
 
 
 def digest(*parts: Any) -> str:
@@ -146,11 +132,10 @@ class PeerEncoder:
         self._images, self._texts = images, texts
         self._batch_size = batch_size or BATCH
         weights = model.state_dict()
-        first = next(iter(model.parameters()))
+        sums = {key: _sha256(tensor) for key, tensor in weights.items()}
         self.logit_scale = float(weights["logit_scale"].exp()) if "logit_scale" in weights else 100.0
-        self.fingerprint = digest(_tensors_sha256(weights), preprocessing, str(first.dtype), first.device.type)
-        self._facts = {"dtype": str(first.dtype).removeprefix("torch."), "device": str(first.device)}
-        self._width: int | None = None
+        self._first = next(iter(model.parameters()))
+        self.fingerprint = digest(sums, preprocessing, str(self._first.dtype), self._first.device.type)
 
     def describe(self) -> dict[str, Any]:
         """What a result says of its model, JSON-ready."""
@@ -158,15 +143,15 @@ class PeerEncoder:
             "name": self.name,
             "kind": self.name.partition(":")[0],
             "fingerprint": self.fingerprint,
-            "embed_dim": self._width,
+            "embed_dim": self.encode_texts(self.templates).shape[1],
             "logit_scale": self.logit_scale,
-            **self._facts,
+            "dtype": str(self._first.dtype).removeprefix("torch."),
+            "device": str(self._first.device),
         }
 
     def encode_images(self, images: Sequence[Image]) -> FloatArray:
         """(N, D) float32 unit vectors of (H, W, 3) images in 0..255; float pixels are rounded."""
-        rounded = [x if x.dtype == np.uint8 else np.clip(np.rint(x), 0, 255).astype(np.uint8) for x in images]
-        return self._encode(rounded, self._images)
+        return self._encode([np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in images], self._images)
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """(N, D) float32 unit vectors of texts, cut to the model's length."""
@@ -177,9 +162,7 @@ class PeerEncoder:
 
         with torch.inference_mode():
             batches = [items[start : start + self._batch_size] for start in range(0, len(items), self._batch_size)]
-            found = np.concatenate([unit(run(batch).float().cpu().numpy()) for batch in batches])
-        self._width = found.shape[1]
-        return found
+            return np.concatenate([unit_rows(run(batch).float().cpu().numpy()) for batch in batches])
 
 
 def open_peer(
@@ -221,18 +204,22 @@ def _open_transformers(location: str, offline: bool, batch_size: int | None, dev
     parts: tuple[Any, ...] = (AutoModel, AutoImageProcessor, AutoTokenizer)
     model, processor, tokenizer = (part.from_pretrained(location, local_files_only=offline) for part in parts)
     model = model.to(device).eval()
-    # SigLIP was trained on texts padded to full length and sees the padding; CLIP masks it.
-    known = ("input_ids", "attention_mask") if config.model_type == "clip" else ("input_ids",)
-    padding = True if config.model_type == "clip" else "max_length"
-    length = int(config.text_config.max_position_embeddings)
+    masked = config.model_type == "clip"  # SigLIP was trained on texts padded to full length and sees the padding
+    tokenising = {
+        "padding": True if masked else "max_length",
+        "truncation": True,
+        "max_length": config.text_config.max_position_embeddings,
+        "return_attention_mask": masked,
+        "return_token_type_ids": False,
+        "return_tensors": "pt",
+    }
 
     def images(batch: list[Image]) -> Any:
         pixels = processor(images=batch, input_data_format="channels_last", return_tensors="pt")
-        return _pooled(model.get_image_features(**pixels.to(device, model.dtype)))
+        return model.get_image_features(**pixels.to(device, model.dtype)).pooler_output
 
     def texts(batch: list[str]) -> Any:
-        tokens = tokenizer(batch, padding=padding, truncation=True, max_length=length, return_tensors="pt").to(device)
-        return _pooled(model.get_text_features(**{key: tokens[key] for key in known if key in tokens}))
+        return model.get_text_features(**tokenizer(batch, **tokenising).to(device)).pooler_output
 
     name, preprocessing = f"transformers:{location}", processor.to_dict()
     return PeerEncoder(name, model, images, texts, preprocessing=preprocessing, batch_size=batch_size)
@@ -256,31 +243,20 @@ def _open_open_clip(location: str, offline: bool, batch_size: int | None, device
     model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
     tokenize = open_clip.get_tokenizer(architecture)
     model = model.to(device).eval()
-    dtype = next(iter(model.parameters())).dtype
 
     def images(batch: list[Image]) -> Any:
         pixels = torch.stack([preprocess(Pillow.fromarray(image)) for image in batch])
-        return model.encode_image(pixels.to(device, dtype))
+        return model.encode_image(pixels.to(next(model.parameters())))
 
     def texts(batch: list[str]) -> Any:
         return model.encode_text(tokenize(batch).to(device))
 
-    name = f"open_clip:{location}"
-    return PeerEncoder(name, model, images, texts, preprocessing=repr(preprocess), batch_size=batch_size)
+    return PeerEncoder(
+        f"open_clip:{location}", model, images, texts, preprocessing=repr(preprocess), batch_size=batch_size
+    )
 
 
-def _pooled(features: Any) -> Any:
-    """transformers gives a tensor, or since version 5 an output object that holds it."""
-    return getattr(features, "pooler_output", features)
-
-
-def _tensors_sha256(tensors: dict[str, Any]) -> str:
-    """Over names, shapes and values of tensors."""
+def _sha256(tensor: Any) -> str:
     import torch
 
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy())
-    return total.hexdigest()
+    return hashlib.sha256(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()

@@ -9,10 +9,10 @@ from typing import Any
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
-from sattxt.evaluation.encoder import Encoder, unit
+from sattxt.evaluation.encoder import Encoder
 from sattxt.labels.prompts import label_prompts, parse_templates
 from sattxt.labels.sets import fold, humanise, label_set, list_label_sets
-from sattxt.vision.embeddings import FloatArray
+from sattxt.vision.embeddings import FloatArray, unit_rows
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ClassPrompts:
         """(K, D) a unit vector a class: the mean of its prompts'."""
         found = encoder.encode_texts([text for group in self.prompts for text in group])
         ends = accumulate((len(group) for group in self.prompts), initial=0)
-        return unit([found[start:end].mean(axis=0) for start, end in pairwise(ends)])
+        return unit_rows([found[start:end].mean(axis=0) for start, end in pairwise(ends)])
 
     def describe(self) -> dict[str, Any]:
         """What a result says of its prompts."""

@@ -16,7 +16,7 @@ from sattxt.data.dataset import Samples
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.bootstrap import Figure, interval
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.encoder import Image, unit
+from sattxt.evaluation.encoder import Image
 from sattxt.evaluation.metrics import (
     average_precisions,
     best_threshold,
@@ -28,7 +28,7 @@ from sattxt.evaluation.metrics import (
 )
 from sattxt.evaluation.prompts import ClassPrompts, find_texts
 from sattxt.evaluation.result import Result
-from sattxt.vision.embeddings import FloatArray
+from sattxt.vision.embeddings import FloatArray, unit_rows
 
 if TYPE_CHECKING:
     from sattxt.classify.fit import FitReference
@@ -158,7 +158,7 @@ def phrasings(
     count = np.bincount(targets, minlength=len(sizes))
     recall = np.stack([np.bincount(targets, row, len(sizes)) for row in hits]) / count.clip(1)  # (assignments, classes)
     tops = 100 * hits.mean(axis=1)
-    averaged = images @ unit([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)]).T
+    averaged = images @ unit_rows([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)]).T
     settings = prompts.describe() | {"assignments": len(chosen), "seed": SEED}
     result = Result("zero-shot", encoder, data, settings, embedder.skipped)
     result.add("top1", Figure.mean(hits.mean(axis=0)))
