@@ -14,7 +14,7 @@ from PIL import Image
 from sattxt import SatTxt
 from sattxt.data.registry import open_data
 from sattxt.errors import ImageError
-from sattxt.evaluation.embeddings import Embedder
+from sattxt.evaluation.embeddings import Embedder, degrade
 from sattxt.evaluation.encoder import SatTxtEncoder
 
 
@@ -94,3 +94,15 @@ def test_an_image_that_was_mended_is_read_again(tmp_path):
     assert encoder.images_seen == 5, "only what could not be read is tried again"
     broken.write_bytes(good)
     assert len(again(open_data(folder).split())[0]) == 6
+
+
+def test_degrading_averages_the_pixels_it_merges():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, :2] = 200
+    image[0, 0] = 0
+    found = degrade(image, 2)
+    assert found.shape == (2, 2, 3)
+    assert found[..., 0].tolist() == [[150, 0], [0, 0]]
+    assert np.allclose(degrade(image.astype(np.float32), 2), found)
+    assert np.array_equal(degrade(image, 1), image)
+    assert degrade(image, 100).shape == (1, 1, 3)

@@ -9,7 +9,7 @@ from evaluation_fakes import COLOURS, prompts, tile, write_folders
 from PIL import Image
 
 from sattxt.data.registry import open_data
-from sattxt.evaluation.bootstrap import Figure
+from sattxt.evaluation.metrics import Figure
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError, LabelError
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.zero_shot import centred, degrade, phrasings, scale, zero_shot
+from sattxt.evaluation.zero_shot import centred, phrasings, scale, zero_shot
 
 
 def test_zero_shot_of_tiles_that_match_their_names_is_perfect(tmp_path, embed):
@@ -110,18 +110,6 @@ def test_phrasings_average_over_assignments_and_tell_phrases_apart(tmp_path, emb
     }
     with pytest.raises(LabelError, match=r"p\.json: has no entry for the class 'GreenField'"):
         phrasings(embed, data, {"BlueField": ["blue"]}, ColourEncoder.templates, source="p.json")
-
-
-def test_degrading_averages_the_pixels_it_merges():
-    image = np.zeros((4, 4, 3), np.uint8)
-    image[:2, :2] = 200
-    image[0, 0] = 0
-    found = degrade(image, 2)
-    assert found.shape == (2, 2, 3)
-    assert found[..., 0].tolist() == [[150, 0], [0, 0]]
-    assert np.allclose(degrade(image.astype(np.float32), 2), found)
-    assert np.array_equal(degrade(image, 1), image)
-    assert degrade(image, 100).shape == (1, 1, 3)
 
 
 def test_scale_measures_every_factor_and_size(tmp_path, embed):

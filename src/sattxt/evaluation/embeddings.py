@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image as Pillow
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import ImageError, InputError, WeightsError
@@ -45,37 +46,47 @@ class Embedder:
         self._progress = progress
         self._on_error = on_error
 
-    def __call__(self, data: Samples) -> tuple[Samples, FloatArray]:
+    def __call__(self, data: Samples, factor: float = 1) -> tuple[Samples, FloatArray]:
         """The data, and (N, D) float32 unit vectors of their images, in order.
 
         With ``on_error="skip"`` the data come back without the images that cannot be read.
 
+        Args:
+            factor: show the model pixels so many times as large, see :func:`degrade`.
+
         Raises:
             ImageError: an image cannot be read (``on_error="raise"``). InputError: none can be.
         """
-        path, before = None, len(self.skipped)
-        known: dict[int, FloatArray] = {}
+        path, known = None, {}
         if self._cache:
-            key = digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__)
+            key = digest(VERSION, self.encoder.fingerprint, data.pixels_fingerprint, type(data).__name__, factor)
             path = Path(self._cache) / f"{key}.npy"
             known = _load(path, len(data))
         missing = [row for row in range(len(data)) if row not in known]
-        for rows, images in self.read(data, missing):
+        for rows, images in self.read(data, missing, factor=factor):
             self._encode(data, rows, images, known)
-        rows = sorted(known)
-        if not rows:
-            first = self.skipped[before].error
-            raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
-        vectors = np.stack([known[row] for row in rows])
-        if path is not None and not known.keys().isdisjoint(missing):
+        kept = self.readable(data, sorted(known))
+        vectors = np.stack([known[row] for row in sorted(known)])
+        if path and not known.keys().isdisjoint(missing):
             every = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
-            every[rows] = vectors
+            every[sorted(known)] = vectors
             with suppress(OSError, WeightsError), atomic_write(path) as file:  # a full disk: they are only not kept
                 np.save(file, every)
-        return data if len(rows) == len(data) else data.take(rows), vectors
+        return kept, vectors
+
+    def readable(self, data: Samples, rows: Sequence[int]) -> Samples:
+        """The data with the rows that could be read.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not rows:
+            first = self.skipped[-len(data)].error
+            raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
+        return data if len(rows) == len(data) else data.take(rows)
 
     def read(
-        self, data: Samples, rows: Sequence[int], batch_size: int = CHUNK
+        self, data: Samples, rows: Sequence[int], batch_size: int = CHUNK, factor: float = 1
     ) -> Iterator[tuple[list[int], list[Image]]]:
         """Images in batches, with their rows among the samples; errors as :meth:`__call__`."""
         from tqdm import tqdm
@@ -83,7 +94,7 @@ class Embedder:
         lost: list[Failure] = []
         batches = stream(
             rows,
-            lambda row, _: data.image(row),
+            lambda row, _: data.image(row) if factor == 1 else degrade(data.image(row), factor),
             batch_size=batch_size,
             workers=self._workers,
             failures=lost if self._on_error == "skip" else None,
@@ -106,14 +117,26 @@ class Embedder:
                 raise
             if len(rows) == 1:
                 self._skip(data, rows[0], error)
-                return
-            for row, image in zip(rows, images, strict=True):
-                self._encode(data, [row], [image], known)
+            else:
+                for row, image in zip(rows, images, strict=True):
+                    self._encode(data, [row], [image], known)
 
     def _skip(self, data: Samples, row: int, error: Exception | str) -> None:
         """Note why an image is left out: one line that names it as the data do, without the folder they lie in."""
         line = first_line(error).removeprefix(f"{data.store.path}/")
         self.skipped.append(Failure(row, data.samples[row].id, line))
+
+
+def degrade(image: Image, factor: float) -> Image:
+    """An (H, W, 3) image with pixels ``factor`` times as large: each the mean of those it covers.
+
+    It comes out smaller; models resize it to their input size, as they would a tile of that resolution.
+    """
+    size = [max(1, round(side / factor)) for side in image.shape[1::-1]]
+    if image.dtype == np.uint8:
+        return np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BOX))
+    planes = [Pillow.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
+    return np.stack([np.asarray(plane.resize(size, Pillow.Resampling.BOX)) for plane in planes], axis=-1)
 
 
 def _load(path: Path, rows: int) -> dict[int, FloatArray]:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from sattxt.data.dataset import Dataset, Samples
 from sattxt.data.multispectral import Bands, picture, with_bands
 from sattxt.errors import InputError
-from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.metrics import average_precisions, class_rows, sklearn
+from sattxt.evaluation.metrics import Figure, average_precisions, class_rows, sklearn
 from sattxt.evaluation.result import Result
 from sattxt.images.load import default_workers
 

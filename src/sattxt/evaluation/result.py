@@ -14,14 +14,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sattxt
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.bootstrap import Figure, interval, paired_difference
 from sattxt.evaluation.encoder import Encoder
-from sattxt.evaluation.metrics import average_precisions, label_ranking_precision, percent, sklearn
+from sattxt.evaluation.metrics import (
+    Figure,
+    average_precisions,
+    interval,
+    label_ranking_precision,
+    paired_difference,
+    percent,
+    sklearn,
+)
 from sattxt.images.load import Failure
 from sattxt.io import atomic_write
 from sattxt.vision.embeddings import FloatArray
@@ -102,32 +107,29 @@ def dump(document: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def write_result(path: str | os.PathLike[str], document: dict[str, Any]) -> Path:
-    """Write a result's document.
+def write_result(path: Path, document: dict[str, Any]) -> Path:
+    """Write a result's document, and give back where.
 
     Raises:
         WeightsError: it cannot be written there. DiskFullError: no space is left.
     """
-    target = Path(path)
-    with atomic_write(target) as file:
+    with atomic_write(path) as file:
         file.write(dump(document).encode())
-    return target
+    return path
 
 
-def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
     """A result's document.
 
     Raises:
-        InputError: it is none, or of a newer format.
+        InputError: it is none, or of another format.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a result ({error})") from error
-    if not isinstance(found, dict) or "task" not in found or "format" not in found:
-        raise InputError(f"{path}: is no result of 'sattxt eval'")
-    if found["format"] != FORMAT:
-        raise InputError(f"{path}: has format {found['format']!r}, this sattxt reads {FORMAT}; measure again")
+    if not isinstance(found, dict) or "task" not in found or found.get("format") != FORMAT:
+        raise InputError(f"{path}: is no result of 'sattxt eval' in format {FORMAT}; measure again")
     return found
 
 
@@ -148,15 +150,11 @@ def environment() -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """JSON-ready: numbers rounded to four decimals, no numpy types, ``None`` for what is not finite."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, DECIMALS) if np.isfinite(value) else None
-    return value
+    return json.loads(
+        json.dumps(value, default=lambda array: array.tolist()),
+        parse_float=lambda digits: round(float(digits), DECIMALS),
+        parse_constant=lambda name: None,
+    )
 
 
 def _cpu() -> str:
@@ -181,25 +179,22 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     place = {name: i for i, name in enumerate(other_ids)}
     rows_a = [i for i, name in enumerate(ids) if name in place]
     rows_b = [place[ids[i]] for i in rows_a]
-    partial = len(rows_a) < max(len(ids), len(other_ids))
     same_data = a["data"]["fingerprint"] == b["data"]["fingerprint"]
     if not rows_a and not same_data:
         raise InputError(f"the results are of different images: {a['data']['name']} and {b['data']['name']}")
+    names = list(a)[list(a).index("n") + 1 : list(a).index("ci95")]
     figures = []
-    for name in list(a)[list(a).index("n") + 1 : list(a).index("ci95")]:
-        if not (isinstance(a[name], int | float) and isinstance(b.get(name), int | float)):
-            continue
+    for name in (key for key in names if isinstance(a[key], int | float) and isinstance(b.get(key), int | float)):
         row = {"figure": name, "a": a[name], "b": b[name], "difference": b[name] - a[name]}
-        row |= {"low": None, "high": None, "p": None}
+        row |= dict.fromkeys(("low", "high", "p"))
         packed = [document["samples"].get("figures", {}).get(name) for document in (a, b)]
         if rows_a and all(packed):
             one, other = (Figure.from_dict(p).take(rows) for p, rows in zip(packed, (rows_a, rows_b), strict=True))
-            row |= paired_difference(one, other)
-            row |= {"a": one.value, "b": other.value} if partial else {}
+            row |= {"a": one.value, "b": other.value, **paired_difference(one, other)}
         figures.append(row)
     warnings = [] if same_data else ["the data differ (images, labels or how they are read)"]
-    if partial:
-        most = max(len(ids), len(other_ids))
+    most = max(len(ids), len(other_ids))
+    if len(rows_a) < most:
         warnings.append(
             f"only {len(rows_a)} of up to {most} samples are in both; figures with an interval are of these"
         )
@@ -215,17 +210,27 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         }
         for document in (a, b)
     ]
-    facts = {"task": a["task"], "data": a["data"]["name"], "paired": len(rows_a), "a": sides[0], "b": sides[1]}
-    return plain(facts | {"warnings": warnings, "figures": figures, "per_class": _per_class(a, b)})
+    return plain(
+        {
+            "task": a["task"],
+            "data": a["data"]["name"],
+            "paired": len(rows_a),
+            "a": sides[0],
+            "b": sides[1],
+            "warnings": warnings,
+            "figures": figures,
+            "per_class": _per_class(a, b),
+        }
+    )
 
 
 def _per_class(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     """Class by class, the first figure of the tables (accuracy or AP) and its difference."""
-    other = {row["class"]: row for row in b.get("per_class", [])}
-    rows = []
-    for row in a.get("per_class", []):
-        column = next((c for c in row if c not in ("class", "name", "n")), "")
-        left, right = row.get(column), other.get(row["class"], {}).get(column)
-        if left is not None and right is not None:
-            rows.append({"class": row["class"], f"{column} A": left, f"{column} B": right, "B - A": right - left})
-    return rows
+    before, after = ({row["class"]: row for row in document.get("per_class", ())} for document in (a, b))
+    column = next((c for row in before.values() for c in row if c not in ("class", "name", "n")), "")
+    pairs = {key: (before[key][column], after.get(key, {}).get(column)) for key in before}
+    return [
+        {"class": key, f"{column} A": left, f"{column} B": right, "B - A": right - left}
+        for key, (left, right) in pairs.items()
+        if left is not None and right is not None
+    ]

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
-from sattxt.evaluation.metrics import average_precision_at_k, percent, recall_at_k
+from sattxt.evaluation.metrics import Figure, average_precision_at_k, percent, recall_at_k
 from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 

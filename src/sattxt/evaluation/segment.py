@@ -10,9 +10,9 @@ import numpy as np
 from sattxt.data.dataset import Samples
 from sattxt.data.labelled import MaskedSamples
 from sattxt.errors import InputError
-from sattxt.evaluation.bootstrap import Figure
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import SatTxtEncoder
+from sattxt.evaluation.metrics import Figure
 from sattxt.evaluation.prompts import ClassPrompts
 from sattxt.evaluation.result import Result
 
@@ -57,11 +57,8 @@ def segment(
         matrices[index] = np.bincount(pairs, minlength=count**2).reshape(count, count)[1:, 1:]
         if show is not None:
             show(image, truth, found)
-    if not matrices:
-        first = embedder.skipped[0].error
-        raise InputError(f"{data.store.path}: none of the {len(data)} images can be read, first {first}")
     settings = {**classes.describe(), "window": window, "overlap": overlap}
-    result = Result("segment", encoder, data.take(list(matrices)), settings, embedder.skipped)
+    result = Result("segment", encoder, embedder.readable(data, list(matrices)), settings, embedder.skipped)
     both = np.array([np.diag(matrix) for matrix in matrices.values()], dtype=float)
     either = np.array([matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in matrices.values()]) - both
     result.add("miou", Figure(both, either))
