@@ -24,6 +24,7 @@ from sattxt.errors import (
     UnknownModelError,
     WeightsError,
 )
+from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import read_model
 from sattxt.weights.hub import HubAccess
 from sattxt.weights.resolver import push_model, resolve
@@ -223,6 +224,14 @@ def test_a_pushed_model_comes_back_the_same_and_works_offline(hub: HubStandIn, t
         resolve("someone/my-model", cache_dir=tmp_path / "hf2", revision="v9")
     hub.stop()
     assert resolve("someone/my-model", cache_dir=tmp_path / "hf2") == pulled
+
+
+def test_the_bundled_model_comes_back_with_all_of_its_files(hub: HubStandIn, tmp_path: Path) -> None:
+    bundled = resolve("sattxt-mini")
+    push_model(read_model(bundled), "someone/mini", token=hub.token)
+    pulled = resolve("someone/mini", cache_dir=tmp_path / "hf")
+    assert read_sums(pulled).keys() == read_sums(bundled).keys()
+    assert read_model(pulled).fit.keys() == read_model(bundled).fit.keys()
 
 
 def test_a_model_that_points_to_a_local_folder_is_not_pushed(hub: HubStandIn, tmp_path: Path) -> None:

@@ -137,9 +137,12 @@ class ImageEncoder:
             vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
             return Embeddings(vectors, indices, names, failures)
 
-        total = len(sources) if hasattr(sources, "__len__") else None
-        # disable=None: the bar shows on a terminal only
-        bar = tqdm(total=total, unit=" images", disable=None if progress else True, leave=False)
+        bar = tqdm(
+            total=len(sources) if hasattr(sources, "__len__") else None,
+            unit=" images",
+            disable=None if progress else True,  # None: it shows on a terminal only
+            leave=False,
+        )
         try:
             with closing(batches), bar:
                 for batch in batches:
@@ -159,7 +162,13 @@ class ImageEncoder:
             error.completed = embeddings()
             raise
         finally:
-            _warn_of(blank)
+            if blank:
+                log.warning(
+                    "%s: all black or all white, as where there is no data; %s embedded anyway; ignore %s",
+                    ", ".join(blank[:3]) + (", ..." if len(blank) > 3 else ""),
+                    "1 blank image was" if len(blank) == 1 else f"{len(blank)} blank images were",
+                    "its label" if len(blank) == 1 else "their labels",
+                )
         return embeddings()
 
 
@@ -167,13 +176,3 @@ def _is_blank(rgb: np.ndarray) -> bool:
     """Whether an (H, W, 3) image is all black or all white."""
     first = int(rgb[0, 0, 0])
     return first in (0, 255) and bool((rgb[::16, ::16] == first).all() and (rgb == first).all())
-
-
-def _warn_of(names: list[str]) -> None:
-    if names:
-        log.warning(
-            "%s: all black or all white, as where there is no data; %s embedded anyway; ignore %s",
-            ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
-            "1 blank image was" if len(names) == 1 else f"{len(names)} blank images were",
-            "its label" if len(names) == 1 else "their labels",
-        )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import write_directory
+from sattxt.weights.card import model_card
 from sattxt.weights.checksums import verify_sums, write_sums
 
 if TYPE_CHECKING:
@@ -56,13 +57,10 @@ def is_model_dir(path: str | Path) -> bool:
     return all((Path(path) / name).is_file() for name in (CONFIG_FILE, VISION_FILE, TEXT_HEAD_FILE))
 
 
-def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
-    """Read a model directory.
+def read_model(path: str | Path) -> StoredModel:
+    """Read a model directory, once every file is found to be as SHA256SUMS says.
 
-    Args:
-        path: the directory.
-        verify: compare every file with SHA256SUMS first. A large file is hashed once, then again only when its size
-            or modification time changes.
+    A large file is hashed once, then again only when its size or modification time changes.
 
     Raises:
         ChecksumError: a file is not the one that was written.
@@ -78,8 +76,7 @@ def read_model(path: str | Path, *, verify: bool = True) -> StoredModel:
             raise WeightsError(f"{folder}: {name} is missing from this model directory (it holds {found})")
     config = ModelConfig.read(folder / CONFIG_FILE)
     encoder = folder / TEXT_ENCODER_DIR
-    if verify:
-        verify_sums(folder, optional=() if encoder.is_dir() else (TEXT_ENCODER_DIR + "/",))
+    verify_sums(folder, optional=() if encoder.is_dir() else (TEXT_ENCODER_DIR + "/",))
     from sattxt.weights.tensors import check_tensors, read_safetensors
 
     read = [read_safetensors(folder / name) for name in (VISION_FILE, TEXT_HEAD_FILE)]
@@ -129,15 +126,8 @@ def write_model(
     check_target(target, overwrite=overwrite)
     check_tensors(vision, {key: value.shape for key, value in vision.items()}, target / VISION_FILE)
     check_tensors(text_head, _text_head_shapes(config), target / TEXT_HEAD_FILE)
-    if isinstance(text_encoder_dir, (str, Path)) and not Path(text_encoder_dir).is_dir():
-        raise InputError(f"text_encoder_dir={text_encoder_dir}: no such folder")
-    if card is None:
-        from sattxt.weights.card import model_card
-
-        card = model_card(config)
-
     with _new_directory(target, config) as folder:
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        (folder / CARD_FILE).write_text(card or model_card(config), encoding="utf-8")
         for name, state in ((VISION_FILE, vision), (TEXT_HEAD_FILE, text_head)):
             save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(folder / name))
         if isinstance(text_encoder_dir, (str, Path)):

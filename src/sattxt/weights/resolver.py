@@ -116,8 +116,12 @@ def push_model(
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        message = f"Upload {stored.config.name}"
-        commit = api.upload_folder(repo_id=repo_id, folder_path=copied, commit_message=message, revision=revision)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=copied,
+            commit_message=f"Upload {stored.config.name}",
+            revision=revision,
+        )
     return str(commit.commit_url)
 
 
@@ -129,7 +133,7 @@ def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
         raise HubError(
             f"{repo}: not a sattxt model, {missing[0]} is missing; convert published weights with 'sattxt convert'"
         )
-    return hub.folder(repo, revision, (*needed, CARD_FILE, f"{TEXT_ENCODER_DIR}/*"))
+    return hub.folder(repo, revision, ("*.json", "*.safetensors", SUMS_FILE, CARD_FILE, f"{TEXT_ENCODER_DIR}/*"))
 
 
 def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
