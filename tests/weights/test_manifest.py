@@ -11,10 +11,9 @@ import pytest
 from release_files import convert_golden
 
 from sattxt.config import IMAGE_PRESETS
-from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import is_model_dir, read_model
-from sattxt.weights.manifest import RECORDS, find_model, list_models
+from sattxt.weights.manifest import RECORDS, find_model, list_models, model_card
 from sattxt.weights.resolver import BUNDLED
 
 ROOT = Path(__file__).parents[2]

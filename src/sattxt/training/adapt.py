@@ -32,9 +32,9 @@ from sattxt.images.preprocess import Preprocessor, check_shape
 from sattxt.training.objectives.base import generator
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import load_tower
-from sattxt.weights.card import model_card
 from sattxt.weights.checksums import read_sums
 from sattxt.weights.directory import VISION_FILE, StoredModel, check_target, read_model, write_model
+from sattxt.weights.manifest import model_card
 from sattxt.weights.resolver import resolve
 
 log = logging.getLogger(__name__)

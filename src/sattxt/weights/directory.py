@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import write_directory
-from sattxt.weights.card import model_card
 from sattxt.weights.checksums import verify_sums, write_sums
+from sattxt.weights.manifest import model_card
 
 if TYPE_CHECKING:
     from torch import Tensor
