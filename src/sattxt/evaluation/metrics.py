@@ -19,6 +19,7 @@ Array = NDArray[Any]
 ROUNDS = 1000
 SEED = 0
 _LIMITS = (2.5, 97.5)  # percentiles of a 95 % interval
+_Z = 1.96  # standard deviations of a 95 % interval
 _CHUNK = 2**24  # counts of resampled samples that are held at a time
 
 
@@ -220,8 +221,14 @@ class Figure:
 
 
 def interval(figure: Figure) -> tuple[float, float]:
-    """95 % percentile interval of a figure."""
-    return _limits(np.concatenate([figure.resampled(counts) for counts in _resamples(len(figure))]))
+    """95 % interval of a figure: percentiles over resamples; where all samples are alike (all right, or none), of which
+    resampling says nothing, Wilson's (1927) for n of n.
+    """
+    low, high = _limits(np.concatenate([figure.resampled(counts) for counts in _resamples(len(figure))]))
+    if low == high and figure.value in (0, 100):
+        doubt = 100 * _Z**2 / (len(figure) + _Z**2)
+        return (100 - doubt, 100.0) if figure.value else (0.0, doubt)
+    return low, high
 
 
 def paired_difference(a: Figure, b: Figure) -> dict[str, float]:
