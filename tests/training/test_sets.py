@@ -47,11 +47,11 @@ def test_a_set_is_the_same_in_memory_or_not(tmp_path, memory):
     pack(tmp_path / "t.zip", files)
     table(tmp_path / "c.jsonl", [{"image": "train/lake/lake_1.png", "captions": ["blue", "water"]}])
     entry = {"name": "t", "kind": "folder", "path": "t.zip", "size": 16, "captions": "c.jsonl", "memory": memory}
-    tiles = open_set({**entry, "names": {"lake": "a lake"}}, tmp_path, "train")
+    tiles = open_set(entry, tmp_path, "train")
     assert isinstance(tiles.pixels, torch.Tensor) is memory
     index = torch.tensor([i for i, key in enumerate(tiles.keys) if "broken" not in key])
     assert tiles.take(index)[:, :, 4, 4].tolist() == [list(COLOURS[tiles.keys[i].split("/")[1]]) for i in index]
-    assert [tiles.classes[k] for k in tiles.labels[index]] == ["a lake"] * 3 + ["sand"] * 3 + ["wood"] * 3
+    assert [tiles.classes[k] for k in tiles.labels[index]] == ["lake"] * 3 + ["sand"] * 3 + ["wood"] * 3
     assert tiles.captions[tiles.keys.index("train/lake/lake_1.png")] == ["blue", "water"]
     everything = torch.arange(len(tiles))
     tiles.take(everything)
@@ -80,7 +80,6 @@ def test_a_lazy_set_survives_being_sent_to_another_process(tmp_path):
         ({"size": 16.5}, "size=16.5: pass a whole number"),
         ({"val_share": 2}, "val_share=2: pass at most 0.9"),
         ({"memory": "yes"}, "memory='yes': pass 'auto' or true or false"),
-        ({"names": {"wod": "wood"}}, "names: 'wod' is none of the classes; did you mean 'wood'?"),
         ({"captions": "c.jsonl"}, "none of its images is there; it names elsewhere.png, there is train/"),
         ({"stretch": "sentinel"}, "data set 't': stretch='sentinel'"),
     ],

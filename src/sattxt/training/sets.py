@@ -77,7 +77,6 @@ class FilesEntry(SetEntry):
     size: Annotated[int, Field(ge=8)] | None = None  # side in pixels; None: multispectral tiles keep the first one's
     memory: Literal["auto"] | bool = "auto"  # whether all tiles are held in memory; auto: below 4 GB
     val_share: Annotated[float, Field(ge=0, le=0.9)] | None = None  # held out where nothing is val; default 0.1
-    names: dict[str, str] = Field({})  # what classes are called instead
 
     def _read(self, root: Path, split: str) -> tuple[Samples, list[tuple[str, str]]]:
         """The samples of a split, and what cannot be used with the reason."""
@@ -114,20 +113,14 @@ class TilesEntry(FilesEntry):
         if self.size is None and not isinstance(samples, BandSamples):
             raise InputError("size: missing; pass the side in pixels that tiles are resized to, 8 or more")
         size = self.size or _side(_first_bands(samples))
-        for folder in self.names:
-            if folder not in samples.classes:
-                hint = near(folder, samples.classes) or f"; there are {', '.join(samples.classes)}"
-                raise InputError(f"names: {folder!r} is none of the classes{hint}")
-        called = [self.names.get(name, name) for name in samples.classes]
-        classes = tuple(dict.fromkeys(called))
-        one = [None if samples.multi_label or not sample.labels else sample.labels[0] for sample in samples.samples]
-        labels = torch.tensor([-1 if label is None else classes.index(called[label]) for label in one])
+        one_class = not samples.multi_label
+        labels = torch.tensor([each.labels[0] if each.labels and one_class else -1 for each in samples.samples])
         tiles = Tiles(
             self.name,
             [sample.id for sample in samples.samples],
             partial(_read_rgb, samples, size),
             labels,
-            classes if bool((labels >= 0).any()) else (),
+            samples.classes if bool((labels >= 0).any()) else (),
             [list(sample.captions) for sample in samples.samples],
             skipped=skipped,
         )
