@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tile_files import COLOURS, class_files, open_pairs, open_set, pack, png, table, write
+from tile_files import COLOURS, class_files, open_set, pack, png, table, write
 
 from sattxt.errors import InputError
 from sattxt.training.sets import describe
@@ -112,15 +112,6 @@ def test_drawn_tiles_differ_between_splits():
     train, val = (open_set(entry, Path(), split) for split in ("train", "val"))
     assert (len(train), len(val)) == (20, 2)
     assert not torch.equal(train.take(torch.arange(2)), val.take(torch.arange(2)))
-
-
-def test_rgb_alone_needs_eurosats_stretch_and_gives_three_bands(tmp_path):
-    pack(tmp_path / "t.zip", class_files(2, "train/"))
-    pairs = open_pairs({"name": "r", "kind": "rgb", "path": "t.zip", "size": 16}, tmp_path, "train")
-    assert pairs.bands == ("B04", "B03", "B02")
-    lake = pairs.keys.index("train/lake/lake_0.png")
-    expected = torch.tensor([0, 0, 199 * 2750 / 254])
-    torch.testing.assert_close(pairs.spectral(torch.tensor([lake]))[0, :, 0, 0], expected)
 
 
 @pytest.mark.tiles

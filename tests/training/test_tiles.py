@@ -72,13 +72,6 @@ def test_no_tiles_asked_for_are_none():
     assert lazy(set()).take(torch.empty(0, dtype=torch.int64)).shape == (0, 3, 8, 8)
 
 
-def test_rgb_alone_gives_back_reflectance_below_the_clip():
-    grey = torch.tensor([1, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8).contiguous()
-    pairs = Tiles("eurosat", ["a/1.jpg"], grey, bands=("B04", "B03", "B02"))
-    assert pairs.spectral(torch.tensor([0]))[0, :, 0, 0].tolist() == pytest.approx([0, 1375, 2750])
-    assert torch.equal(pairs.take(torch.tensor([0])), grey)
-
-
 def test_rgb_is_rendered_from_the_bands():
     values = torch.tensor([1375, 0, 2750, 4000], dtype=torch.int16).view(1, 4, 1, 1).expand(1, 4, 8, 8)
     pairs = Tiles("made", ["a"], values, bands=("nir", "B04", "green", "B2"))

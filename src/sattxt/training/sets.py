@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field, create_model
 
 from sattxt.data.dataset import Samples
-from sattxt.data.multispectral import RGB_BANDS, Bands, BandSamples, picture, with_bands
+from sattxt.data.multispectral import Bands, BandSamples, picture, with_bands
 from sattxt.data.registry import DATASETS, Entry, find_entry, open_data
 from sattxt.errors import ImageError, InputError, near
 from sattxt.images.options import ImageOptions
@@ -33,7 +33,7 @@ _READING = ("stretch", "bands", "band_names", "value_range", "offset")
 class SetEntry(Config):
     """What every data set of a recipe may say."""
 
-    kind: str  # a data set of sattxt.data.registry, or "fields"; for stage 1 also "rgb"
+    kind: str  # a data set of sattxt.data.registry, or "fields"
     name: Annotated[str, Field(pattern=r"^[^.]+$")]  # without a dot: it is part of keys such as align.sets.NAME.count
     count: Count  # its tiles in a batch, for each device
     dataset: str | None = None  # what leave_out knows it by beside its name
@@ -130,14 +130,10 @@ class TilesEntry(FilesEntry):
 class PairsEntry(FilesEntry):
     """RGB beside multispectral tiles.
 
-    The first tile that can be read says which bands, in which order, and of which size the set has. Kind ``rgb``: RGB
-    tiles with EuroSAT's stretch, a weaker signal, for teachers that take RGB alone.
+    The first tile that can be read says which bands, in which order, and of which size the set has.
     """
 
     def _open(self, root: Path, split: str) -> Tiles:
-        if self.kind == "rgb":
-            rgb = entry_config("folder")(**{**dict(self), "kind": "folder"})
-            return replace(rgb._open(root, split).in_memory(), bands=RGB_BANDS)
         found, skipped = self._read(root, split)
         samples = with_bands(found)
         first = _first_bands(samples)
@@ -165,7 +161,7 @@ def entry_config(kind: str, *, pairs: bool = False) -> type[SetEntry]:
     """The config of an entry of a kind.
 
     Args:
-        pairs: an entry of stage 1, where there is ``rgb`` (class folders of RGB tiles) and no ``fields``.
+        pairs: an entry of stage 1, where there is no ``fields``.
 
     Raises:
         InputError: there is no such kind; the message has near matches.
@@ -173,9 +169,9 @@ def entry_config(kind: str, *, pairs: bool = False) -> type[SetEntry]:
     if kind == "fields" and not pairs:
         return FieldsEntry
     try:
-        _, reader = find_entry("folder" if kind == "rgb" and pairs else kind)
+        _, reader = find_entry(kind)
     except InputError as error:
-        known = [*DATASETS, "s2", "eurosat_ms", "zip", "rgb" if pairs else "fields"]
+        known = [*DATASETS, "s2", "eurosat_ms", "zip", *([] if pairs else ["fields"])]
         hint = near(kind, known) or f"; there are {', '.join(known)}"
         raise InputError(f"kind={kind!r}: no such kind{hint}") from error
     return _make_config(reader, pairs)

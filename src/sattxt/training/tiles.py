@@ -20,7 +20,6 @@ from torch import Tensor
 from sattxt.data.multispectral import RGB_BANDS, render
 from sattxt.errors import InputError, MissingExtraError
 from sattxt.images.bands import canonical
-from sattxt.images.stretch import SENTINEL2_RANGE
 from sattxt.io import first_line, is_system_failure
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Tiles:
     labels: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) int64 into ``classes``; -1: none (default)
     classes: tuple[str, ...] = ()
     captions: list[list[str]] = field(default_factory=list)  # the texts of each tile, possibly none
-    bands: tuple[str, ...] = ()  # names of the C bands, int16 reflectance x 10,000; () or uint8: RGB in 0-255
+    bands: tuple[str, ...] = ()  # names of the C bands, int16 reflectance x 10,000; (): RGB in 0-255
     skipped: list[tuple[str, str]] = field(default_factory=list)  # names of what could not be used, and why
 
     def __post_init__(self) -> None:
@@ -72,22 +71,16 @@ class Tiles:
             InputError: no tile at all can be read.
         """
         stored = self._stored(index)
-        if stored.dtype == torch.uint8:
+        if not self.bands:
             return stored
         return torch.from_numpy(render(stored[:, [self.bands.index(band) for band in RGB_BANDS]].numpy()))
 
     def spectral(self, index: Tensor) -> Tensor:
         """(n, len(bands), S, S) float32 of the same tiles, reflectance x 10,000.
 
-        RGB alone must have EuroSAT's stretch (0 to 2750 becomes 1 to 255), from which reflectance below the clip is
-        recovered.
-
         Raises: as :meth:`take`.
         """
-        stored = self._stored(index)
-        if stored.dtype != torch.uint8:
-            return stored.to(torch.float32)
-        return (stored.to(torch.float32) - 1).clamp_(min=0) * (SENTINEL2_RANGE[1] / 254)
+        return self._stored(index).float()
 
     def actual(self, index: Tensor) -> Tensor:
         """Which tiles :meth:`take` gave for ``index``, int64 (n,): itself but where one was unreadable."""

@@ -104,7 +104,7 @@ def test_sets_with_different_bands_share_a_batch(tmp_path):
     for parameter in galileo.parameters():
         nn.init.normal_(parameter, std=0.2)
     full = pair_set()
-    rgb_only = Tiles("rgb", full.keys[:5], full.take(torch.arange(5)), bands=("B04", "B03", "B02"))
+    rgb_only = Tiles("rgb", full.keys[:5], full.pixels[:5, :3], bands=("B04", "B03", "B02"))
     model = SRDModel(VisionTower(VISION), 16)
     run = Distilling(
         tmp_path, seen=galileo, sets=[full, rgb_only], counts=(3, 2), model=model, patch_weight=1.0, steps=1
@@ -160,7 +160,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_tiles(tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_the_first_step(tmp_path):
-    red_only = Tiles("rgb", pair_set().keys, pair_set().take(torch.arange(12)), bands=("B04", "B03", "B02"))
+    red_only = Tiles("rgb", pair_set().keys, pair_set().pixels[:, :3], bands=("B04", "B03", "B02"))
     with pytest.raises(InputError, match="rgb: callable needs the bands B08, which it lacks"):
         Distilling(tmp_path, sets=[red_only])
     with pytest.raises(InputError, match="counts has 1 values for 2 data sets"):
