@@ -25,7 +25,7 @@ from sattxt.training.prompts import PromptConfig
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
-from sattxt.training.texts import LLMSource, SentenceSource
+from sattxt.training.vectors import LLMSource, SentenceSource
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,6 @@ from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
-from sattxt.training.texts import encode_prompts, open_text_encoder
 from sattxt.training.tiles import Tiles
 from sattxt.training.validate import (
     caption_recall,
@@ -40,6 +39,7 @@ from sattxt.training.validate import (
     score_labelled,
     zero_shot_accuracy,
 )
+from sattxt.training.vectors import encode_prompts, open_text_encoder
 from sattxt.vision.device import resolve_device
 from sattxt.weights.directory import write_model
 

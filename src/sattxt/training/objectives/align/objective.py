@@ -21,13 +21,13 @@ from torch.optim.swa_utils import update_bn
 
 from sattxt.errors import InputError
 from sattxt.training.augment import atmosphere, augment, resize
-from sattxt.training.image_bank import embed_once
 from sattxt.training.objectives.align.model import AlignConfig, AlignModel, add_noise, info_nce, positive_pairs
 from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
 from sattxt.training.prompts import PromptBook
 from sattxt.training.ranks import autocast, gather
 from sattxt.training.records import checksum
 from sattxt.training.tiles import Tiles
+from sattxt.training.vectors import embed_once
 from sattxt.vision.device import resolve_dtype
 
 _SMOOTHING = 0.05  # of class labels

@@ -1,13 +1,14 @@
-"""The frozen text encoder that a recipe names, and the vectors of a run's prompts, each of which it reads once.
-
-What is computed goes into the run's text cache batch by batch, so a run that is killed goes on where it stopped.
+"""What is computed once, before a run's first step: vectors of its prompts by the frozen text encoder that its recipe
+names, and embeddings of its tiles where the vision side is frozen. A run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,18 +16,24 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import DiskFullError, HubError, InputError, UnknownModelError, WeightsError
-from sattxt.io import read_json
+from sattxt.io import atomic_write, read_json
 from sattxt.text.cache import TextCache
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts
 from sattxt.text.llm2vec import LLM2VecEncoder
 from sattxt.text.sentence import SentenceEncoder, export_sentence_encoder
 from sattxt.training.prompts import AnyPrompt, Prompt
+from sattxt.training.records import checksum
 from sattxt.training.schema import Config, Count
 from sattxt.training.start import find_path, find_source
+from sattxt.training.tiles import Tiles
 from sattxt.weights.components import describe_language_model
 from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
 from sattxt.weights.hub import HubAccess
@@ -38,6 +45,8 @@ log = logging.getLogger(__name__)
 
 _SENTENCE_LENGTH = 128
 _CHUNK = 8192  # texts read, tokenised and encoded at a time
+_BATCH = 128  # tiles embedded at a time
+_SEEN = 16  # tiles whose pixels are compared before stored embeddings are taken for theirs
 
 
 class SentenceSource(Config):
@@ -193,3 +202,57 @@ def encode_prompts(
             encoder.encode(texts, instruction=instruction, progress=progress, on_batch=partial(keep, instruction))
     log.info("text vectors: %d prompts of width %d, %d texts computed now", len(prompts), width, count)
     return torch.from_numpy(pooled)
+
+
+def embed_once(
+    tiles: Tiles, embed: Callable[[Tensor, int], Tensor], count: int, path: Path, facts: str
+) -> tuple[Tensor, Tensor]:
+    """Embed every tile of a data set ``count`` times, or read what an earlier call left in ``path``.
+
+    The file is written whole or not at all. Several processes may ask at once; one does the work.
+
+    Args:
+        embed: ((n,) int64 indices, number of the view) to (n, D) float32, on the CPU.
+        facts: all that embeddings depend on beside the pixels; what was stored under others is made anew.
+
+    Returns:
+        (N, count, D), and (N,) int64, which tile was embedded at each place: itself, or what stands in for one that
+        cannot be read.
+
+    Raises:
+        InputError: no tile can be read. DiskFullError: no space is left.
+    """
+    everything = torch.arange(len(tiles))
+    pixels = checksum({"": tiles.take(everything[:: max(1, len(tiles) // _SEEN)])})
+    known = json.dumps([facts, count, len(tiles), zlib.crc32("\n".join(tiles.keys).encode()), pixels])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        stored = _read(path, known)
+        if not stored:
+            log.info("%s: %d tiles are embedded once, in %d views", tiles.name, len(tiles), count)
+            views = []
+            parts = torch.split(everything, _BATCH)
+            for part in tqdm(parts, unit=f"x{_BATCH} tiles", desc=tiles.name, delay=1.0, disable=None):
+                views.append(torch.stack([embed(part, number) for number in range(count)], dim=1))
+            stored = {"views": torch.cat(views), "tiles": tiles.actual(everything)}
+            with atomic_write(path) as file:
+                save_file(stored, file.name, {"of": known, "checksum": str(checksum(stored))})
+    return stored["views"], stored["tiles"]
+
+
+def _read(path: Path, known: str) -> dict[str, Tensor]:
+    """What is stored for ``known``; nothing where there is no file, a damaged one, or that of something else."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("of") != known:
+                return {}
+            stored = {name: file.get_tensor(name) for name in ("views", "tiles")}
+        if metadata.get("checksum") == str(checksum(stored)):
+            return stored
+    except SafetensorError as error:
+        log.debug("%s: %s", path, error)
+    log.warning("%s is damaged; its embeddings are computed again", path)
+    return {}

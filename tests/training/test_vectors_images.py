@@ -164,7 +164,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_file(tmp_path: Path, monke
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sattxt.training.image_bank.save_file", full)
+    monkeypatch.setattr("sattxt.training.vectors.save_file", full)
     run = still(tmp_path)
     with pytest.raises(DiskFullError, match=r"images-0\.safetensors: no space left"):
         run.aligner.prepare(run.model, tmp_path, CPU)

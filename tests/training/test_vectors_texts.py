@@ -17,7 +17,7 @@ from sattxt.errors import CacheError, DiskFullError, InputError, OfflineError, W
 from sattxt.text.llm2vec import LLM2VecEncoder
 from sattxt.training.prompts import Prompt
 from sattxt.training.recipe import Recipe, read_recipe
-from sattxt.training.texts import encode_prompts, open_text_encoder
+from sattxt.training.vectors import encode_prompts, open_text_encoder
 
 
 def llm_recipe(**overrides: Any) -> Recipe:
