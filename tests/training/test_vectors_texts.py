@@ -28,7 +28,7 @@ def llm_recipe(**overrides: Any) -> Recipe:
 def test_the_llm_reads_instructions_as_the_published_code_does(tmp_path: Path, golden_model_dir: Path) -> None:
     from sattxt.config import ModelConfig
 
-    encoder, config, folder = open_text_encoder(llm_recipe(), tmp_path, tmp_path / "run", "cpu")
+    encoder, config, folder = open_text_encoder(llm_recipe().text_encoder, tmp_path, tmp_path / "run", "cpu")
     published = ModelConfig.read(golden_model_dir / "config.json").text
     assert folder is None
     assert config.weights_sha256 == published.weights_sha256
@@ -46,7 +46,7 @@ def test_the_llm_reads_instructions_as_the_published_code_does(tmp_path: Path, g
 
 def test_a_sentence_encoder_reads_instructions_as_plain_text(tmp_path: Path, bert_source: Path) -> None:
     recipe = read_recipe("mini", {"text_encoder": {"kind": "sentence", "path": str(bert_source)}})
-    encoder, config, _ = open_text_encoder(recipe, tmp_path, tmp_path, "cpu")
+    encoder, config, _ = open_text_encoder(recipe.text_encoder, tmp_path, tmp_path, "cpu")
     assert config.max_length == 32  # what the encoder takes
     pooled = encode_prompts([Prompt("describe the cover", "a river"), "a river"], encoder, tmp_path)
     wanted = torch.from_numpy(encoder.encode(["describe the cover a river", "a river"]))
@@ -70,7 +70,7 @@ def test_a_text_encoder_that_is_not_there(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(error, match=named):
-        open_text_encoder(read_recipe("mini", {"text_encoder": block}), tmp_path, tmp_path, "cpu")
+        open_text_encoder(read_recipe("mini", {"text_encoder": block}).text_encoder, tmp_path, tmp_path, "cpu")
 
 
 class Counting:

@@ -78,7 +78,9 @@ class AlignRun(Run[AlignModel]):
                 [(recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
                 extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
             )
-            encoder, self.text_config, self._text_folder = open_text_encoder(recipe, data, out, resolve_device(None))
+            encoder, self.text_config, self._text_folder = open_text_encoder(
+                recipe.text_encoder, data, out, resolve_device(None)
+            )
             pooled = encode_prompts(book.prompts, encoder, out, progress=sys.stderr.isatty())
             del encoder
         with fixed_seed(config.seed):

@@ -86,13 +86,12 @@ class FilesEntry(SetEntry):
         given = {key: root / value if _is_path(arguments[key]) else value for key, value in stated.items()}
         options = ImageOptions(**reading) if reading else None
         data = open_data(root / self.path, self.kind, options=options, strict=False, **given)
-        skipped, unsplit = list(data.skipped), set(data.splits) == {""}
-        if not unsplit:
-            skipped += [(sample.id, "is in no split") for sample in data.splits.get("", ())]
+        unsplit = set(data.splits) == {""}
+        stray = [] if unsplit else [(sample.id, "is in no split") for sample in data.splits.get("", ())]
         if unsplit or (self.val_share is not None and "val" not in data.splits):
             data = data.hold_out(0.1 if self.val_share is None else self.val_share)
         try:
-            return data.split(split), skipped
+            return data.split(split), [*data.skipped, *stray]
         except InputError as error:
             hint = "; pass val_share: 0.1 to hold out a part of train"
             raise InputError(f"{error}{hint if split == 'val' and 'val' not in data.splits else ''}") from error
@@ -226,11 +225,8 @@ def _read_rgb(samples: Samples, size: int, index: int) -> NDArray[np.uint8]:
 
 def _fit(rgb: NDArray[Any], size: int) -> NDArray[np.uint8]:
     """(3, size, size) uint8 of (H, W, 3) pixels in 0..255, resized by a Lanczos filter where they differ."""
-    if rgb.dtype != np.uint8:
-        rgb = rgb.round().astype(np.uint8)
-    if rgb.shape[:2] != (size, size):
-        rgb = np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    resized = Image.fromarray(rgb.round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def _read_bands(

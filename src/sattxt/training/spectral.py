@@ -33,9 +33,9 @@ def index_captions(bands: Bands) -> list[str]:
     def index(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         return (a - b) / np.maximum(a + b, 1e-4)
 
-    ndvi, water_index, snow_index = index(nir, red), index(green, swir), index(green, swir)
-    snow = (snow_index > 0.4) & (brightness > 0.3)
-    water = (water_index > 0.1) & (nir < 0.15) & ~snow
+    ndvi, wetness = index(nir, red), index(green, swir)  # the latter is MNDWI, and NDSI
+    snow = (wetness > 0.4) & (brightness > 0.3)
+    water = (wetness > 0.1) & (nir < 0.15) & ~snow
     land = ~snow & ~water
     cover = {
         "water": water.mean(),
@@ -45,12 +45,10 @@ def index_captions(bands: Bands) -> list[str]:
         "bare soil or built-up ground": (land & (ndvi <= 0.3)).mean(),
     }
     coarse = brightness.reshape(brightness.shape[0] // 4, 4, brightness.shape[1] // 4, 4).mean(axis=(1, 3))
-    rough = np.abs(brightness - coarse.repeat(4, 0).repeat(4, 1)).mean()
-    texture = rough / (brightness.mean() + 1e-3)
+    texture = np.abs(brightness - coarse.repeat(4, 0).repeat(4, 1)).mean() / (brightness.mean() + 1e-3)
     forest = (land & (ndvi > 0.6) & (brightness < 0.055) & (nir < 0.35)).mean()
     built = (land & (ndvi < 0.35) & (index(swir, nir) > 0) & (brightness > 0.12)).mean()
-    ranked = sorted(cover.items(), key=lambda item: -item[1])
-    (first, share), (second, rest) = ranked[0], ranked[1]
+    (first, share), (second, rest), *_ = sorted(cover.items(), key=lambda item: -item[1])
     amount = "almost entirely" if share > 0.9 else "mostly" if share > 0.6 else "partly"
     grass = (land & (ndvi > 0.6) & (nir > 0.3)).mean()
     middle = (land & (ndvi > 0.1) & (ndvi < 0.5)).mean()

