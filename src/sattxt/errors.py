@@ -87,7 +87,6 @@ class MissingExtraError(SatTxtError, ImportError):
 
     def __init__(self, extra: str, package: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': pip install 'sattxt[{extra}]'", name=package)
-        self.extra = extra
 
 
 def import_extra(module: str, extra: str, package: str, purpose: str) -> Any:

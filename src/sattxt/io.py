@@ -21,8 +21,7 @@ DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 def user_cache_dir() -> Path:
     """``$SATTXT_CACHE``, or the platform's cache directory for sattxt. It is not created here."""
-    chosen = os.environ.get("SATTXT_CACHE")
-    if chosen:
+    if chosen := os.environ.get("SATTXT_CACHE"):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "sattxt"

@@ -41,7 +41,7 @@ def test_every_component_says_where_it_is_and_under_which_licence() -> None:
             assert part.files, part
             assert part.licence, part
             assert part.format, part
-            assert part.source in ("bundled", "hub", "file", "local"), part
+            assert part.source in ("bundled", "hub"), part
 
 
 def test_the_published_model_names_its_gates_and_what_to_accept() -> None:

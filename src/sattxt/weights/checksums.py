@@ -133,7 +133,7 @@ def check_download(source: str, path: Path, published: str | None = None) -> Non
     Args:
         source: where it came from: ``repository@revision/file``.
         path: where it is now.
-        published: its known sha256, or the start of it.
+        published: its known sha256.
 
     Raises:
         ChecksumError: the file is not the known one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -93,16 +93,14 @@ class HubAccess:
         location: str,
         revision: str | None = None,
         patterns: Sequence[str] = ("*.json", "*.safetensors"),
-        *,
-        sha256: Mapping[str, str] | None = None,
     ) -> Path:
-        """A folder as it is, or the files of a repository that match, in one folder: downloaded unless cached, checked.
+        """A folder as it is, or the files of a repository that match, in one folder: downloaded unless cached, and
+        checked against the sha256 that the hub states, and against that of their first use.
 
         Args:
             location: folder or hub id.
             revision: branch, tag or commit of a repository; default ``main``.
             patterns: names, or patterns such as ``"*.json"``, ``"text_encoder/*"``; ``*`` does not cross a slash.
-            sha256: known hashes by file name; for others, what the hub states, and what it was on first use.
 
         Raises:
             ChecksumError: a file is not the published one, or not the one of its first use.
@@ -120,10 +118,10 @@ class HubAccess:
             raise HubError(f"{location}: holds no file that matches {', '.join(patterns)}; is it the right repository?")
         folder = self._download(listing, names)
         for name in names:
-            published = (sha256 or {}).get(name) or listing.files[name]
+            published = listing.files[name]
             if not (folder / name).is_file():
                 raise OfflineError(_not_cached(f"{name} of {location}", revision))
-            if published and not self.offline and not hash_of(folder / name).startswith(published):
+            if published and not self.offline and hash_of(folder / name) != published:
                 self._download(listing, [name], again=True)  # damaged in the cache
             for version in {listing.commit, revision or "main"}:
                 check_download(f"{location}@{version}/{name}", folder / name, published)

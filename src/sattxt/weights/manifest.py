@@ -40,13 +40,12 @@ print(model.zero_shot("tile.png", ["forest", "river", "city"]))
 class FileEntry:
     """One file, or a pattern for several (``*.safetensors``).
 
-    bytes, sha256: None where nobody published them. sha256_prefix: where only its start is known.
+    bytes, sha256: None where nobody published them.
     """
 
     name: str
     bytes: int | None = None
     sha256: str | None = None
-    sha256_prefix: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Component:
     """A part of a model.
 
     role: ``backbone``, ``vision_head``, ``vision``, ``text_head``, ``llm``, ``adapter`` or ``text_encoder``.
-    source: ``bundled`` (in this package), ``hub`` (a repository), ``file`` (published at an address), ``local``.
-    location: folder in the package, hub id, or address. revision: commit; None is the ``main`` of the first use.
+    source: ``bundled`` (in this package) or ``hub`` (a repository).
+    location: folder in the package, or hub id. revision: commit; None is the ``main`` of the first use.
     size: in words, where the exact number of bytes is unknown. gated: a licence must be accepted before download.
     """
 
@@ -71,11 +70,6 @@ class Component:
     size: str | None = None
     parameters: int | None = None
     note: str | None = None
-
-    def known_hashes(self) -> dict[str, str]:
-        """File name to the sha256 (or the start of it) that the manifest states."""
-        hashes = {item.name: item.sha256 or item.sha256_prefix for item in self.files}
-        return {name: value for name, value in hashes.items() if value is not None}
 
     @property
     def bytes(self) -> int | None:

@@ -159,7 +159,7 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
         shutil.rmtree(target, ignore_errors=True)  # what is left of it lacks files
 
         def fetch(part: Component, *names: str) -> Path:
-            return hub.folder(part.location, revisions[part.location], names, sha256=part.known_hashes())
+            return hub.folder(part.location, revisions[part.location], names)
 
         vision, text = (parts[role].files[0].name for role in ("vision_head", "text_head"))
         vision_head, text_head = fetch(parts["vision_head"], vision) / vision, fetch(parts["text_head"], text) / text
