@@ -273,7 +273,7 @@ def _rasterio_page(file: Any, path: str) -> Page:
         has_alpha = any(MaskFlags.alpha in flags for flags in file.mask_flag_enums)
         bands = file.read([i + 1 for i in chosen], masked=not has_alpha)
         mask = np.ma.getmaskarray(bands).any(axis=0)
-        pixels = np.stack(np.ma.getdata(bands), axis=-1)
+        pixels = np.stack(list(np.ma.getdata(bands)), axis=-1)
         if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
             table = file.colormap(1)
             colours = [table.get(index, (0, 0, 0))[:3] for index in range(max(table) + 1)]
