@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ def confusion_picture(path: Path, matrix: Sequence[Sequence[int]], names: Sequen
     counts = np.asarray(matrix, dtype=float)
     share = counts / counts.sum(axis=1, keepdims=True).clip(1)
     side = max(4.0, 0.42 * len(names) + 2.2)
-    figure = _figure(side, side)
-    display = sklearn("metrics").ConfusionMatrixDisplay(share, display_labels=names)
-    display.plot(
-        ax=figure.add_subplot(),
-        cmap="Blues",
-        xticks_rotation="vertical",
-        include_values=len(names) <= _COUNTED,
-        values_format=".0%",
-        text_kw={"fontsize": 7},
-        im_kw={"vmin": 0, "vmax": 1},
-    )
-    _save(figure, path)
+    with _figure(path, side, side) as figure:
+        display = sklearn("metrics").ConfusionMatrixDisplay(share, display_labels=names)
+        display.plot(
+            ax=figure.add_subplot(),
+            cmap="Blues",
+            xticks_rotation="vertical",
+            include_values=len(names) <= _COUNTED,
+            values_format=".0%",
+            text_kw={"fontsize": 7},
+            im_kw={"vmin": 0, "vmax": 1},
+        )
 
 
 def curve_picture(
@@ -50,35 +50,33 @@ def curve_picture(
 
     reference: a dashed level with its name.
     """
-    figure = _figure(6.4, 4.2)
-    axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
-    columns = {name: [row[name] for row in rows] for name in (x, y, "low", "high")}
-    axes.plot(columns[x], columns[y], marker="o")
-    if None not in columns["low"]:
-        axes.fill_between(columns[x], columns["low"], columns["high"], alpha=0.2, linewidth=0)
-    if reference is not None:
-        axes.axhline(reference[1], linestyle="--", color="grey", label=reference[0])
-        axes.legend()
-    if log_x:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(columns[x], [f"{value:g}" for value in columns[x]])
-    axes.grid(alpha=0.3)
-    _save(figure, path)
+    with _figure(path, 6.4, 4.2) as figure:
+        axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
+        columns = {name: [row[name] for row in rows] for name in (x, y, "low", "high")}
+        axes.plot(columns[x], columns[y], marker="o")
+        if None not in columns["low"]:
+            axes.fill_between(columns[x], columns["low"], columns["high"], alpha=0.2, linewidth=0)
+        if reference is not None:
+            axes.axhline(reference[1], linestyle="--", color="grey", label=reference[0])
+            axes.legend()
+        if log_x:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(columns[x], [f"{value:g}" for value in columns[x]])
+        axes.grid(alpha=0.3)
 
 
 def bars_picture(
     path: Path, groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y_label: str
 ) -> None:
     """Bars side by side in groups."""
-    figure = _figure(max(6.0, 0.8 * len(groups) + 2), 4.2)
-    axes = figure.add_subplot(title=title, ylabel=y_label)
-    width = 0.8 / len(bars)
-    for index, (name, values) in enumerate(bars.items()):
-        axes.bar(np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width, values, width, label=name)
-    axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
-    axes.grid(alpha=0.3, axis="y")
-    figure.legend(loc="outside lower center", ncols=len(bars))
-    _save(figure, path)
+    with _figure(path, max(6.0, 0.8 * len(groups) + 2), 4.2) as figure:
+        axes = figure.add_subplot(title=title, ylabel=y_label)
+        width = 0.8 / len(bars)
+        for index, (name, values) in enumerate(bars.items()):
+            axes.bar(np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width, values, width, label=name)
+        axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
+        axes.grid(alpha=0.3, axis="y")
+        figure.legend(loc="outside lower center", ncols=len(bars))
 
 
 def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> None:
@@ -86,28 +84,24 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
     from sattxt.segment import label_colours
 
     colours = np.array([*label_colours(len(names)), (0, 0, 0)], dtype=np.uint8)
-    figure = _figure(9.5, 3.0 * len(rows) + 0.6)
-    grid = figure.subplots(len(rows), 3, squeeze=False)
-    for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
-        shown = np.clip(np.rint(image), 0, 255).astype(np.uint8), colours[truth], colours[predicted]
-        for cell, picture, title in zip(axes, shown, ("image", "true", "predicted"), strict=True):
-            cell.imshow(picture)
-            cell.set_title(title, fontsize=9)
-            cell.axis("off")
-    for name, colour in zip(names, colours / 255, strict=False):
-        grid[0][0].plot([], [], "s", color=tuple(colour), label=name)
-    figure.legend(loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
-    _save(figure, path)
+    with _figure(path, 9.5, 3.0 * len(rows) + 0.6) as figure:
+        grid = figure.subplots(len(rows), 3, squeeze=False)
+        for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
+            shown = np.clip(np.rint(image), 0, 255).astype(np.uint8), colours[truth], colours[predicted]
+            for cell, picture, title in zip(axes, shown, ("image", "true", "predicted"), strict=True):
+                cell.imshow(picture)
+                cell.set_title(title, fontsize=9)
+                cell.axis("off")
+        for name, colour in zip(names, colours / 255, strict=False):
+            grid[0][0].plot([], [], "s", color=tuple(colour), label=name)
+        figure.legend(loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
 
 
-def _figure(width: float, height: float) -> Any:
-    extra = ("eval", "matplotlib", "drawing a result")
-    figure = import_extra("matplotlib.figure", *extra).Figure(figsize=(width, height), layout="constrained")
-    import_extra("matplotlib.backends.backend_agg", *extra).FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """A figure that is written as PNG when the block ends, whole or not at all."""
+    parts = import_extra("matplotlib.figure", "eval", "matplotlib", "drawing a result")
+    figure = parts.Figure(figsize=(width, height), layout="constrained")
+    yield figure
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)

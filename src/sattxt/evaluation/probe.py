@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -72,10 +73,8 @@ def probe(
     if not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction}: pass a share in (0, 1]")
     *parts, note = three_ways(collection, split, limit)
-    own_split = parts[0].split != parts[1].split
-    if fraction < 1:
-        places = np.linspace(0, len(parts[0]) - 1, max(1, round(fraction * len(parts[0]))))
-        parts[0] = parts[0].take(np.unique(places.round().astype(int)).tolist())
+    places = np.linspace(0, len(parts[0]) - 1, max(1, round(fraction * len(parts[0]))))
+    parts[0] = parts[0].take(np.unique(places.round().astype(int)).tolist())
     seen = [embedder(part) for part in parts]
     train, held_out, test = (
         (features, part.indicators if part.multi_label else part.targets) for part, features in seen
@@ -85,7 +84,7 @@ def probe(
     tried = {s: 100 * _quality(linear_scores(train, held_out[0], classes, s), held_out[1]) for s in STRENGTHS}
     strength = max(tried, key=lambda s: tried[s])  # of equal ones the most regularised
     neighbours = max(NEIGHBOURS, key=lambda k: _quality(neighbour_scores(train, held_out[0], k, classes), held_out[1]))
-    if not own_split:
+    if parts[0].split == parts[1].split:
         train = np.concatenate([train[0], held_out[0]]), np.concatenate([train[1], held_out[1]])
     settings = {
         "train": len(train[0]),
@@ -97,20 +96,19 @@ def probe(
     }
     result = Result("probe", embedder.encoder, data, settings, embedder.skipped)
     linear = linear_scores(train, test[0], classes, strength)
-    for name, scores in (("linear", linear), ("knn", neighbour_scores(train, test[0], neighbours, classes))):
-        if data.multi_label:
-            result.add_precisions(scores, f"{name}_")
-        else:
-            result.add(f"{name}_top1", Figure.mean(scores.argmax(axis=1) == test[1]))
+    nearest = neighbour_scores(train, test[0], neighbours, classes)
     if data.multi_label:
-        found = 100 * average_precisions(linear, test[1])
-        rows = [{"class": key, "n": test[1][:, k].sum(), "ap": found[k]} for k, key in enumerate(data.classes)]
+        result.add_precisions(linear, "linear_")
+        result.add_precisions(nearest, "knn_")
+        found = zip(data.classes, test[1].sum(axis=0), 100 * average_precisions(linear, test[1]), strict=True)
+        result.tables["per_class"] = [{"class": key, "n": count, "ap": ap} for key, count, ap in found]
     else:
         hits = linear.argmax(axis=1) == test[1]
+        result.add("linear_top1", Figure.mean(hits))
+        result.add("knn_top1", Figure.mean(nearest.argmax(axis=1) == test[1]))
         result.figures["linear_balanced_accuracy"] = Figure.group_mean(hits, test[1], classes).value
         rows = class_rows(test[1], linear.argmax(axis=1), data.classes)
-        rows = [{key: row[key] for key in ("class", "n", "accuracy")} for row in rows]
-    result.tables["per_class"] = rows
+        result.tables["per_class"] = [{key: row[key] for key in ("class", "n", "accuracy")} for row in rows]
     draws = ((n, few_shot(train, test, classes, n, repeats, seed)) for n in shots)
     result.tables["few_shot"] = [{"shots": n, **row} for n, row in draws if row]
     return result
@@ -221,15 +219,13 @@ def _quality(scores: Array, targets: Array) -> float:
 
 def _hold_out(data: Samples) -> tuple[Samples, Samples]:
     """Four fifths and one: every fifth sample of each (first) label goes into the second part."""
-    seen: dict[int, int] = {}
-    parts: tuple[list[int], list[int]] = ([], [])
+    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, sample in enumerate(data.samples):
-        label = sample.labels[0] if sample.labels else -1
-        seen[label] = seen.get(label, 0) + 1
-        parts[seen[label] % _EVERY == 0].append(index)
-    if not all(parts):
+        members[sample.labels[:1]].append(index)
+    held_out = {index for rows in members.values() for index in rows[_EVERY - 1 :: _EVERY]}
+    if not held_out:
         raise InputError(f"{data.store.path}: {len(data)} samples are too few to hold out a fifth of each class")
-    return data.take(parts[0]), data.take(parts[1])
+    return data.take([i for i in range(len(data)) if i not in held_out]), data.take(sorted(held_out))
 
 
 def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:

@@ -19,11 +19,10 @@ from sattxt.vision.embeddings import FloatArray, unit_rows
 class ClassPrompts:
     """The classes of a data set in words.
 
-    keys: its own spellings. names: what tables show. prompts: the complete texts of each class, whose vectors are
-    averaged. templates: what the texts were put into. source: where the words come from.
+    names: what tables show. prompts: the complete texts of each class, whose vectors are averaged. templates: what the
+    texts were put into. source: where the words come from.
     """
 
-    keys: tuple[str, ...]
     names: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...]
@@ -82,7 +81,7 @@ def class_prompts(
         texts = {key: (name,) for key, name in zip(data.classes, names, strict=True)}
     checked = parse_templates(templates)
     prompts = tuple(tuple(group) for group in label_prompts(texts, templates=checked).values())
-    return ClassPrompts(tuple(data.classes), tuple(names), prompts, checked, source)
+    return ClassPrompts(tuple(names), prompts, checked, source)
 
 
 def find_texts(words: Mapping[str, Sequence[str]], classes: Sequence[str], source: str) -> dict[str, tuple[str, ...]]:

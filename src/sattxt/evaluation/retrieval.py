@@ -26,16 +26,15 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
     ones among the first 100, as some libraries do; papers rarely say which. ``p@100`` is the share of relevant images
     among the first 100.
     """
-    encoder = embedder.encoder
     data, images = embedder(data)
-    scores = classes.vectors(encoder) @ images.T
+    scores = classes.vectors(embedder.encoder) @ images.T
     relevant = data.indicators.T
     met = np.asarray(relevant.any(axis=1))
     standard = average_precision_at_k(scores, relevant, depth)
     first = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     precision = np.where(met, np.take_along_axis(relevant, first, axis=1).mean(axis=1), np.nan)
-    name = f"map@{depth}"
-    result = Result("retrieval", encoder, data, {"queries": "classes", **classes.describe()}, embedder.skipped)
+    name, settings = f"map@{depth}", {"queries": "classes", **classes.describe()}
+    result = Result("retrieval", embedder.encoder, data, settings, embedder.skipped)
     result.add(name, Figure.mean(standard[met]))
     result.figures[f"{name}_of_retrieved"] = percent(average_precision_at_k(scores, relevant, depth, of_retrieved=True))
     result.figures[f"p@{depth}"] = percent(precision)
@@ -47,9 +46,9 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
             f"ap@{depth}": 100 * standard[k],
             f"p@{depth}": 100 * precision[k],
         }
-        for k, key in enumerate(classes.keys)
+        for k, key in enumerate(data.classes)
     ]
-    result.ids = [classes.keys[k] for k in np.flatnonzero(met)]
+    result.ids = [data.classes[k] for k in np.flatnonzero(met)]
     return result
 
 
@@ -69,28 +68,24 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
     without = sum(not sample.captions for sample in data.samples)
     if without:
         raise InputError(f"{data.store.path}: {without} images have no caption")
-    encoder = embedder.encoder
     owners = np.array([i for i, sample in enumerate(data.samples) for _ in sample.captions])
     texts = [caption for sample in data.samples for caption in sample.captions]
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     which = np.array([place[text] for text in texts])
-    vectors = encoder.encode_texts(list(place))[which]
+    vectors = embedder.encoder.encode_texts(list(place))[which]
     own = np.arange(len(data))[:, None] == owners
     uses = np.zeros((len(data), len(place)), dtype=np.float32)
     np.add.at(uses, (owners, which), 1)
     equal = uses[:, which] > 0
     uses /= uses.sum(axis=0)
-    shared = int((equal.sum(axis=0) > 1).sum())
-    settings = {"queries": "captions", "captions": len(texts), "captions_shared_between_images": shared}
-    result = Result("retrieval", encoder, data, settings, embedder.skipped)
-
-    def by_model(rows: slice) -> NDArray[np.float32]:
-        return images[rows] @ vectors.T
-
-    def by_image(rows: slice) -> NDArray[np.float32]:
-        return vectors[rows] @ images.T
-
-    to_text, to_image = _recalls(by_model, own), _recalls(by_image, own.T)
+    settings = {
+        "queries": "captions",
+        "captions": len(texts),
+        "captions_shared_between_images": int((equal.sum(axis=0) > 1).sum()),
+    }
+    result = Result("retrieval", embedder.encoder, data, settings, embedder.skipped)
+    to_text, to_shared_text = _recalls(lambda rows: images[rows] @ vectors.T, own, equal)
+    to_image, to_shared_image = _recalls(lambda rows: vectors[rows] @ images.T, own.T, equal.T)
     found = np.stack([np.bincount(owners, column, len(data)) for column in to_image.T], axis=1)
     captions = np.bincount(owners).astype(float)[:, None]
     for k, column in zip(RANKS, to_text.T, strict=True):
@@ -99,21 +94,25 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
         result.add(f"t2i_r@{k}", Figure(column[:, None], captions))
     below = np.hstack([np.ones_like(to_text), np.repeat(captions, len(RANKS), axis=1)])
     result.add("mean_recall", Figure(np.hstack([to_text, found]), below))
-    shared_recalls = _recalls(by_model, equal), _recalls(by_image, equal.T)
-    perfect = _recalls(lambda rows: uses[rows][:, which], own), _recalls(lambda rows: uses.T[which[rows]], own.T)
-    for name, (there, back) in (("mean_recall_shared", shared_recalls), ("mean_recall_perfect", perfect)):
-        result.figures[name] = percent(np.concatenate([there.mean(axis=0), back.mean(axis=0)]))
+    perfect_text = _recalls(lambda rows: uses[rows][:, which], own)
+    perfect_image = _recalls(lambda rows: uses.T[which[rows]], own.T)
+    shared, perfect = (to_shared_text, to_shared_image), (*perfect_text, *perfect_image)
+    for name, ways in (("mean_recall_shared", shared), ("mean_recall_perfect", perfect)):
+        result.figures[name] = percent(np.array([way.mean(axis=0) for way in ways]))
     return result
 
 
-def _recalls(similarity: Callable[[slice], NDArray[np.float32]], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q, 3) R@1, R@5, R@10 of each query; in slices of the queries, so that memory stays bounded.
+def _recalls(
+    similarity: Callable[[slice], NDArray[np.float32]], *relevant: NDArray[np.bool_]
+) -> list[NDArray[np.float64]]:
+    """(Q, 3) R@1, R@5, R@10 of each query, for each idea of what is relevant to it.
 
-    Similarities are rounded, so that equal captions are equal whatever the order of summation was.
+    In slices of the queries, so that memory stays bounded. Similarities are rounded, so that equal captions are equal
+    whatever the order of summation was.
     """
     parts = []
-    for start in range(0, len(relevant), _ROWS):
+    for start in range(0, len(relevant[0]), _ROWS):
         rows = slice(start, start + _ROWS)
         scores = similarity(rows).round(6)
-        parts.append(np.stack([recall_at_k(scores, relevant[rows], k) for k in RANKS], axis=1))
-    return np.concatenate(parts)
+        parts.append([np.stack([recall_at_k(scores, each[rows], k) for k in RANKS], axis=1) for each in relevant])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]

@@ -44,14 +44,15 @@ def segment(
         raise InputError(f"{data.store.path}: has no label maps; open it with sattxt.data.labelled.read_masks")
     if not isinstance(encoder, SatTxtEncoder):
         raise InputError(f"{encoder.name}: segmentation needs patch tokens in the text's space, which it does not give")
-    prompts = dict(zip(classes.keys, classes.prompts, strict=True))
+    prompts = dict(zip(data.classes, classes.prompts, strict=True))
     count = len(prompts) + 1  # 0: ignored
     matrices: dict[int, Any] = {}
     for (index,), (image,) in embedder.read(data, range(len(data)), 1):
         truth = data.mask(index)
         if truth.shape != image.shape[:2]:
-            where = f"{data.store.path}/{data.samples[index].id}"
-            raise InputError(f"{where}: is {image.shape[:2]} pixels, its mask {truth.shape}")
+            raise InputError(
+                f"{data.store.path}/{data.samples[index].id}: is {image.shape[:2]} pixels, its mask {truth.shape}"
+            )
         found = encoder.segment(image, prompts, window=window, overlap=overlap).label_map
         pairs = (truth.ravel() + 1) * count + found.ravel() + 1
         matrices[index] = np.bincount(pairs, minlength=count**2).reshape(count, count)[1:, 1:]
@@ -69,6 +70,6 @@ def segment(
             "iou": Figure(both[:, [k]], either[:, [k]]).value,
             "union_pixels": int(either[:, k].sum()),
         }
-        for k, key in enumerate(classes.keys)
+        for k, key in enumerate(data.classes)
     ]
     return result

@@ -10,7 +10,7 @@ import numpy as np
 
 from sattxt.classify.results import FITS
 from sattxt.data.dataset import Samples
-from sattxt.errors import InputError, LabelError
+from sattxt.errors import InputError
 from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.metrics import (
     Figure,
@@ -138,14 +138,12 @@ def phrasings(
         LabelError: a class has no entry.
     """
     phrases = find_texts(words, data.classes, source)
-    if len(phrases) < 2:
-        raise LabelError(f"{source}: at least two classes are needed, {data.store.path} has {len(phrases)}")
-    encoder, sizes = embedder.encoder, [len(group) for group in phrases.values()]
+    sizes = [len(group) for group in phrases.values()]
     data, images = embedder(data)
     texts = tuple(phrase for group in phrases.values() for phrase in group)
     filled = tuple(tuple(template.replace("{}", text) for template in templates) for text in texts)
-    prompts = ClassPrompts(texts, texts, filled, templates, source)
-    vectors, targets = prompts.vectors(encoder), data.targets
+    prompts = ClassPrompts(texts, filled, templates, source)
+    vectors, targets = prompts.vectors(embedder.encoder), data.targets
     scores = images @ vectors.T
     starts = np.cumsum([0, *sizes])
     generator = np.random.default_rng(SEED)
@@ -158,14 +156,13 @@ def phrasings(
     tops = 100 * hits.mean(axis=1)
     averaged = images @ unit_rows([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)]).T
     settings = prompts.describe() | {"assignments": len(chosen), "seed": SEED}
-    result = Result("zero-shot", encoder, data, settings, embedder.skipped)
+    result = Result("zero-shot", embedder.encoder, data, settings, embedder.skipped)
     result.add("top1", Figure.mean(hits.mean(axis=0)))
     result.figures |= {"top1_std": tops.std(), "top1_min": tops.min(), "top1_max": tops.max()}
     result.add("top1_first", Figure.mean(hits[0]))
     result.add("top1_averaged", Figure.mean(averaged.argmax(axis=1) == targets))
     result.figures["balanced_accuracy"] = percent(recall[:, count > 0])
-    everywhere = np.tile(targets, len(chosen))
-    result.tables["per_class"] = class_rows(everywhere, predicted.ravel(), data.classes)
+    result.tables["per_class"] = class_rows(np.tile(targets, len(chosen)), predicted.ravel(), data.classes)
     rows = result.tables["per_phrase"] = []
     for k, (key, group) in enumerate(phrases.items()):
         for i, phrase in enumerate(group, starts[k]):
@@ -204,7 +201,7 @@ def _measure_single_label(result: Result, scores: FloatArray, classes: ClassProm
     powers = np.exp(logit_scale * (scores - scores.max(axis=1, keepdims=True)).astype(np.float64))
     probs = powers / powers.sum(axis=1, keepdims=True)
     result.figures["ece"] = expected_calibration_error(probs, targets)
-    result.tables["per_class"] = class_rows(targets, predicted, classes.keys, classes.names)
+    result.tables["per_class"] = class_rows(targets, predicted, result.data.classes, classes.names)
     matrix = sklearn("metrics").confusion_matrix(targets, predicted, labels=range(count))
     result.tables["confusion"] = matrix.tolist()
 
@@ -239,7 +236,7 @@ def _measure_multi_label(result: Result, scores: FloatArray, classes: ClassPromp
     result.figures["always_negative"] = percent(~truth)
     result.tables["per_class"] = [
         {"class": key, "name": classes.names[k], "n": truth[:, k].sum(), "ap": 100 * found[k], "f1": 100 * f1[k]}
-        for k, key in enumerate(classes.keys)
+        for k, key in enumerate(result.data.classes)
     ]
 
 
