@@ -26,8 +26,8 @@ class Embedder:
     """Image embeddings of data sets by one model.
 
     cache: the folder they are kept in, ``False`` for none. A file's name is a sha256 over the model's fingerprint,
-    that of the images with how they are read, and the kind of samples. on_error: ``"skip"`` leaves images out that
-    cannot be read; ``skipped`` lists them, by their place among the samples.
+    that of the images with how they are read, the kind of samples and the size of their pixels. on_error: ``"skip"``
+    leaves images out that cannot be read; ``skipped`` lists them, by their place among the samples.
     """
 
     def __init__(

@@ -62,8 +62,9 @@ class SatTxtEncoder:
         self.fit = model.fit
         self._batch_size = batch_size
         # The config as it is in use: another pixel scaling, precision or kind of device gives other embeddings.
-        facts = (model.fingerprint, asdict(model.config), str(model.dtype), model.device.type, instruction)
-        self.fingerprint = digest(*facts)
+        self.fingerprint = digest(
+            model.fingerprint, asdict(model.config), str(model.dtype), model.device.type, instruction
+        )
 
     def encode_images(self, images: Sequence[Image]) -> FloatArray:
         """See :class:`Encoder`."""
@@ -179,15 +180,14 @@ def open_peer(
         UnknownModelError: it cannot be opened. MissingExtraError: open_clip is not installed.
         InputError: the name is incomplete, needs the network, or is of another kind of model.
     """
-    import torch
+    from sattxt.vision.device import resolve_device  # here: `sattxt eval --help` needs no torch
 
     kind, _, location = name.partition(":")
     if not location:
         raise InputError(f"--model {name}: names no model; such as {kind}:openai/clip-vit-base-patch32")
     opened = _open_transformers if kind == "transformers" else _open_open_clip
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        return opened(location, offline, batch_size, chosen)
+        return opened(location, offline, batch_size, resolve_device(device))
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -221,8 +221,9 @@ def _open_transformers(location: str, offline: bool, batch_size: int | None, dev
     def texts(batch: list[str]) -> Any:
         return model.get_text_features(**tokenizer(batch, **tokenising).to(device)).pooler_output
 
-    name, preprocessing = f"transformers:{location}", processor.to_dict()
-    return PeerEncoder(name, model, images, texts, preprocessing=preprocessing, batch_size=batch_size)
+    return PeerEncoder(
+        f"transformers:{location}", model, images, texts, preprocessing=processor.to_dict(), batch_size=batch_size
+    )
 
 
 def _open_open_clip(location: str, offline: bool, batch_size: int | None, device: Any) -> PeerEncoder:

@@ -94,7 +94,7 @@ def probe(
         "protocol": note,
         "seed": seed,
     }
-    result = Result("probe", embedder.encoder, data, settings, embedder.skipped)
+    result = Result("probe", embedder, data, settings)
     linear = linear_scores(train, test[0], classes, strength)
     nearest = neighbour_scores(train, test[0], neighbours, classes)
     if data.multi_label:
@@ -262,7 +262,7 @@ def spectral(embedder: Embedder, train: Samples, test: Samples) -> Result:
         "train_repeats_left_out": len(train) - len(fitted),
         "targets": names,
     }
-    result = Result("spectral", embedder.encoder, parts[1], settings, embedder.skipped)
+    result = Result("spectral", embedder, parts[1], settings)
     spread = (truth - truth.mean(axis=0)) ** 2
     rows: list[dict[str, Any]] = [{"target": target} for target in names]
     for name, (fit_on, unseen) in features.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,7 +15,7 @@ from typing import Any
 import sattxt
 from sattxt.data.dataset import Samples
 from sattxt.errors import InputError
-from sattxt.evaluation.encoder import Encoder
+from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.metrics import (
     Figure,
     average_precisions,
@@ -26,7 +25,6 @@ from sattxt.evaluation.metrics import (
     percent,
     sklearn,
 )
-from sattxt.images.load import Failure
 from sattxt.io import atomic_write
 from sattxt.vision.embeddings import FloatArray
 
@@ -43,14 +41,13 @@ class Result:
 
     data: what was measured on. figures: headline numbers, percent where they are shares (``ece`` and R2 are not).
     tables: lists of rows. samples: for each figure that can be resampled, what every sample adds to it.
-    ids: the names of these samples; by default the data's. skipped: images that could not be read and were left out.
+    ids: the names of these samples; by default the data's. embedder: knows the model, and which images were left out.
     """
 
     task: str
-    encoder: Encoder
+    embedder: Embedder
     data: Samples
-    settings: dict[str, Any] = field(default_factory=dict)
-    skipped: Sequence[Failure] = ()
+    settings: dict[str, Any]
     figures: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[Any]] = field(default_factory=dict)
     samples: dict[str, Figure] = field(default_factory=dict)
@@ -74,22 +71,23 @@ class Result:
     @property
     def title(self) -> str:
         """Model and data, for a picture."""
-        return f"{self.encoder.name} on {self.data.name}"
+        return f"{self.embedder.encoder.name} on {self.data.name}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. The figures stand at the top level, beside ``n``: ``result["top1"]``."""
         kept = {name: f.to_dict() for name, f in self.samples.items() if f.above.size <= _LARGEST_SAMPLES}
         ids = self.ids or [sample.id for sample in self.data.samples]
-        first = [{"name": f.source, "error": f.error} for f in self.skipped[:_SHOWN_SKIPPED]]
+        skipped = self.embedder.skipped
+        first = [{"name": f.source, "error": f.error} for f in skipped[:_SHOWN_SKIPPED]]
         document = {
             "format": FORMAT,
             "task": self.task,
             "n": len(self.data),
             **self.figures,
             "ci95": {name: interval(figure) for name, figure in self.samples.items()},
-            "model": self.encoder.describe(),
+            "model": self.embedder.encoder.describe(),
             "data": self.data.describe(),
-            "skipped": {"count": len(self.skipped), "first": first},
+            "skipped": {"count": len(skipped), "first": first},
             "settings": self.settings,
             **self.tables,
             "notes": self.notes,

@@ -34,7 +34,7 @@ def class_retrieval(embedder: Embedder, data: Samples, classes: ClassPrompts, de
     first = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     precision = np.where(met, np.take_along_axis(relevant, first, axis=1).mean(axis=1), np.nan)
     name, settings = f"map@{depth}", {"queries": "classes", **classes.describe()}
-    result = Result("retrieval", embedder.encoder, data, settings, embedder.skipped)
+    result = Result("retrieval", embedder, data, settings)
     result.add(name, Figure.mean(standard[met]))
     result.figures[f"{name}_of_retrieved"] = percent(average_precision_at_k(scores, relevant, depth, of_retrieved=True))
     result.figures[f"p@{depth}"] = percent(precision)
@@ -83,7 +83,7 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
         "captions": len(texts),
         "captions_shared_between_images": int((equal.sum(axis=0) > 1).sum()),
     }
-    result = Result("retrieval", embedder.encoder, data, settings, embedder.skipped)
+    result = Result("retrieval", embedder, data, settings)
     to_text, to_shared_text = _recalls(lambda rows: images[rows] @ vectors.T, own, equal)
     to_image, to_shared_image = _recalls(lambda rows: vectors[rows] @ images.T, own.T, equal.T)
     found = np.stack([np.bincount(owners, column, len(data)) for column in to_image.T], axis=1)

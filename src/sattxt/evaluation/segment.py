@@ -59,7 +59,7 @@ def segment(
         if show is not None:
             show(image, truth, found)
     settings = {**classes.describe(), "window": window, "overlap": overlap}
-    result = Result("segment", encoder, embedder.readable(data, list(matrices)), settings, embedder.skipped)
+    result = Result("segment", embedder, embedder.readable(data, list(matrices)), settings)
     both = np.array([np.diag(matrix) for matrix in matrices.values()], dtype=float)
     either = np.array([matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in matrices.values()]) - both
     result.add("miou", Figure(both, either))

@@ -80,7 +80,7 @@ def zero_shot(
     weights = classes.vectors(encoder)
     data, images = embedder(data)
     scores, scale = images @ weights.T, encoder.logit_scale
-    result = Result("zero-shot", encoder, data, classes.describe(), embedder.skipped)
+    result = Result("zero-shot", embedder, data, classes.describe())
     if centre_scores:
         scores = centred(scores)
         result.settings |= {"centre_scores": True, "transductive": True}
@@ -156,7 +156,7 @@ def phrasings(
     tops = 100 * hits.mean(axis=1)
     averaged = images @ unit_rows([vectors[a:b].mean(axis=0) for a, b in pairwise(starts)]).T
     settings = prompts.describe() | {"assignments": len(chosen), "seed": SEED}
-    result = Result("zero-shot", embedder.encoder, data, settings, embedder.skipped)
+    result = Result("zero-shot", embedder, data, settings)
     result.add("top1", Figure.mean(hits.mean(axis=0)))
     result.figures |= {"top1_std": tops.std(), "top1_min": tops.min(), "top1_max": tops.max()}
     result.add("top1_first", Figure.mean(hits[0]))
@@ -263,7 +263,7 @@ def scale(
     weights = classes.vectors(embedder.encoder)
     name = "map_macro" if data.multi_label else "top1"
     settings = {**classes.describe(), "factors": list(factors), "sizes": list(sizes), "figure": name}
-    result = Result("scale", embedder.encoder, data, settings, embedder.skipped)
+    result = Result("scale", embedder, data, settings)
     rows = []
     for factor in factors:
         seen = images if factor == 1 else embedder(data, factor)[1]
