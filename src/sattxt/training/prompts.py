@@ -131,14 +131,15 @@ class PromptBook:
     def __init__(self, config: PromptConfig, sets: Sequence[SetTexts], extras: Iterable[str] = ()) -> None:
         self.config = config
         self.row: dict[AnyPrompt, int] = {}
-        self._sets: list[_Rows] = []
+        # each set's class prompts, captions, labels, and the number of its first class across all sets
+        self._sets: list[tuple[_Ragged, _Ragged, Tensor, int]] = []
         self.class_counts = [len(phrases) for phrases, _, _ in sets]
         for number, (phrases, captions, labels) in enumerate(sets):
             filled = [[t.replace("{}", text) for text in texts for t in config.templates] for texts in phrases]
             classes, told = (
                 _Ragged([self._add(map(config.prompt, texts)) for texts in part]) for part in (filled, captions)
             )
-            self._sets.append(_Rows(classes, told, labels, sum(self.class_counts[:number])))
+            self._sets.append((classes, told, labels, sum(self.class_counts[:number])))
         self._add(extras)
 
     @property
@@ -148,7 +149,9 @@ class PromptBook:
 
     def caption_rows(self) -> Tensor:
         """Rows of all captions, sorted: what further negatives are drawn from."""
-        return torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *(s.captions.flat for s in self._sets)]))
+        return torch.unique(
+            torch.cat([torch.empty(0, dtype=torch.int64), *(captions.flat for _, captions, _, _ in self._sets)])
+        )
 
     def draw(self, parts: Sequence[Tensor], generator: torch.Generator) -> StepPrompts:
         """The prompts of a batch.
@@ -157,17 +160,17 @@ class PromptBook:
             parts: for each data set, the (n,) int64 indices of its tiles in the batch, in the batch's order.
         """
         classes, chosen, image_group, text_group = [], [], [], []
-        for rows, index in zip(self._sets, parts, strict=True):
-            classes.append(self._class_rows(rows, torch.arange(len(rows.classes.counts)), generator))
-            label = rows.labels[index]
-            classed, captioned = label >= 0, rows.captions.counts[index] > 0
+        for (phrases, captions, labels, first), index in zip(self._sets, parts, strict=True):
+            classes.append(self._class_rows(phrases, torch.arange(len(phrases.counts)), generator))
+            label = labels[index]
+            classed, captioned = label >= 0, captions.counts[index] > 0
             wants_caption = torch.rand(len(index), generator=generator) < self.config.caption_share
             by_caption = captioned & (wants_caption | ~classed)
             by_class = classed & ~by_caption & ~wants_caption
             drawn = torch.full((len(index),), -1)
-            drawn[by_caption] = rows.captions.pick(index[by_caption], generator)
-            drawn[by_class] = self._class_rows(rows, label[by_class], generator)
-            group = torch.where(classed & (drawn >= 0), label + rows.first, -1)
+            drawn[by_caption] = captions.pick(index[by_caption], generator)
+            drawn[by_class] = self._class_rows(phrases, label[by_class], generator)
+            group = torch.where(classed & (drawn >= 0), label + first, -1)
             chosen.append(drawn)
             image_group.append(group)
             text_group.append(torch.where(by_class, group, -1))
@@ -177,26 +180,17 @@ class PromptBook:
         """``classes`` of :class:`StepPrompts` alone."""
         return self.draw([torch.empty(0, dtype=torch.int64)] * len(self._sets), generator).classes
 
-    def _class_rows(self, rows: _Rows, index: Tensor, generator: torch.Generator) -> Tensor:
+    def _class_rows(self, classes: _Ragged, index: Tensor, generator: torch.Generator) -> Tensor:
         """One prompt of each class in ``index``."""
-        drawn = rows.classes.pick(index, generator)
+        drawn = classes.pick(index, generator)
         if self.config.name_share == 0:
             return drawn
         by_name = torch.rand(len(index), generator=generator) < self.config.name_share
-        named = rows.classes.pick(index, generator, first=len(self.config.templates))  # a class's first phrase
+        named = classes.pick(index, generator, first=len(self.config.templates))  # a class's first phrase
         return torch.where(by_name, named, drawn)
 
     def _add(self, prompts: Iterable[AnyPrompt]) -> list[int]:
         return [self.row.setdefault(prompt, len(self.row)) for prompt in prompts]
-
-
-class _Rows(NamedTuple):
-    """One data set's rows; ``first`` is the number of its first class across all sets."""
-
-    classes: _Ragged
-    captions: _Ragged
-    labels: Tensor
-    first: int
 
 
 class _Ragged:

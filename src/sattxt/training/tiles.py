@@ -133,10 +133,8 @@ class Tiles:
             return None
         try:
             return self.pixels(index)
-        except (MissingExtraError, MemoryError):
-            raise
         except Exception as error:  # decoders raise many kinds
-            if is_system_failure(error):
+            if isinstance(error, MissingExtraError | MemoryError) or is_system_failure(error):
                 raise
             failed = (self.keys[index], first_line(error).split(f"{self.keys[index]}: ", 1)[-1])
         if self._failed.setdefault(index, failed) is failed:  # the first of several threads

@@ -178,5 +178,7 @@ class Objective(ABC):
 
     def describe(self, parts: list[Tensor]) -> str:
         """The first tiles of a batch by name, for messages."""
-        named = zip(self.sets, parts, strict=True)
-        return ", ".join(f"{s.name} ({', '.join(s.keys[i] for i in index[:3].tolist())}, …)" for s, index in named)
+        return ", ".join(
+            f"{tiles.name} ({', '.join(tiles.keys[i] for i in index[:3].tolist())}, …)"
+            for tiles, index in zip(self.sets, parts, strict=True)
+        )
