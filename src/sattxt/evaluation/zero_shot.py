@@ -74,8 +74,7 @@ def zero_shot(
     if centre_scores and together:
         raise InputError("centre_scores and together (--centre-scores, --together) exclude each other; pass one")
     if (centre_scores or together) and data.multi_label:
-        what = "centred scores are" if centre_scores else "tiles classified together are"
-        raise InputError(f"{data.store.path}: {what} for data with one label a tile; leave it out")
+        raise InputError(f"{data.store.path}: centre_scores and together are for data with one label a tile")
     encoder = embedder.encoder
     weights = classes.vectors(encoder)
     data, images = embedder(data)
@@ -264,11 +263,11 @@ def scale(
     name = "map_macro" if data.multi_label else "top1"
     settings = {**classes.describe(), "factors": list(factors), "sizes": list(sizes), "figure": name}
     result = Result("scale", embedder, data, settings)
-    rows = []
-    for factor in factors:
-        seen = images if factor == 1 else embedder(data, factor)[1]
-        rows.append({"factor": factor, **_measure(result, f"{name}_x{factor:g}", seen @ weights.T)})
-    result.tables["gsd"] = rows
+    seen = {factor: images if factor == 1 else embedder(data, factor)[1] for factor in factors}
+    result.tables["gsd"] = [
+        {"factor": factor, **_measure(result, f"{name}_x{factor:g}", vectors @ weights.T)}
+        for factor, vectors in seen.items()
+    ]
     result.tables["input_size"] = [
         {"size": size, **_measure(result, f"{name}_{size}px", open_at(size)(data)[1] @ weights.T)} for size in sizes
     ]
