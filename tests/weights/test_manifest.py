@@ -65,8 +65,8 @@ def test_the_bundled_files_are_those_of_the_manifest() -> None:
     sums = read_sums(folder)
     for part in entry.components:
         for item in part.files:
-            assert item.sha256 == sums[item.name], "run scripts/refresh_manifest.py"
-            assert item.bytes == (folder / item.name).stat().st_size
+            assert item["sha256"] == sums[item["name"]], "run scripts/refresh_manifest.py"
+            assert item["bytes"] == (folder / item["name"]).stat().st_size
     assert entry.embed_dim == read_model(folder).config.embed_dim
 
 

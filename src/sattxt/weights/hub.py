@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -78,12 +78,20 @@ class HubAccess:
         known = None if remembered is None else build(Listing, remembered, f"what is remembered of {location}")
         if known is not None and (self.offline or re.fullmatch("[0-9a-f]{40}", requested)):
             return known
+        if self.offline:
+            raise OfflineError(_not_cached(f"the listing of {location}", revision))
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self.endpoint, token=self.token, library_name="sattxt")
         try:
-            found = self._fetch_listing(location, requested)
+            with self.errors(location, requested):
+                info = api.model_info(location, revision=requested, files_metadata=True)
         except OfflineError:
             if known is None:
                 raise
             return known
+        files = {item.rfilename: (item.lfs.sha256 if item.lfs else None) for item in info.siblings or []}
+        found = Listing(location, info.sha or requested, files)
         for name in {requested, found.commit} if found != known else ():
             remember("listings", f"{location}@{name}", asdict(found))
         return found
@@ -113,12 +121,11 @@ class HubAccess:
         if folder.is_absolute():
             raise OfflineError(f"{folder}: this folder, which the model refers to, is gone; convert the model again")
         listing = self.listing(location, revision)
-        names = [name for name in listing.files if matches(name, patterns)]
-        if not names:
+        chosen = {name: published for name, published in listing.files.items() if matches(name, patterns)}
+        if not chosen:
             raise HubError(f"{location}: holds no file that matches {', '.join(patterns)}; is it the right repository?")
-        folder = self._download(listing, names)
-        for name in names:
-            published = listing.files[name]
+        folder = self._download(listing, chosen)
+        for name, published in chosen.items():
             if not (folder / name).is_file():
                 raise OfflineError(_not_cached(f"{name} of {location}", revision))
             if published and not self.offline and hash_of(folder / name) != published:
@@ -127,7 +134,7 @@ class HubAccess:
                 check_download(f"{location}@{version}/{name}", folder / name, published)
         return folder
 
-    def _download(self, listing: Listing, names: Sequence[str], *, again: bool = False) -> Path:
+    def _download(self, listing: Listing, names: Iterable[str], *, again: bool = False) -> Path:
         from huggingface_hub import snapshot_download
 
         cache = None if self.cache_dir is None else Path(self.cache_dir)
@@ -145,17 +152,6 @@ class HubAccess:
                     library_name="sattxt",
                 )
             )
-
-    def _fetch_listing(self, repo: str, revision: str) -> Listing:
-        from huggingface_hub import HfApi
-
-        if self.offline:
-            raise OfflineError(_not_cached(f"the listing of {repo}", revision))
-        with self.errors(repo, revision):
-            api = HfApi(endpoint=self.endpoint, token=self.token, library_name="sattxt")
-            info = api.model_info(repo, revision=revision, files_metadata=True)
-        files = {item.rfilename: (item.lfs.sha256 if item.lfs else None) for item in info.siblings or []}
-        return Listing(repo, info.sha or revision, files)
 
     @contextmanager
     def errors(self, repo: str, revision: str | None) -> Iterator[None]:

@@ -37,23 +37,12 @@ print(model.zero_shot("tile.png", ["forest", "river", "city"]))
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """One file, or a pattern for several (``*.safetensors``).
-
-    bytes, sha256: None where nobody published them.
-    """
-
-    name: str
-    bytes: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
 class Component:
     """A part of a model.
 
     role: ``backbone``, ``vision_head``, ``vision``, ``text_head``, ``llm``, ``adapter`` or ``text_encoder``.
     source: ``bundled`` (in this package) or ``hub`` (a repository).
+    files: the ``name`` of each, or a pattern for several, with its ``bytes`` and ``sha256`` where these are published.
     location: folder in the package, or hub id. revision: commit; None is the ``main`` of the first use.
     size: in words, where the exact number of bytes is unknown. gated: a licence must be accepted before download.
     """
@@ -61,7 +50,7 @@ class Component:
     role: str
     source: str
     location: str
-    files: tuple[FileEntry, ...]
+    files: tuple[dict[str, Any], ...]
     format: str
     licence: str
     revision: str | None = None
@@ -74,7 +63,7 @@ class Component:
     @property
     def bytes(self) -> int | None:
         """Of all files; None where one is unknown."""
-        sizes = [item.bytes for item in self.files if item.bytes is not None]
+        sizes = [item["bytes"] for item in self.files if "bytes" in item]
         return sum(sizes) if len(sizes) == len(self.files) else None
 
 

@@ -161,7 +161,7 @@ def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
         def fetch(part: Component, *names: str) -> Path:
             return hub.folder(part.location, revisions[part.location], names)
 
-        vision, text = (parts[role].files[0].name for role in ("vision_head", "text_head"))
+        vision, text = (parts[role].files[0]["name"] for role in ("vision_head", "text_head"))
         vision_head, text_head = fetch(parts["vision_head"], vision) / vision, fetch(parts["text_head"], text) / text
         backbone = fetch(parts["backbone"], "config.json", "*.safetensors")
 
