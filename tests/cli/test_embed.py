@@ -61,3 +61,14 @@ def test_embed_keeps_what_was_done_before_an_error(golden_model_dir, tmp_path, c
     assert np.load(tmp_path / "rows.partial.npy").shape[0] == 2
     ids = json.loads((tmp_path / "rows.partial.npy.json").read_text())["ids"]
     assert [Path(i).name for i in ids] == ["a.png", "b.png"]
+
+
+def test_a_file_that_is_there_is_replaced_only_where_that_is_asked(model, tiles, tmp_path, capsys):
+    out = tmp_path / "tiles.npy"
+    out.write_text("precious")
+    assert sattxt("embed", tiles, "-o", out) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert model.calls == [], "refused before any work"
+    assert sattxt("embed", tiles, "-o", out, "--overwrite") == 0
+    assert np.load(out).shape == (2, 2)

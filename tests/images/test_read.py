@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -262,3 +263,10 @@ def test_avif_tiles(data_dir: Path) -> None:
             rgb = to_rgb(io.BytesIO(tiles.read(name)), name=name)
             assert rgb.dtype == np.uint8
             assert rgb.std() > 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match=r"pipe\.png: is a pipe"):
+        to_rgb(tmp_path / "pipe.png")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sattxt import SatTxt
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import ImageError, InputError, WeightsError
 
 LABELS = ["forest", "river", "city"]
 
@@ -163,3 +163,10 @@ def test_an_error_in_a_list_keeps_what_was_embedded_before_it(
     done = caught.value.completed
     assert done.indices == [0, 1, 2, 3, 4]
     assert np.allclose(done, model.encode_image(tiles), atol=1e-5)
+
+
+def test_weights_that_give_no_numbers_are_an_error(tiles: list[np.ndarray]) -> None:
+    model = SatTxt.from_pretrained(dtype="float32", text_cache=False)
+    model.vision.tower.head.ln_final.weight.data.fill_(float("nan"))
+    with pytest.raises(WeightsError, match="NaN or infinity in float32"):
+        model.encode_image(tiles)
