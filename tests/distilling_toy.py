@@ -56,15 +56,16 @@ class Distilling(Run[SRDModel]):
         sets: list[Tiles] | None = None,
         normalise=to_pixels,
         model: SRDModel | None = None,
+        counts: tuple[int, ...] = (4,),
         **options,
     ) -> None:
-        small = {"steps": 6, "counts": (4,), "global_size": 32, "local_size": 16, "local_views": 2, "warmup": 2}
+        small = {"steps": 6, "global_size": 32, "local_size": 16, "local_views": 2, "warmup": 2}
         config = SRDConfig(**{**small, "precision": "float32", **options})
         if model is None:
             torch.manual_seed(0)
             model = SRDModel(VisionTower(VISION), 4)
         self.sets = sets or [pair_set()]
-        self.distiller = SRDObjective(config, model, seen or teacher(), self.sets, normalise)  # type: ignore[arg-type]
+        self.distiller = SRDObjective(config, model, seen or teacher(), self.sets, counts, normalise)  # type: ignore[arg-type]
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.distiller, model, out)
 

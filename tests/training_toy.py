@@ -22,7 +22,15 @@ COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)
 class Toy(Run[AlignModel]):
     """Three colours of noisy tiles, random frozen text vectors, a small MobileNet."""
 
-    def __init__(self, out: Path, *, seed: int = 0, normalise: Normalise | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        seed: int = 0,
+        normalise: Normalise | None = None,
+        counts: tuple[int, ...] = (18,),
+        **options: object,
+    ) -> None:
         generator = torch.Generator().manual_seed(9)
         images, labels, captions = [], [], []
         for label, colour in enumerate(COLOURS.values()):
@@ -44,11 +52,11 @@ class Toy(Run[AlignModel]):
         vision = VisionConfig(
             BackboneConfig("mobilenet_v1", {"depth_multiplier": 0.25}, 16), HeadConfig(256, 16, 1, 2, 32)
         )
-        small = {"steps": 60, "counts": (18,), "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
+        small = {"steps": 60, "sizes": (32,), "size_weights": (1.0,), "warmup": 3, "pool": 8}
         config = AlignConfig(**{**small, "precision": "float32", "seed": seed, **options})
         model = AlignModel(VisionTower(vision), 24, 10.0)
         self.sets = [tiles]
-        self.aligner = AlignObjective(config, self.sets, book, pooled, normalise or to_pixels)
+        self.aligner = AlignObjective(config, self.sets, counts, book, pooled, normalise or to_pixels)
         out.mkdir(parents=True, exist_ok=True)
         super().__init__(self.aligner, model, out)
 

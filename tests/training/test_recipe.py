@@ -126,7 +126,7 @@ def test_a_bad_value_is_named_with_what_to_pass_instead(key: str, value: Any, na
 def test_none_takes_out_what_the_recipe_says() -> None:
     recipe = read_recipe("mini", {"align.sets.eurosat": None, "srd": None, "image.mean": None})
     assert "eurosat" not in [entry.name for entry in recipe.align.sets]
-    assert len(recipe.align.settings.counts) == len(recipe.align.sets) == 5
+    assert len(recipe.align.sets) == 5
     assert recipe.srd is None
     assert recipe.image.mean != (0.5, 0.5, 0.5)  # ImageConfig's default
 
@@ -135,7 +135,6 @@ def test_an_entry_can_be_added() -> None:
     mine = {"kind": "folder", "path": "tiles", "count": 8}
     recipe = read_recipe("mini", {"align.sets.mine": mine})
     assert recipe.align.sets[-1].model_dump(exclude_unset=True) == {"name": "mine", **mine}
-    assert recipe.align.settings.counts[-1] == 8
     assert recipe.align.phrases("mine", ["AnnualCrop", "dense_residential"]) == [
         ("annual crop",),
         ("dense residential",),
@@ -174,10 +173,9 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     left = leave_out(recipe, "eurosat")
     assert [e.name for e in left.align.sets] == [e.name for e in recipe.align.sets if e.name != "eurosat"]
     assert set(left.align.vocabulary) == {"resisc45", "aid", "ucm"}
-    assert len(left.align.settings.counts) == len(left.align.sets)
     assert left.srd is not None
     assert [e.name for e in left.srd.pairs] == ["s2"]  # eurosat-ms shows the same ground
-    assert left.srd.settings.counts == (40,)
+    assert [e.count for e in left.srd.pairs] == [40]
     assert left == read_recipe("mini", {"leave_out": "eurosat"})
     assert "eurosat" in recipe.align.vocabulary  # the recipe itself is as it was
     assert leave_out(left, "s2").srd is None  # nothing is left to distil from
@@ -200,7 +198,7 @@ def test_the_recipe_of_the_documentation_reads(tmp_path: Path) -> None:
 def test_the_documentation_names_every_key_that_a_recipe_takes() -> None:
     text = DOCS.read_text(encoding="utf-8")
     told = set(re.findall(r"`(?:[a-z]+\.)*([a-z_]+)[^`]*`", text)) | set(re.findall(r"`([a-z_]+): ", text))
-    fields = {key for cls in (AlignConfig, SRDConfig, PromptConfig) for key in cls.model_fields} - {"counts"}
+    fields = {key for cls in (AlignConfig, SRDConfig, PromptConfig) for key in cls.model_fields}
     keys = (
         fields | {key for kind in DATASETS for key in entry_config(kind).model_fields} | set(FieldsEntry.model_fields)
     )

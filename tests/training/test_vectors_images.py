@@ -84,8 +84,7 @@ def test_every_set_has_its_own_views(tmp_path: Path) -> None:
         PromptConfig(templates=("a photo of {}",)),
         [([[name] for name in s.classes], s.captions, s.labels) for s in (first, second)],
     )
-    config = run.aligner.config.replace(counts=(5, 3))
-    aligner = AlignObjective(config, [first, second], book, run.aligner.pooled, to_pixels)
+    aligner = AlignObjective(run.aligner.config, [first, second], (5, 3), book, run.aligner.pooled, to_pixels)
     aligner.prepare(run.model, tmp_path, CPU)
     assert len(files(tmp_path)) == 2
     every = [stored(tmp_path, which) for which in range(2)]
@@ -147,7 +146,7 @@ def test_what_stands_in_for_an_unreadable_tile_keeps_its_own_label(tmp_path: Pat
 
     def aligner() -> AlignObjective:
         tiles = Tiles("toy", run.sets[0].keys, decode, run.sets[0].labels.clone(), run.sets[0].classes)
-        return AlignObjective(run.aligner.config, [tiles], run.aligner.book, run.aligner.pooled, to_pixels)
+        return AlignObjective(run.aligner.config, [tiles], (18,), run.aligner.book, run.aligner.pooled, to_pixels)
 
     for _ in range(2):  # computed, then read
         made = aligner()

@@ -19,7 +19,6 @@ from sattxt.images.bands import SENTINEL2_L2A
 from sattxt.io import read_json
 from sattxt.labels.sets import humanise
 from sattxt.training.objectives.align.model import AlignConfig
-from sattxt.training.objectives.base import StepConfig
 from sattxt.training.objectives.srd.model import SRDConfig
 from sattxt.training.prompts import PromptConfig
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
@@ -108,13 +107,8 @@ class SRDBlock(SRDConfig):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> SRDBlock:
-        _check_entries(self, "pairs", self.pairs)
+        _check_entries("pairs", self.pairs)
         return self
-
-    @property
-    def settings(self) -> SRDConfig:
-        """What the objective takes."""
-        return _part(self, SRDConfig, counts=tuple(entry.count for entry in self.pairs))
 
 
 class AlignBlock(AlignConfig, PromptConfig):
@@ -125,23 +119,13 @@ class AlignBlock(AlignConfig, PromptConfig):
 
     @model_validator(mode="after")
     def _check_sets(self) -> AlignBlock:
-        _check_entries(self, "sets", self.sets)
+        _check_entries("sets", self.sets)
         known = list(self.vocabulary)
         for name, named in self.vocabulary_of.items():
             if named not in known:
                 hint = near(named, known) or f"; there are {', '.join(known) or 'none'}"
                 raise ValueError(f"sets.{name}.vocabulary={named!r}: no such vocabulary{hint}")
         return self
-
-    @property
-    def settings(self) -> AlignConfig:
-        """What the objective takes."""
-        return _part(self, AlignConfig, counts=tuple(entry.count for entry in self.sets))
-
-    @property
-    def prompting(self) -> PromptConfig:
-        """How texts become prompts."""
-        return _part(self, PromptConfig)
 
     @property
     def vocabulary_of(self) -> dict[str, str]:
@@ -245,15 +229,13 @@ def leave_out(recipe: Recipe, name: str) -> Recipe:
     )
 
 
-def _check_entries(block: StepConfig, key: str, entries: Sequence[SetEntry]) -> None:
-    if "counts" in block.model_fields_set:
-        raise ValueError(f"counts: unknown key; each of {key} has its own count")
+def _check_entries(key: str, entries: Sequence[SetEntry]) -> None:
     names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{key}.{name}: two data sets have this name; give each its own")
 
 
-def _part(block: Config, cls: type[_STAGE], **more: Any) -> _STAGE:
-    """The fields of a block that ``cls`` has, and ``more``."""
-    return cls(**{name: getattr(block, name) for name in cls.model_fields} | more)
+def part_of(block: Config, cls: type[_STAGE]) -> _STAGE:
+    """The fields of a block that ``cls`` has: a stage's settings, or how its texts become prompts."""
+    return cls(**{name: getattr(block, name) for name in cls.model_fields})

@@ -20,12 +20,12 @@ from sattxt.errors import InputError
 from sattxt.io import disk_errors
 from sattxt.labels.prompts import BACKGROUNDS
 from sattxt.training.loop import Run
-from sattxt.training.objectives.align.model import AlignModel, make_isometric
+from sattxt.training.objectives.align.model import AlignConfig, AlignModel, make_isometric
 from sattxt.training.objectives.align.objective import AlignObjective
-from sattxt.training.objectives.srd.model import SRDModel
+from sattxt.training.objectives.srd.model import SRDConfig, SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
-from sattxt.training.prompts import PromptBook
-from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource
+from sattxt.training.prompts import PromptBook, PromptConfig
+from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource, part_of
 from sattxt.training.sets import SetEntry, describe
 from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
 from sattxt.training.teachers.base import CallableTeacher, Teacher
@@ -65,8 +65,8 @@ class AlignRun(Run[AlignModel]):
     """
 
     def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, *, init: str | Path | None = None) -> None:
-        data, out, config = Path(data), Path(out), recipe.align.settings
-        self.recipe, self.normalise = recipe, recipe.image.normalise
+        data, out, config = Path(data), Path(out), part_of(recipe.align, AlignConfig)
+        self.recipe, self.normalise, prompting = recipe, recipe.image.normalise, part_of(recipe.align, PromptConfig)
         tower = load_vision(recipe, data)
         with _lock_folder(out):
             self.sets, validation = _open_splits(recipe.align.sets, data)
@@ -74,7 +74,7 @@ class AlignRun(Run[AlignModel]):
             self._plain = {tiles.name: self._plain_texts(tiles) for tiles in self.validation}
             captions = [text for tiles in self.validation for texts in tiles.captions for text in texts]
             book = PromptBook(
-                recipe.align.prompting,
+                prompting,
                 [(recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
                 extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
             )
@@ -89,9 +89,9 @@ class AlignRun(Run[AlignModel]):
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
                 make_isometric(model.text, pooled[:: math.ceil(len(pooled) / _SAMPLE)])
-        texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": recipe.align.prompting.model_dump()}
-        context = _context(recipe, recipe.align.sets, texts)
-        self.aligner = AlignObjective(config, self.sets, book, pooled, self.normalise, context)
+        texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": prompting.model_dump()}
+        context, counts = _context(recipe, recipe.align.sets, texts), [entry.count for entry in recipe.align.sets]
+        self.aligner = AlignObjective(config, self.sets, counts, book, pooled, self.normalise, context)
         super().__init__(self.aligner, model, out)
 
     def measure(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
@@ -172,7 +172,7 @@ class SRDRun(Run[SRDModel]):
         data, out = Path(data), Path(out)
         if recipe.srd is None:
             raise InputError(f"{recipe.name}: the recipe has no stage 1; give it a block srd with teacher and pairs")
-        self.recipe, config = recipe, recipe.srd.settings
+        self.recipe, config = recipe, part_of(recipe.srd, SRDConfig)
         with _lock_folder(out):
             teacher = start_teacher(recipe.srd.teacher, data, seed=recipe.align.seed)
             self.sets, self.validation = _open_splits(recipe.srd.pairs, data)
@@ -181,8 +181,8 @@ class SRDRun(Run[SRDModel]):
             initialise(init, tower)
         with fixed_seed(config.seed):
             model = SRDModel(tower, teacher.width)
-        context = _context(recipe, recipe.srd.pairs, {})
-        self.distiller = SRDObjective(config, model, teacher, self.sets, recipe.image.normalise, context)
+        context, counts = _context(recipe, recipe.srd.pairs, {}), [entry.count for entry in recipe.srd.pairs]
+        self.distiller = SRDObjective(config, model, teacher, self.sets, counts, recipe.image.normalise, context)
         super().__init__(self.distiller, model, out)
 
     def measure(self, model: SRDModel) -> dict[str, float]:

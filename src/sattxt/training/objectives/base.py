@@ -33,7 +33,6 @@ class StepConfig(Config):
     """Settings that every stage has."""
 
     steps: Whole  # optimiser steps
-    counts: tuple[Count, ...] = ()  # tiles a step and rank from each data set, in their order
     accumulate: Count = 1  # micro-batches a step; their losses are averaged, captions contrasted within one
     weight_decay: NotNegative = 0.05
     warmup: Whole = 100  # steps over which the learning rates rise
@@ -79,8 +78,9 @@ class Objective(ABC):
     """A stage: batches and losses.
 
     Args:
-        config: ``counts`` are tiles a step, rank and data set; ``accumulate`` cuts them into that many micro-batches.
+        config: settings; ``accumulate`` cuts ``counts`` into that many micro-batches.
         sets: the training tiles.
+        counts: tiles of each set in a step of a rank.
         normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
         context: what else of a recipe a checkpoint must agree with, see :meth:`identity`; none without a recipe.
 
@@ -95,23 +95,22 @@ class Objective(ABC):
         self,
         config: StepConfig,
         sets: Sequence[Tiles],
+        counts: Sequence[int],
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
-        if len(config.counts) != len(sets):
-            raise InputError(f"counts has {len(config.counts)} values for {len(sets)} data sets; pass one each")
-        for tiles, count in zip(sets, config.counts, strict=True):
+        for tiles, count in zip(sets, counts, strict=True):
             if count > len(tiles):
                 raise InputError(
                     f"data set {tiles.name!r}: count {count} of its {len(tiles)} tiles, so that a step would hold some "
                     f"twice; pass at most {len(tiles)}"
                 )
-        if min(config.counts, default=1) < config.accumulate:
+        if min(counts, default=1) < config.accumulate:
             raise InputError(
-                f"accumulate={config.accumulate} cuts each set's count ({min(config.counts)} at the least) into "
+                f"accumulate={config.accumulate} cuts each set's count ({min(counts)} at the least) into "
                 "micro-batches; pass no more than that"
             )
-        self.config, self.sets, self.normalise = config, sets, normalise
+        self.config, self.sets, self.counts, self.normalise = config, sets, list(counts), normalise
         self.context = dict(context or {})
 
     @abstractmethod
@@ -158,8 +157,8 @@ class Objective(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed; ``steps`` alone may differ."""
-        settings = {**self.config.model_dump(exclude={"steps"}), "tiles": {s.name: len(s) for s in self.sets}}
-        return {"stage": self.stage, **settings, **self.context}
+        data = {"counts": self.counts, "tiles": {s.name: len(s) for s in self.sets}}
+        return {"stage": self.stage, **self.config.model_dump(exclude={"steps"}), **data, **self.context}
 
     def pixels(self, images: Tensor) -> Tensor:
         """Pixel values of (N, 3, H, W) floats in [0, 1], channels last."""
@@ -168,7 +167,7 @@ class Objective(ABC):
     def sample(self, turn: int) -> list[Tensor]:
         """Each data set's tile indices of a rank's whole step, the ``turn``-th of all ranks' steps."""
         seed, sizes = self.config.seed * 1000, map(len, self.sets)
-        counted = enumerate(zip(sizes, self.config.counts, strict=True))
+        counted = enumerate(zip(sizes, self.counts, strict=True))
         return [take_in_turn(size, count, seed + which, turn) for which, (size, count) in counted]
 
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:

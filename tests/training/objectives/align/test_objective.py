@@ -112,7 +112,7 @@ def test_mixed_phrases_lie_between_two_of_a_class(tmp_path: Path) -> None:
         [([["a", "b"], ["c"]], [[]] * 60, torch.zeros(60, dtype=torch.int64))],
     )
     pooled = torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]])
-    aligner = AlignObjective(run.aligner.config, run.sets, book, pooled, to_pixels)
+    aligner = AlignObjective(run.aligner.config, run.sets, (18,), book, pooled, to_pixels)
     drawn = torch.cat([aligner.draw(step).classes[0][:1] for step in range(50)])
     assert bool((drawn[:, 1] == 1).all())
     between = (drawn[:, 0] > 0) & (drawn[:, 0] < 2)
@@ -129,9 +129,8 @@ def test_data_sets_weigh_as_their_tiles(tmp_path: Path) -> None:
     )
 
     def class_term(sets: list[Tiles], counts: tuple[int, ...]) -> float:
-        config = toy.aligner.config.replace(counts=counts)
         part = PromptBook(book.config, [([[c] for c in COLOURS], s.captions, s.labels) for s in sets])
-        aligner = AlignObjective(config, sets, part, toy.aligner.pooled, to_pixels)
+        aligner = AlignObjective(toy.aligner.config, sets, counts, part, toy.aligner.pooled, to_pixels)
         whole = dataclasses.replace(aligner.draw(0), images=embedded[: sum(counts)])
         parts = [torch.arange(count) for count in counts]
         known = [s.labels[index] for s, index in zip(sets, parts, strict=True)]
@@ -197,4 +196,4 @@ def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Pat
     book = PromptBook(PromptConfig(), [(phrases, [[]] * 60, labels)], extras=["x"])
     pooled = torch.zeros(len(book.prompts), 24)
     with pytest.raises(InputError, match="nothing to learn from"):
-        AlignObjective(run.aligner.config, run.sets, book, pooled, to_pixels)
+        AlignObjective(run.aligner.config, run.sets, (18,), book, pooled, to_pixels)

@@ -59,7 +59,7 @@ def test_no_gradient_reaches_teacher_or_centre_and_the_students_is_p_minus_q():
 def test_the_teacher_must_be_the_sharper_one(tau_t):
     said = f"teacher_temperature={tau_t}, student_temperature=0.1: pass 0 < teacher_temperature < student_temperature"
     with pytest.raises(InputError, match=re.escape(said)):
-        SRDConfig(steps=1, counts=(1,), teacher_temperature=tau_t)
+        SRDConfig(steps=1, teacher_temperature=tau_t)
 
 
 def uncentred(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

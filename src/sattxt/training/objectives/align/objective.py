@@ -64,10 +64,9 @@ class AlignObjective(Objective):
     """Stage 2 on tile sets.
 
     Args:
+        sets, counts, normalise, context: see :class:`~sattxt.training.objectives.base.Objective`.
         book: the prompts of ``sets``, in their order.
         pooled: (T, hidden) float32, the frozen vectors of ``book.prompts``.
-        normalise: from (N, 3, H, W) floats in [0, 1] to pixel values.
-        context: see :class:`~sattxt.training.objectives.base.Objective`.
 
     Raises:
         InputError: the parts do not fit together, or there is neither a class nor a caption to learn from.
@@ -80,12 +79,13 @@ class AlignObjective(Objective):
         self,
         config: AlignConfig,
         sets: Sequence[Tiles],
+        counts: Sequence[int],
         book: PromptBook,
         pooled: Tensor,
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(config, sets, normalise, context)
+        super().__init__(config, sets, counts, normalise, context)
         self.book, self.pooled = book, pooled
         self._embedded: list[tuple[Tensor, Tensor]] = []  # with image_views, as embed_once gives them
         self._captions = book.caption_rows() if config.caption_weight > 0 else torch.empty(0, dtype=torch.int64)
@@ -272,7 +272,7 @@ class AlignObjective(Objective):
 
         def draw() -> Iterator[Tensor]:
             for _ in range(batches):
-                counted = zip(self.sets, self.config.counts, strict=True)
+                counted = zip(self.sets, self.counts, strict=True)
                 drawn = [s.take(torch.randint(len(s), (count,), generator=random)) for s, count in counted]
                 yield self.pixels(torch.cat([resize(tiles, size) for tiles in drawn])).to(device)
 

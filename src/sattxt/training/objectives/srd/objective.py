@@ -58,8 +58,7 @@ class SRDObjective(Objective):
 
     Args:
         model: whose centres start at the teacher's means over the first batch, whole tiles.
-        normalise: from (N, 3, H, W) floats in [0, 1] to the student's pixel values.
-        context: see :class:`~sattxt.training.objectives.base.Objective`.
+        sets, counts, normalise, context: see :class:`~sattxt.training.objectives.base.Objective`.
 
     Raises:
         InputError: the parts do not fit together; a data set lacks bands that the teacher needs.
@@ -74,10 +73,11 @@ class SRDObjective(Objective):
         model: SRDModel,
         teacher: Teacher,
         sets: Sequence[Tiles],
+        counts: Sequence[int],
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(config, sets, normalise, {**(context or {}), "teacher": teacher.name})
+        super().__init__(config, sets, counts, normalise, {**(context or {}), "teacher": teacher.name})
         if model.to_teacher.out_features != teacher.width:
             raise InputError(
                 f"the model maps onto width {model.to_teacher.out_features}, {teacher.name} has {teacher.width}; "
