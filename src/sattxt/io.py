@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -41,12 +42,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def to_json(value: Any) -> str:
+    """``value`` as JSON that encodes as UTF-8, non-ASCII characters as they are.
+
+    The bytes of a file name that are no UTF-8 become ``\\udcXX``, which ``json.loads`` and ``os.fsencode`` turn back.
+    """
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
 def check_new(target: Path, *, overwrite: bool) -> None:
     """Refuse to replace a file unless that is asked for; :class:`InputError` says how to ask."""
     if target.is_dir():
         raise InputError(f"{target}: is a folder; pass the path of a file")
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: is there already; pass another path, or overwrite=True (--overwrite)")
+        raise InputError(f"{target}: is there already; pass another path, or overwrite=True")
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_without_skip_the_first_bad_image_ends_the_job_with_one_line(model, tile
         (["{tiles}", "--label-set", "eurosta"], "'eurosat'"),
         (["{tiles}", "--bank", "b.safetensors", "--template", "a {{}}"], "--template means nothing"),
         (["{tiles}", "-l", "a,b", "--stretch", "3,x"], "--stretch 3,x"),
-        (["{tiles}", "-l", "a,b", "--bands", "1,2"], "bands="),
+        (["{tiles}", "-l", "a,b", "--bands", "1,2"], "--bands 1,2: pass three"),
     ],
 )
 def test_wrong_usage_is_told_before_a_model_is_opened(model, tiles, capsys, arguments, complaint):

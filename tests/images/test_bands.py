@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sattxt.errors import ImageError
-from sattxt.images.bands import EUROSAT_MS, SENTINEL2_L1C, canonical, pick_bands, reflectance_offset
+from sattxt.images.bands import EUROSAT_MS, SENTINEL2_L1C, canonical, log_once, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
 
@@ -48,7 +49,9 @@ def test_band_names_of_an_array() -> None:
         (12, {"bands": (4, 3, 2), "band_names": SENTINEL2_L1C}, "has 12 bands, band_names= has 13"),
         (13, {"bands": ("B99",), "band_names": SENTINEL2_L1C}, "has no band 'B99'; its bands are B01"),
         (3, {"bands": ("x",), "band_names": ("x", "x", "y")}, "2 bands are named 'x'"),
-        (3, {"band_names": ("B02", "B03", "B04")}, r"not in RGB order; pass bands=\('B04', 'B03', 'B02'\)"),
+        (3, {"band_names": ("B2", "B3", "B4")}, r"not in RGB order; pass bands="),  # Landsat 7: green, red, infrared
+        (7, {"band_names": ("B1", "B2", "B3", "B4", "B5", "B6", "B7")}, "has 7 bands; pass bands="),
+        (4, {"band_names": ("red", "green", "red", "blue")}, "has 4 bands; pass bands="),
     ],
 )
 def test_wrong_or_missing_bands(count: int, options: dict[str, object], says: str) -> None:
@@ -107,3 +110,35 @@ def test_offset_by_file_name_of_a_16_bit_picture(tmp_path: Path) -> None:
     assert to_rgb(path, ImageOptions(stretch="sentinel2", offset=None)) == pytest.approx(2000 * 255 / 2750, abs=1e-3)
     with pytest.raises(ImageError, match="stretch="):
         to_rgb(path)
+
+
+@pytest.mark.parametrize("names", ["l1c", "L1C", SENTINEL2_L1C, [f"{n}, central wavelength" for n in SENTINEL2_L1C]])
+def test_bands_whose_names_tell_are_taken_and_said(names: Any, caplog: pytest.LogCaptureFixture) -> None:
+    log_once.cache_clear()
+    cube = np.random.default_rng(0).integers(0, 256, (13, 20, 20), dtype=np.uint8)
+    for _ in range(2):
+        rgb = to_rgb(cube, ImageOptions(band_names=names))
+        np.testing.assert_array_equal(rgb, cube[[3, 2, 1]].transpose(1, 2, 0))
+    assert len(caplog.messages) == 1
+    assert "B04" in caplog.messages[0]
+    assert "taken for red, green and blue; pass bands= for others" in caplog.messages[0]
+
+
+def test_bands_named_by_colour_are_taken() -> None:
+    cube = np.random.default_rng(0).integers(0, 256, (20, 20, 4), dtype=np.uint8)
+    rgb = to_rgb(cube, ImageOptions(band_names=("blue", "green", "red", "nir")))
+    np.testing.assert_array_equal(rgb, cube[..., [2, 1, 0]])
+
+
+def test_reflectance_is_stretched_where_it_is_certainly_sentinel2(caplog: pytest.LogCaptureFixture) -> None:
+    log_once.cache_clear()
+    cube = np.random.default_rng(0).integers(0, 4000, (12, 20, 20)).astype(np.uint16)
+    rgb = to_rgb(cube, ImageOptions(band_names="l2a"))
+    np.testing.assert_array_equal(rgb, to_rgb(cube, ImageOptions(band_names="l2a", stretch="sentinel2")))
+    assert any("stretch='sentinel2'" in message for message in caplog.messages)
+    assert any("pass offset=1000" in message for message in caplog.messages)
+    for options in ({"bands": (4, 3, 2)}, {"band_names": ["red", "green", "blue", *"abcdefghi"]}):
+        with pytest.raises(ImageError, match="need stretch='sentinel2'"):
+            to_rgb(cube, ImageOptions(**options))
+    with pytest.raises(ImageError, match="floats from"):
+        to_rgb(cube.astype(np.float32), ImageOptions(band_names="l2a"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -270,3 +271,17 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match=r"pipe\.png: is a pipe"):
         to_rgb(tmp_path / "pipe.png")
+
+
+def test_max_pixels_is_the_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own, a quarter of a full scene, does not stand in its way; and it stays set."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    tile = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    for name in ("a.png", "a.tif", "a.bmp"):
+        Image.fromarray(tile).save(tmp_path / name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(to_rgb(tmp_path / name, ImageOptions(max_pixels=480)), tile)
+        with pytest.raises(ImageError, match="more than max_pixels=479"):
+            to_rgb(tmp_path / name, ImageOptions(max_pixels=479))
+    assert Image.MAX_IMAGE_PIXELS == 100

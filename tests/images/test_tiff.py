@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sattxt.errors import ImageError, MissingExtraError
+from sattxt.images.bands import SENTINEL2_L1C
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
 from sattxt.images.tiff import read_pages
@@ -101,13 +102,54 @@ def test_three_16_bit_bands_need_a_stretch(tmp_path: Path) -> None:
     np.testing.assert_allclose(to_rgb(path, ImageOptions(stretch="sentinel2")), stretched(cube(3)), atol=1e-3)
 
 
-def test_8_bit_bands_named_in_another_order_are_not_taken_for_rgb(tmp_path: Path) -> None:
+def test_8_bit_bands_named_in_another_order_are_put_in_order(tmp_path: Path) -> None:
     data = cube(3, dtype="uint8")
     path = write(tmp_path / "bgr.tif", data, names=("B02", "B03", "B04"), photometric="RGB")
-    with pytest.raises(ImageError, match="not in RGB order"):
-        to_rgb(path)
-    by_name = to_rgb(path, ImageOptions(bands=("B04", "B03", "B02")))
-    np.testing.assert_array_equal(by_name, data[::-1].transpose(1, 2, 0))
+    np.testing.assert_array_equal(to_rgb(path), data[::-1].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "tags"),
+    [
+        ("a.tif", SENTINEL2_L1C, {}),
+        ("a.tif", SENTINEL2_L1C, {"PRODUCT_URI": "S2B_MSIL1C_20240301T101010_N0510_R022_T32TQM_20240301T103000.SAFE"}),
+        ("S2A_MSIL1C_20200101T101010_N0208_R022_T32TQM_20200101T103000.tif", SENTINEL2_L1C, {}),
+    ],
+)
+def test_a_sentinel2_cube_is_read_on_the_first_try(
+    tmp_path: Path, name: str, names: tuple[str, ...], tags: dict[str, str]
+) -> None:
+    path = write(tmp_path / name, cube(13), names=names, tags=tags)
+    asked = ImageOptions(stretch="sentinel2", bands=("B04", "B03", "B02"))
+    np.testing.assert_array_equal(to_rgb(path), to_rgb(path, asked))
+
+
+def test_a_product_file_of_one_band_is_stretched_and_a_mask_is_not(tmp_path: Path) -> None:
+    band = write(tmp_path / "S2A_MSIL2A_20170613T101031_0_55_B04.tif", cube(1))
+    np.testing.assert_array_equal(to_rgb(band), to_rgb(band, ImageOptions(stretch="sentinel2")))
+    folder = tmp_path / "S2A_MSIL2A_20170613T101031_N0205_R022_T33UUP_20170613T103000.SAFE"
+    folder.mkdir()
+    for name in ("T33UUP_20170613T101031_AOT_10m.tif", "mine.tif"):
+        with pytest.raises(ImageError, match="need stretch="):
+            to_rgb(write(folder / name, cube(1)))
+
+
+@pytest.mark.parametrize("bits", [12, 15, 16])
+def test_a_band_in_jpeg_2000_keeps_its_values(tmp_path: Path, bits: int) -> None:
+    """Pillow fills 16 bits: values of Sentinel-2's 15 come out doubled."""
+    data = cube(1)
+    path = tmp_path / "T32TQM_20200701T101031_B04_10m.jp2"
+    depth = {} if bits == 16 else {"NBITS": str(bits)}
+    write_jp2 = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES", **depth}
+    with rasterio.open(path, "w", count=1, height=16, width=18, dtype="uint16", **write_jp2) as file:
+        file.write(data)
+    wanted = stretched(np.repeat(data, 3, axis=0))
+    np.testing.assert_allclose(to_rgb(path), wanted, atol=1e-3)
+    np.testing.assert_allclose(to_rgb(Image.open(path), ImageOptions(stretch="sentinel2")), wanted, atol=1e-3)
+    loaded = Image.open(path)
+    loaded.load()
+    with pytest.raises(ImageError, match="pass the file's path"):
+        to_rgb(loaded, ImageOptions(stretch="sentinel2"))
 
 
 LAYOUTS = {
@@ -295,8 +337,7 @@ def test_sentinel2_tiles_name_their_bands(data_dir: Path) -> None:
             rgb = to_rgb(io.BytesIO(content), options, name=name)
             with rasterio.MemoryFile(content) as memory, memory.open() as file:
                 np.testing.assert_array_equal(rgb, file.read([3, 2, 1]).transpose(1, 2, 0))
-            with pytest.raises(ImageError, match="has 4 bands; pass bands="):
-                to_rgb(io.BytesIO(content))
+            np.testing.assert_array_equal(to_rgb(io.BytesIO(content)), rgb)
 
 
 @pytest.mark.tiles

@@ -170,3 +170,13 @@ def test_weights_that_give_no_numbers_are_an_error(tiles: list[np.ndarray]) -> N
     model.vision.tower.head.ln_final.weight.data.fill_(float("nan"))
     with pytest.raises(WeightsError, match="NaN or infinity in float32"):
         model.encode_image(tiles)
+
+
+def test_a_whole_scene_is_no_tile(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    scene = np.zeros((1501, 1600, 3), np.uint8)
+    for ask in (model.encode_image, lambda images, **o: model.zero_shot(images, LABELS, **o)):
+        with pytest.raises(ImageError, match=r"image 0: is 1600 x 1501 pixels, a whole scene.*segment"):
+            ask(scene)
+        found = ask([tiles[0], scene], on_error="skip")
+        assert (len(found), found.failures[0].index) == (1, 1)
+    assert model.encode_image(scene[:200]).shape == (model.embed_dim,)

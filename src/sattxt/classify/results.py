@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sattxt.errors import InputError
+from sattxt.io import to_json
 from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class ZeroShotResult:
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def __str__(self) -> str:
         best = ", ".join(f"{label} {100 * prob:.1f} %" for label, prob in self.top(3))
@@ -125,7 +125,7 @@ class ZeroShotBatch(list[ZeroShotResult]):
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat dict a tile (source, label, prob, fit, then a column a label), for ``pandas.DataFrame``."""

@@ -5,9 +5,11 @@ A subcommand's module is imported when it is called, so ``sattxt --help`` loads 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -109,6 +111,7 @@ def run(arguments: list[str] | None = None) -> int:
     for stream, on_error in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if hasattr(stream, "reconfigure"):  # file names of any encoding pass through unharmed
             stream.reconfigure(encoding="utf-8", errors=on_error)
+    warnings.showwarning, logging.lastResort = output.show_warning, output.Notes(logging.WARNING)
     root: Any = get_command(app)
     root.commands = dict.fromkeys(COMMANDS)  # their names, for the help and for "did you mean"
     try:

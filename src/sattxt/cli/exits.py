@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sattxt import errors
+from sattxt.cli.output import one_line
 
 DONE, SKIPPED, USAGE, MODEL, MACHINE = range(5)
 BUG, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
@@ -47,4 +48,4 @@ def explain(error: Exception) -> tuple[int, str]:
         if error.filename is not None:
             return USAGE, f"{where}: {error.strerror}"
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), BUG)
-    return code, " ".join(str(error).split()) or type(error).__name__
+    return code, one_line(str(error)) or type(error).__name__

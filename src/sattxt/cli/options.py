@@ -210,10 +210,9 @@ class ReadFlags:
         Raises:
             InputError: an option means nothing.
         """
-        from sattxt.images import bands
+        from sattxt.images.bands import BAND_ORDERS
         from sattxt.images.options import ImageOptions
 
-        orders = {"l1c": bands.SENTINEL2_L1C, "l2a": bands.SENTINEL2_L2A, "eurosat": bands.EUROSAT_MS}
         given: dict[str, Any] = {
             "stretch": self.stretch,
             "value_range": self.value_range,
@@ -225,7 +224,8 @@ class ReadFlags:
         if self.bands is not None:
             given["bands"] = [int(name) if name.isdigit() else name for name in inputs.names(self.bands)]
         if self.band_names is not None:
-            given["band_names"] = orders.get(self.band_names.lower()) or inputs.names(self.band_names)
+            named = self.band_names.lower() in BAND_ORDERS
+            given["band_names"] = self.band_names if named else inputs.names(self.band_names)
         given = {name: value for name, value in given.items() if value is not None}
         return ImageOptions(**given) if given else None
 

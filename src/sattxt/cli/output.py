@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -10,6 +11,12 @@ from typing import Any
 
 #: Decimals that a probability or a cosine is worth.
 DECIMALS = 4
+
+# Keyword arguments, as errors name them, that are options of the same name here; with the value they are given.
+_KEYWORD = re.compile(
+    r"(?<![\w./-])(stretch|bands|band_names|value_range|offset|max_pixels|on_error|batch_size|workers|window|overlap"
+    r"|overwrite|preprocess|device|dtype|labels|label_set|instruction)=('[^']*'|\([^()]*\)|\[[^][]*\]|[-+\w.]+)?"
+)
 
 
 def put(text: str) -> None:
@@ -19,7 +26,9 @@ def put(text: str) -> None:
 
 def put_json(value: Any) -> None:
     """Write ``value`` as one line of JSON, non-ASCII characters as they are."""
-    put(json.dumps(value, ensure_ascii=False) + "\n")
+    from sattxt.io import to_json
+
+    put(to_json(value) + "\n")
 
 
 def put_rows(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
@@ -54,8 +63,32 @@ def note(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """``text`` with single spaces in the place of line breaks."""
-    return " ".join(text.split())
+    """``text`` with single spaces in the place of line breaks, and options as they are typed: ``--bands B04,B03,B02``
+    for ``bands=('B04', 'B03', 'B02')``.
+    """
+    return _KEYWORD.sub(_as_typed, " ".join(text.split()))
+
+
+def _as_typed(found: re.Match[str]) -> str:
+    flag, value = "--" + found[1].replace("_", "-"), found[2]
+    if value in (None, "True"):
+        return flag
+    if value[0] in "([":
+        parts = [part.strip() for part in value[1:-1].split(",") if part.strip()]
+        value = ",".join(part.strip("'") if "'" in part else part.upper() for part in parts)
+    return f"{flag} {value.strip(chr(39))}"
+
+
+class Notes(logging.Handler):
+    """Log records as notes, where a command sets up no logging of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a note, in the place of ``warnings.showwarning``: the line of source it came from says nothing."""
+    note(f"warning: {message}")
 
 
 def show_progress(quiet: bool) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from sattxt.errors import ImageError
+
+log = logging.getLogger(__name__)
 
 #: Band orders to pass as ``band_names=`` for files and arrays that carry none.
 SENTINEL2_L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SENTINEL2_L2A = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 EUROSAT_MS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
+
+#: What ``band_names=`` takes for an order of all bands.
+BAND_ORDERS = {"l1c": SENTINEL2_L1C, "l2a": SENTINEL2_L2A, "eurosat": EUROSAT_MS}
 
 _RGB = ("B04", "B03", "B02")
 _COMMON_NAMES = {
@@ -23,6 +29,12 @@ _COMMON_NAMES = {
 _BAND = re.compile(r"b0*(1[0-2]|8a|[1-9])(?=$|[\s,:;_(-])")
 _BASELINE = re.compile(r"(?:^|[_/\\])N(?!9999)(\d{2})(\d{2})(?=[_./\\]|$)")  # N9999: no baseline, in BigEarthNet v2
 _ADDED_SINCE_0400 = 1000.0
+# Landsat numbers its bands too, with one digit: there B4, B3, B2 may be near infrared, red and green.
+_SENTINEL2_NAME = re.compile(r"\s*b(0[1-9]|1[0-2]|8a|[1-9])(?:\s*,?\s*central wavelength.*|\s*)$", re.IGNORECASE)
+_PRODUCT = re.compile(r"S2[A-D]_(?:OPER_)?MSI|\bSentinel-2[A-D]?\b", re.IGNORECASE)
+_PRODUCT_FILE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\w*\.tiff?$")
+_BAND_FILE = re.compile(r"_B(?:0[1-9]|1[0-2]|8A)(?:_\d0m)?\.(?:jp2|tiff?)$")
+_GRANULE_FILE = re.compile(r"(?:^|[/\\])T\d{2}[C-X][A-Z]{2}_\d{8}T\d{6}_B[^/\\]*$")
 
 
 @lru_cache(maxsize=1024)
@@ -92,19 +104,50 @@ def _default_bands(
     if count == 1:
         return 0, 0, 0
     known = [canonical(name) if name else None for name in names or ()]
+    sentinel = [band for band in known[:3] if band is not None and re.fullmatch(r"B(\d\d|8A)", band)]
+    in_order = len(sentinel) < 3 or tuple(sentinel) == _RGB
+    if (count == 3 or declared_rgb) and in_order:
+        return 0, 1, 2
     hint = "pass bands=(red, green, blue), counted from 1"
-    if all(band in known for band in _RGB):
+    if names and all(known.count(band) == 1 for band in _RGB):
+        red, green, blue = (known.index(band) for band in _RGB)
+        if is_sentinel2(names) or all(re.fullmatch(r"\s*[a-z]+\s*", str(names[i]), re.I) for i in (red, green, blue)):
+            said = ", ".join(str(names[i]) for i in (red, green, blue))
+            log_once("bands %s are taken for red, green and blue; pass bands= for others", said)
+            return red, green, blue
         hint = "pass bands=('B04', 'B03', 'B02')"
     elif names and any(names):
         hint += f" or by name among {', '.join(str(name) for name in names)}"
     if count != 3 and not declared_rgb:
         raise ImageError(f"{where}: has {count} bands; {hint}, to say which to look at")
-    sentinel = [band for band in known[:3] if band is not None and re.fullmatch(r"B(\d\d|8A)", band)]
-    if len(sentinel) == 3 and tuple(sentinel) != _RGB:
-        raise ImageError(
-            f"{where}: its bands are named {', '.join(str(n) for n in names or ())}, not in RGB order; {hint}"
-        )
-    return 0, 1, 2
+    raise ImageError(f"{where}: its bands are named {', '.join(str(n) for n in names or ())}, not in RGB order; {hint}")
+
+
+def is_sentinel2(names: Sequence[str | None] | None) -> bool:
+    """Whether bands are certainly Sentinel-2's: named as only it names them (B8A, B04, with its wavelength)."""
+    if not names or not all(name and _SENTINEL2_NAME.match(name) for name in names):
+        return False
+    texts = [str(name).strip().lower() for name in names]
+    return "b8a" in map(str.lower, map(canonical, texts)) or all(
+        "central wavelength" in text or len(text) == 3 for text in texts
+    )
+
+
+def is_sentinel2_product(tags: Mapping[str, str], path: str | None) -> bool:
+    """Whether pixels are certainly a Sentinel-2 product's, by a tag that names product or spacecraft, or by the file's
+    name (``S2A_MSIL2A_....tif``, or that of one band: ``T32TQM_20200701T101031_B04_10m.jp2``).
+    """
+    said = any(_PRODUCT.search(text) for key, text in tags.items() if re.search("PRODUCT|SPACECRAFT", key.upper()))
+    if said or path is None:
+        return said
+    in_product = _GRANULE_FILE.search(path) or re.search(r"S2[A-D]_MSIL(?:1C|2A)_", path)
+    return bool(_PRODUCT_FILE.search(path) or (_BAND_FILE.search(path) and in_product))
+
+
+@cache
+def log_once(text: str, *values: str) -> None:
+    """Log what was assumed, once in a process: it is the same for every tile."""
+    log.warning(text, *values)
 
 
 def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | None:

@@ -10,11 +10,12 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from sattxt.errors import InputError
+from sattxt.images.bands import BAND_ORDERS
 
 Stretch = Literal["sentinel2", "percentile"] | tuple[float, float]
 ValueRange = Literal["0-1", "0-255", "0-10000"]
 
-#: A full Sentinel-2 scene (10,980 x 10,980) passes. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds besides.
+#: A full Sentinel-2 scene (10,980 x 10,980) passes.
 MAX_PIXELS = 2**27
 
 
@@ -34,6 +35,12 @@ def _is_stretch(value: Any) -> bool:
     return pair and value[0] < value[1]
 
 
+def _are_names(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.lower() in BAND_ORDERS
+    return hasattr(value, "__iter__") and all(isinstance(name, str) for name in value)
+
+
 def _is_choice_of_bands(value: Any) -> bool:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) not in (1, 3):
         return False
@@ -51,8 +58,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "value_range": (lambda value: value in ("0-1", "0-255", "0-10000"), "'0-1', '0-255', '0-10000' or None"),
     "offset": (lambda value: value in (None, "auto") or _is_number(value), "'auto', a number or None"),
     "band_names": (
-        lambda value: not isinstance(value, str) and all(isinstance(name, str) for name in value),
-        "the names of all bands in order, as strings",
+        _are_names,
+        f"the names of all bands in order, as strings, or one of {', '.join(map(repr, BAND_ORDERS))}",
     ),
     "max_pixels": (_is_count, "a positive whole number"),
 }
@@ -62,20 +69,22 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 class ImageOptions:
     """How to understand images that do not explain themselves. The defaults read 8-bit grey and RGB pictures.
 
-    stretch: how values that are not 8-bit become 0..255.
+    stretch: how values that are not 8-bit become 0..255. By default "sentinel2" for 16-bit integers that are certainly
+        Sentinel-2's, by their bands' names, their tags or the file's name (logged); else an error.
         ``"sentinel2"``: reflectance x 10,000, clipped to 0..2750 (as EuroSAT's RGB tiles were made). Integers are taken
         to be in that unit; floats need ``value_range`` "0-1" or "0-10000".
         ``"percentile"``: from the 2nd to the 98th percentile of all valid pixels of the three bands together, which
         keeps their balance. ``(low, high)``: from low to high, in the unit of the input.
     bands: the red, green and blue bands (or one, grey), as numbers counted from 1, as in rasterio, or as names.
-        Sentinel-2 names match in any usual form: ``"B04"``, ``"B4"``, ``"red"``.
+        Sentinel-2 names match in any usual form: ``"B04"``, ``"B4"``, ``"red"``. By default, where names tell them for
+        certain, red, green and blue (logged).
     channels: which axis of a 3-D array holds the channels, where it cannot be told from the shape.
     value_range: the range that float pixels are in (or integers wider than 8 bits, "0-255").
     offset: subtracted before stretching. Sentinel-2 products of processing baseline 04.00 and later add 1000 to
         reflectance x 10,000. ``"auto"`` subtracts what the file's tags, or ``_N0400_`` (or later) in its path, say was
         added, for integers stretched as "sentinel2" only. ``None`` or 0 subtracts nothing.
     band_names: the names of all bands in order, for inputs that carry none (or the wrong ones);
-        see :data:`sattxt.images.bands.EUROSAT_MS`.
+        or ``"l1c"``, ``"l2a"``, ``"eurosat"`` for these products' own order.
     max_pixels: files of more pixels (width x height) are refused before they are decoded.
 
     Raises:
@@ -87,7 +96,7 @@ class ImageOptions:
     channels: Literal["first", "last"] | None = None
     value_range: ValueRange | None = None
     offset: float | Literal["auto"] | None = "auto"
-    band_names: Sequence[str] | None = None
+    band_names: str | Sequence[str] | None = None
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
@@ -108,7 +117,8 @@ class ImageOptions:
             bands = tuple(band if isinstance(band, str) else int(band) for band in self.bands)
             object.__setattr__(self, "bands", bands)
         if self.band_names is not None:
-            object.__setattr__(self, "band_names", tuple(self.band_names))
+            known = BAND_ORDERS.get(self.band_names.lower()) if isinstance(self.band_names, str) else None
+            object.__setattr__(self, "band_names", known or tuple(self.band_names))
         if isinstance(self.stretch, Sequence) and not isinstance(self.stretch, str):
             object.__setattr__(self, "stretch", tuple(map(float, self.stretch)))
 
@@ -127,7 +137,7 @@ class ReadOptions(TypedDict, total=False):
     channels: Literal["first", "last"] | None
     value_range: ValueRange | None
     offset: float | Literal["auto"] | None
-    band_names: Sequence[str] | None
+    band_names: str | Sequence[str] | None
     max_pixels: int
 
 

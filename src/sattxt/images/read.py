@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sattxt.errors import ImageError, InputError
-from sattxt.images.bands import pick_bands, reflectance_offset
+from sattxt.images.bands import is_sentinel2, is_sentinel2_product, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
+from sattxt.images.pillow import jpeg2000_shift, open_image
 from sattxt.images.stretch import to_255
 from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, read_tiff
 from sattxt.io import first_line, is_system_failure
@@ -153,9 +154,7 @@ def _from_encoded(file: Any, head: bytes, options: ImageOptions, path: str, wher
     if not head:
         raise ImageError(f"{where}: is empty")
     try:
-        image = Image.open(file, formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{where}: refused as a decompression bomb ({error})") from error
+        image = open_image(file, _FORMATS)
     except DECODE_ERRORS as error:
         raise ImageError(f"{where}: is no image that can be read ({', '.join(_FORMATS)}), or is damaged") from error
     with image:
@@ -168,17 +167,20 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     if tile and "16" in str(tile[0][3]) and Image.getmodetype(image.mode) == "L" and image.mode not in _VALUE_MODES:
         raise ImageError(f"{where}: has 16 bits per colour, of which Pillow reads 8; pass it as a TIFF or uint16 array")
     has_values = image.mode in _VALUE_MODES  # and no colours
+    shift = jpeg2000_shift(image, where) if has_values and image.format == "JPEG2000" else 0
     try:
         if image.mode in ("RGBa", "La"):  # premultiplied
             image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
         elif image.mode == "P" and "transparency" in image.info:  # else Pillow warns about it
             image = image.convert("RGBA")
         pixels = np.array(image if has_values or image.mode == "RGB" else image.convert("RGB"))
-    except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{where}: cannot be decoded, it may be truncated ({first_line(error)})") from error
     colours = None if has_values else ("red", "green", "blue")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return _select(pixels, None, options, where, colours=colours, added=reflectance_offset({}, path))
+    if shift:
+        pixels >>= shift
+    return _select(pixels, None, options, where, colours=colours, path=path)
 
 
 def _as_array(img: Any, where: str) -> NDArray[Any]:
@@ -231,7 +233,7 @@ def _select(
     where: str,
     *,
     colours: Sequence[str] | None = None,
-    added: float | None = None,
+    path: str | None = None,
 ) -> NDArray[Any]:
     """Pick three of the bands on the last axis, then scale them. ``valid`` has the shape of ``pixels``."""
     count = pixels.shape[-1]
@@ -239,4 +241,6 @@ def _select(
     chosen = pick_bands(options.bands, count, names, where=where, declared_rgb=colours is not None)
     if chosen != (0, 1, 2) or count != 3:
         pixels = pixels[..., list(chosen)]
-    return to_255(pixels, None if valid is None else valid[..., list(chosen)].all(axis=-1), options, added, where)
+    seen = None if valid is None else valid[..., list(chosen)].all(axis=-1)
+    sentinel2 = is_sentinel2(options.band_names) or is_sentinel2_product({}, path)
+    return to_255(pixels, seen, options, reflectance_offset({}, path), where, sentinel2=sentinel2)

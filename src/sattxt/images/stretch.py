@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.errors import ImageError
+from sattxt.images.bands import log_once
 from sattxt.images.options import ImageOptions, Stretch, ValueRange
 
 Pixels = NDArray[Any]
@@ -18,7 +19,13 @@ _SLACK = 1e-3  # of the range: what resampling and half precision overshoot
 
 
 def to_255(
-    pixels: Pixels, valid: NDArray[np.bool_] | None, options: ImageOptions, added: float | None, where: str
+    pixels: Pixels,
+    valid: NDArray[np.bool_] | None,
+    options: ImageOptions,
+    added: float | None,
+    where: str,
+    *,
+    sentinel2: bool = False,
 ) -> Pixels:
     """Scale ``pixels`` to 0..255: uint8 where they were, else float32 without rounding. C-contiguous.
 
@@ -29,6 +36,7 @@ def to_255(
         added: what ``offset="auto"`` stands for: the offset that metadata tell of, subtracted from integers before
             the "sentinel2" stretch.
         where: what error messages call the image.
+        sentinel2: the pixels are certainly a Sentinel-2 product's: 16-bit integers are then stretched so by default.
 
     Raises:
         ImageError: NaN or infinite values, no valid pixel, or a unit that takes a guess.
@@ -44,15 +52,21 @@ def to_255(
     if not is_float and options.value_range == "0-1":
         raise ImageError(f"{where}: is {pixels.dtype}, value_range='0-1' is for floats; leave it out")
 
-    if options.stretch is None:
+    stretch = options.stretch
+    if stretch is None and options.value_range is None and sentinel2 and not is_float and pixels.dtype.itemsize == 2:
+        stretch = "sentinel2"
+        log_once("16-bit Sentinel-2 pixels are read as reflectance x 10000, stretch='sentinel2'; pass stretch= if not")
+        if options.offset == "auto" and added is None:
+            log_once("no metadata tell the processing baseline; pass offset=1000 for 04.00 (January 2022) and later")
+    if stretch is None:
         out = _unstretched(pixels, seen, options.value_range, where)
     else:
         values = pixels.astype(np.float32)
-        if options.stretch == "sentinel2":
+        if stretch == "sentinel2":
             values *= _reflectance_unit(pixels.dtype, seen, options.value_range, where)
-        if offset := options.subtracted(added if options.stretch == "sentinel2" else None, pixels.dtype):
+        if offset := options.subtracted(added if stretch == "sentinel2" else None, pixels.dtype):
             values -= np.float32(offset)
-        low, high = _limits(options.stretch, values if valid is None else values[valid], where)
+        low, high = _limits(stretch, values if valid is None else values[valid], where)
         np.clip(values, low, high, out=values)
         values -= np.float32(low)
         values *= np.float32(255.0 / (high - low))

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from sattxt.errors import ImageError, MissingExtraError, import_extra
-from sattxt.images.bands import as_number, pick_bands, reflectance_offset
+from sattxt.images.bands import as_number, is_sentinel2, is_sentinel2_product, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
+from sattxt.images.pillow import load_large_tiff, open_image
 from sattxt.images.stretch import to_255
 from sattxt.io import first_line, is_system_failure
 
@@ -134,13 +135,12 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
     if samples == 1 or (samples <= 4 and set(tags.get(_BITS, ())) == {8}):
         all_bands = options.bands is not None or options.band_names is not None
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["TIFF"]) as image:
+            with open_image(io.BytesIO(source) if isinstance(source, bytes) else source, ("TIFF",)) as image:
                 if _is_whole(image.mode, samples, all_bands=all_bands):
+                    load_large_tiff(image)
                     return _rgb(_pillow_page(image, tags, path), options, where)
         except ImageError:
             raise
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{where}: refused as a decompression bomb ({error})") from error
         except UnidentifiedImageError:
             pass  # a layout that Pillow does not know
         except DECODE_ERRORS as error:
@@ -221,7 +221,8 @@ def _rgb(page: Page, options: ImageOptions, where: str) -> NDArray[Any]:
     if not b and not d:
         north_up = slice(None, None, -1 if e > 0 else 1), slice(None, None, -1 if a < 0 else 1)
         pixels, valid = pixels[north_up], None if valid is None else valid[north_up]
-    return to_255(pixels, valid, options, page.offset(chosen[0]), where)
+    sentinel2 = is_sentinel2(names) or is_sentinel2_product(page.tags, page.where)
+    return to_255(pixels, valid, options, page.offset(chosen[0]), where, sentinel2=sentinel2)
 
 
 def _pillow_page(image: Image.Image, tags: Mapping[int, Any], path: str) -> Page:

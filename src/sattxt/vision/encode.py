@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 DEFAULT_BATCH = 64
+#: What is larger than this on both sides, in pixels, is a scene and no tile.
+LARGEST_TILE = 1500
 
 
 class EncodeOptions(ReadOptions, total=False):
@@ -57,6 +59,7 @@ class ImageEncoder:
         self.device = device
         self.dtype = dtype
         self.width = 2 * tower.config.head.dim
+        self.config = config
         self._preprocessor = Preprocessor(config)
 
     def to(self, device: torch.device) -> None:
@@ -117,7 +120,12 @@ class ImageEncoder:
 
         def load(source: Any, name: str) -> NDArray[Any]:
             rgb = to_rgb(source, reading, name=name)
-            check_shape(rgb, name)  # here, where it is a failure of this one image
+            height, width = check_shape(rgb, name)  # here, where it is a failure of this one image
+            if min(height, width) > LARGEST_TILE:
+                raise ImageError(
+                    f"{name}: is {width} x {height} pixels, a whole scene, of which one input of {self.config.size} x "
+                    f"{self.config.size} would show nothing; cut it into tiles, or use segment, which takes any size"
+                )
             return rgb
 
         failures: list[Failure] = []

@@ -171,9 +171,7 @@ def check_target(target: Path, *, overwrite: bool = False) -> None:
     if not target.exists() or not any(target.iterdir()):
         return
     if not overwrite:
-        raise InputError(
-            f"{target}: is not empty; pass another folder, or overwrite=True (--overwrite) to replace the model in it"
-        )
+        raise InputError(f"{target}: is not empty; pass another folder, or overwrite=True to replace the model in it")
     if not is_model_dir(target):
         raise InputError(
             f"{target}: is not empty and holds no sattxt model, so it is not replaced; pass another folder"
