@@ -172,6 +172,15 @@ class TestPartsThatDoNotFit:
         with pytest.raises(WeightsError, match=r"num_register_tokens is 0, .* imply 4"):
             convert_golden(out, dinov3=folder)
 
+    @pytest.mark.parametrize("kind", ["mobilenet_v1", "resnet"])
+    def test_a_backbone_of_another_kind(self, tmp_path: Path, out: Path, kind: str) -> None:
+        folder = write_transformers_checkpoint(tmp_path / "backbone")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+        with pytest.raises(WeightsError, match=f"backbone.*model_type is '{kind}'.*'dinov3_vit'.* is needed"):
+            convert_golden(out, dinov3=folder)
+        assert not out.exists()
+
     def test_an_output_that_is_not_empty(self, out: Path) -> None:
         out.mkdir()
         (out / "mine.txt").write_text("x")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from sattxt.config import BackboneConfig, HeadConfig, ModelSource, VisionConfig
 from sattxt.errors import HubError, InputError, UnknownModelError, WeightsError, near
-from sattxt.io import read_json
 from sattxt.training.records import CHECKPOINT, read_checkpoint
 from sattxt.training.schema import Config, Count
 from sattxt.vision.tower import VisionTower, build_backbone
@@ -25,7 +24,7 @@ from sattxt.weights.dinov3_keys import rename_layers
 from sattxt.weights.directory import read_model
 from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.resolver import resolve
-from sattxt.weights.tensors import check_tensors, read_folder
+from sattxt.weights.tensors import check_tensors
 
 if TYPE_CHECKING:
     from sattxt.training.recipe import Recipe
@@ -171,25 +170,17 @@ def _read_backbone(source: VisionSource, data: Path) -> tuple[BackboneConfig, di
     if source.options:
         raise InputError(f"vision.options: {source.path} says its own; leave options out, or pass vision.random=true")
     place = find_source(ModelSource(source.path, source.revision), data, "vision.path")
-    found = Path(place.location)
-    if not found.is_absolute():
-        try:
-            found = HubAccess().folder(place.location, place.revision, ("config.json", "*.safetensors"))
-        except (HubError, UnknownModelError) as error:
-            raise type(error)(f"vision.path: no such folder below {data}, and on the hub: {error}") from error
-    stated = {"model_type": "dinov3_vit"} if found.is_file() else read_json(found / "config.json")
-    kind = str(stated.get("model_type"))
-    if source.model_type not in (None, kind):
-        raise InputError(
-            f"vision.model_type is {source.model_type!r}, but {source.path} holds a {kind!r}; leave model_type out"
+    try:
+        config, state = read_backbone(
+            place.location, num_heads=source.num_heads, hub=HubAccess(), revision=place.revision
         )
-    if kind == "mobilenet_v1":
-        config = BackboneConfig("mobilenet_v1", {"depth_multiplier": float(stated.get("depth_multiplier", 1.0))})
-        state = {key.removeprefix("mobilenet_v1."): value for key, value in read_folder(found).items()}
-    elif kind == "dinov3_vit":
-        config, state = read_backbone(found, num_heads=source.num_heads, hub=HubAccess())
-    else:
-        raise WeightsError(f"{source.path}: model_type is {kind!r}; a 'dinov3_vit' or a 'mobilenet_v1' is needed")
+    except (HubError, UnknownModelError) as error:
+        raise type(error)(f"vision.path: no such folder below {data}, and on the hub: {error}") from error
+    if source.model_type not in (None, config.model_type):
+        raise InputError(
+            f"vision.model_type is {source.model_type!r}, but {source.path} holds a {config.model_type!r}; leave "
+            "model_type out"
+        )
     return config, {key: value for key, value in state.items() if not _CLASSIFIER.match(key)}
 
 

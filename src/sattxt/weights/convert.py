@@ -95,6 +95,8 @@ def convert(
 
     head_state, text_state = read_checkpoint(vision_head), read_checkpoint(text_head)
     backbone, backbone_state = read_backbone(dinov3, num_heads=num_heads, hub=hub, revision=revisions.get(str(dinov3)))
+    if backbone.model_type != "dinov3_vit":
+        raise WeightsError(f"{dinov3}: model_type is {backbone.model_type!r}, 'dinov3_vit' is needed")
     head = _head_config(head_state, str(vision_head), backbone.options, str(dinov3))
     hidden = _hidden_size(text_state, str(text_head), head.dim, str(vision_head))
     state = {f"backbone.{key}": value for key, value in backbone_state.items()}
@@ -144,10 +146,11 @@ def convert(
 def read_backbone(
     location: str | Path, *, num_heads: int | None, hub: HubAccess, revision: str | None = None
 ) -> tuple[BackboneConfig, dict[str, Tensor]]:
-    """A DINOv3 backbone's config, and its tensors under transformers' names, from either layout.
+    """A backbone's config, and its tensors under transformers' names.
 
     Args:
-        location: a file, a folder with ``config.json`` and safetensors, or a hub id.
+        location: Meta's file of a DINOv3, a transformers folder (``config.json`` and safetensors) of a DINOv3 or a
+            MobileNet-v1, or the hub id of one.
         num_heads: see :func:`convert`.
         hub: how the hub is reached.
         revision: of a hub repository.
@@ -169,9 +172,14 @@ def read_backbone(
 def _transformers_folder(folder: Path, name: str, num_heads: int | None) -> tuple[BackboneConfig, dict[str, Tensor]]:
     path = folder / "config.json"
     stated = read_json(path)
-    if stated.get("model_type") != "dinov3_vit":
-        raise WeightsError(f"{path}: model_type is {stated.get('model_type')!r}, 'dinov3_vit' is needed")
-    state = dinov3_keys.rename_layers(read_folder(folder))
+    kind = stated.get("model_type")
+    if kind not in ("dinov3_vit", "mobilenet_v1"):
+        raise WeightsError(f"{path}: model_type is {kind!r}; a 'dinov3_vit' or a 'mobilenet_v1' is needed")
+    state = read_folder(folder)
+    if kind == "mobilenet_v1":
+        config = BackboneConfig(kind, {"depth_multiplier": float(stated.get("depth_multiplier", 1.0))})
+        return config, {key.removeprefix("mobilenet_v1."): value for key, value in state.items()}
+    state = dinov3_keys.rename_layers(state)
     heads = num_heads or stated.get("num_attention_heads")
     options = dinov3_keys.infer_options(state, name, num_heads=heads, rope=None)
     options.update({key: stated[key] for key in ("hidden_act", "layer_norm_eps", "rope_theta") if key in stated})
