@@ -46,12 +46,12 @@ def main() -> None:
 
 def write_cards(folders: Iterable[Path]) -> None:
     """The README.md of every bundled model, from its config and the manifest, and its checksums."""
+    from sattxt.config import ModelConfig
     from sattxt.weights.checksums import write_sums
-    from sattxt.weights.directory import read_model  # not before the manifest is written, which is read once
-    from sattxt.weights.manifest import model_card
+    from sattxt.weights.manifest import model_card  # not before the manifest is written, which is read once
 
     for folder in sorted(folders):
-        (folder / "README.md").write_text(model_card(read_model(folder, verify=False).config), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(ModelConfig.read(folder / "config.json")), encoding="utf-8")
         write_sums(folder)
 
 

@@ -30,8 +30,7 @@ from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
 from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
 from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
-from sattxt.weights.checksums import read_sums
-from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model
+from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model, weight_sums
 from sattxt.weights.resolver import push_model, resolve
 
 if TYPE_CHECKING:
@@ -162,8 +161,7 @@ class SatTxt:
         config = replace(self.config, image=replace(self.config.image, window=None), text=text)
         digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
         if self._stored is not None:
-            sums = read_sums(self._stored.path)  # the card and config.json are no weights
-            digest.update(repr(sorted(s for s in sums.items() if s[0].endswith(".safetensors"))).encode())
+            digest.update(repr(weight_sums(self._stored.path)).encode())
         else:
             for name, tensor in self.vision.tower.state_dict().items():
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())

@@ -80,6 +80,12 @@ def test_the_reference_goes_with_the_model(mini: SatTxt, tiles: list[np.ndarray]
     opened = SatTxt.from_pretrained(copy, dtype="float32", text_cache=False)
     ours, theirs = (m.zero_shot(tiles[0], ["forest", "river"]).fit for m in (mini, opened))
     assert ours == pytest.approx(theirs, abs=1e-6)
+    (copy / "fit.safetensors").unlink()
+    sums = (copy / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (copy / "SHA256SUMS").write_text("".join(line for line in sums if "fit.safetensors" not in line))
+    without = SatTxt.from_pretrained(copy, dtype="float32", text_cache=False)
+    assert without.zero_shot(tiles[0], ["forest", "river"]).fit is None
+    assert without.fingerprint == mini.fingerprint, "no embedding depends on it"
 
 
 def test_a_reference_that_does_not_fit_the_model_is_refused(mini: SatTxt, tmp_path: Path) -> None:

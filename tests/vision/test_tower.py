@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.vision.attention import Attention
 from sattxt.vision.mobilenet import MobileNetV1
-from sattxt.vision.tower import VisionTower, build_backbone
+from sattxt.vision.tower import VisionTower, build_backbone, load_tower
 
 
 def tower(stride: int = 16) -> VisionTower:
@@ -129,3 +131,14 @@ def test_impossible_head_and_unknown_backbone_option() -> None:
         VisionTower(VisionConfig(BackboneConfig("mobilenet_v1"), HeadConfig(1024, 30, 1, 4, 64)))
     with pytest.raises(WeightsError, match=r"vision\.backbone\.options"):
         build_backbone(BackboneConfig("mobilenet_v1", {"depth": 3}))
+
+
+def test_a_config_of_more_layers_than_tensors_is_refused_at_once() -> None:
+    config = tower().config
+    with pytest.raises(WeightsError, match=r"holds 1 tensors, its config asks for 2147483648 layers"):
+        load_tower(replace(config, head=replace(config.head, depth=2**31)), {"a": torch.zeros(1)})
+
+
+def test_an_option_that_no_dinov3_takes_is_named() -> None:
+    with pytest.raises(WeightsError, match="unknown option 'num_attention_headss'"):
+        build_backbone(BackboneConfig("dinov3_vit", {"hidden_size": 32, "num_attention_headss": 2}))

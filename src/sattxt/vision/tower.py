@@ -133,6 +133,9 @@ def load_tower(config: VisionConfig, state: Mapping[str, Tensor], where: object 
             the config makes no tower.
     """
     try:
+        layers = max(config.head.depth, config.backbone.options.get("num_hidden_layers", 0))
+        if layers > len(state):  # it would be built for hours, and take all memory
+            raise WeightsError(f"{where}: holds {len(state)} tensors, its config asks for {layers} layers")
         with torch.device("meta"):
             tower = VisionTower(config)
     except SatTxtError:
@@ -161,6 +164,9 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
+        unknown = sorted(set(config.options) - set(DINOv3ViTConfig().to_dict()))
+        if unknown:
+            raise TypeError(f"unknown option {unknown[0]!r}")
         return DINOv3ViTModel(DINOv3ViTConfig(**config.options))
     except TypeError as error:
         raise WeightsError(f"config.json: vision.backbone.options for {config.model_type}: {error}") from error

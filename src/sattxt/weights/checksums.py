@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -91,7 +92,7 @@ def verify_sums(folder: Path, *, optional: tuple[str, ...] = ()) -> None:
     """
     for name, expected in read_sums(folder).items():
         path = folder / name
-        if path.is_file():
+        if os.path.isfile(path):  # False, too, for a name that no file can have
             verify_file(path, expected)
         elif not name.startswith(optional):
             raise WeightsError(f"{path}: is listed in {SUMS_FILE} and missing; copy or download the model again")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from sattxt.config import ModelConfig
 from sattxt.errors import InputError, WeightsError
 from sattxt.io import write_directory
-from sattxt.weights.checksums import verify_sums, write_sums
+from sattxt.weights.checksums import read_sums, verify_sums, write_sums
 from sattxt.weights.manifest import model_card
 
 if TYPE_CHECKING:
@@ -135,6 +135,11 @@ def write_model(
         elif text_encoder_dir is not None:
             text_encoder_dir(folder / TEXT_ENCODER_DIR)
     return target
+
+
+def weight_sums(path: Path) -> list[tuple[str, str]]:
+    """Name and sha256 of the files that embeddings depend on: not the card, ``config.json``, and what tells the fit."""
+    return sorted(s for s in read_sums(path).items() if s[0].endswith(".safetensors") and s[0] != FIT_FILE)
 
 
 def copy_model(stored: StoredModel, path: str | Path) -> Path:
