@@ -137,7 +137,7 @@ def test_a_missing_tensor_names_the_file(golden_model_dir: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("image", "told"),
-    [({"size": 40}, "size=40: pass a multiple of 16"), ({"window": 4}, "window=4: pass at least 8 pixels")],
+    [({"size": 40}, "size=40: pass a multiple of 16"), ({"window": 4}, "window=4: pass a whole number, 8 at least")],
 )
 def test_sizes_that_cannot_be_are_refused_when_a_model_is_opened(
     golden_model_dir: Path, image: dict[str, int], told: str

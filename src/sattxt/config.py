@@ -173,6 +173,8 @@ def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConf
                 "or a dict with rescale, mean and std"
             )
         values = {**IMAGE_PRESETS[preprocess], "preset": preprocess}
+    elif not isinstance(preprocess, dict):
+        raise InputError(f"preprocess is {type(preprocess).__name__}; pass a preset's name or a dict")
     else:
         known = {f.name for f in fields(ImageConfig)} - {"preset"}
         unknown = sorted(set(preprocess) - known)

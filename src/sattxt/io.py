@@ -67,6 +67,9 @@ def disk_errors(target: Path) -> Iterator[None]:
         code = getattr(error, "errno", None)
         if code in DISK_FULL or "No space left" in str(error):  # safetensors and torch wrap the system's error
             raise DiskFullError(f"{target}: no space left on the disk; free some, or pass another folder") from error
+        named = Path(str(getattr(error, "filename", None) or "/"))
+        if code == errno.ENOENT and named.parent in target.parents:  # in /proc, say
+            raise WeightsError(f"{target}: its folder cannot be made; pass another folder") from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise WeightsError(f"{target}: cannot be written ({os.strerror(code)}); pass another folder") from error
         raise

@@ -20,7 +20,8 @@ from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.errors import InputError
 from sattxt.images.options import ReadOptions, merge_options
-from sattxt.images.read import is_single, to_rgb
+from sattxt.images.read import to_rgb
+from sattxt.images.sources import is_single
 from sattxt.io import check_new
 from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
@@ -189,10 +190,9 @@ class SatTxt:
         """Embed RGB tiles. Blank tiles (all black or all white, as where there is no data) are logged.
 
         Args:
-            images: one tile (path, open file, PIL image, grey/HWC/CHW array or tensor), or a list, iterable or 4-D
-                array of tiles.
-            batch_size: tiles that are read and encoded together (default 64).
-            workers: threads that read files (default: one a core).
+            images: one tile (path, open file or rasterio dataset, PIL image, grey/HWC/CHW array or tensor); or several:
+                a list, iterable, pandas Series or 4-D array, a folder, a glob, or what ``vision.preprocess`` gave.
+            batch_size, workers: tiles read and encoded together (64), threads that read files (default: one a core).
             on_error: ``"skip"`` leaves out tiles that cannot be read; see ``failures`` and ``indices`` of the result.
             progress: show a bar on stderr if that is a terminal.
             normalize: ``False`` returns the raw [cls ; mean(patch)] without L2 normalisation.

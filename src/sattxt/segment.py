@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from sattxt.config import ImageConfig
 from sattxt.errors import InputError
+from sattxt.images.options import check_count
 from sattxt.images.preprocess import Preprocessor
 from sattxt.io import atomic_write
 from sattxt.vision.embeddings import FloatArray
@@ -107,15 +108,15 @@ def segment_image(
     preprocessor = Preprocessor(config)
     height, width = rgb.shape[:2]
     side = min(config.window or config.size, height, width)
-    if not 0 <= overlap <= 0.9:
-        raise InputError(f"overlap={overlap}: pass a share in [0, 0.9]")
+    if isinstance(overlap, (str, bool)) or not 0 <= overlap <= 0.9:
+        raise InputError(f"overlap={overlap!r}: pass a share in [0, 0.9]")
     stride = max(1, round(side * (1 - overlap)))
     corners = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
     text = torch.from_numpy(weights)
     blend = _taper(side)
     total = torch.zeros(len(labels), height, width)
     weight = torch.zeros(height, width)
-    starts = range(0, len(corners), batch_size)
+    starts = range(0, len(corners), check_count("batch_size", batch_size))
     # disable=None: the bar shows on a terminal only
     for start in tqdm(starts, unit=" batches", disable=None if progress else True, leave=False):
         part = corners[start : start + batch_size]

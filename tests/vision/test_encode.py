@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tile_files import write_geotiff
 
 from sattxt import SatTxt
 from sattxt.errors import ImageError, InputError, WeightsError
@@ -180,3 +183,101 @@ def test_a_whole_scene_is_no_tile(model: SatTxt, tiles: list[np.ndarray]) -> Non
         found = ask([tiles[0], scene], on_error="skip")
         assert (len(found), found.failures[0].index) == (1, 1)
     assert model.encode_image(scene[:200]).shape == (model.embed_dim,)
+
+
+def test_several_images_come_in_many_forms(model: SatTxt, tiles: list[np.ndarray], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(len(tiles))]
+    for path, tile in zip(paths, tiles, strict=True):
+        Image.fromarray(tile).save(path)
+    wanted = model.encode_image(paths)
+    series = pd.Series([str(path) for path in paths], index=range(7, 7 + len(paths)))
+    forms = [series, series.astype("string"), pd.Series(paths), series.to_numpy(), np.array([str(p) for p in paths])]
+    for form in [*forms, tmp_path, str(tmp_path), str(tmp_path / "*.png")]:
+        found = model.encode_image(form)
+        assert np.array_equal(found, wanted)
+        assert found.sources == [str(path) for path in paths]
+    assert [r.label for r in model.zero_shot(tmp_path, LABELS)] == [r.label for r in model.zero_shot(paths, LABELS)]
+    (tmp_path / "empty").mkdir()
+    for nothing, says in ((tmp_path / "*.gif", "no file matches"), (tmp_path / "empty", "holds no image")):
+        with pytest.raises(ImageError, match=says):
+            model.encode_image(nothing)
+    with pytest.raises(ImageError, match="is a folder"):
+        model.segment(tmp_path, LABELS)
+
+
+def test_a_name_with_a_bracket_is_a_file_where_there_is_one(
+    model: SatTxt, tiles: list[np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "tile[1].png"
+    Image.fromarray(tiles[0]).save(path)
+    assert model.encode_image(path).shape == (model.embed_dim,)
+
+
+def test_an_open_rasterio_dataset_is_an_image(model: SatTxt, tiles: list[np.ndarray], tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = write_geotiff(tmp_path / "a.tif", tiles[0].transpose(2, 0, 1))
+    with rasterio.open(path) as dataset:
+        assert np.array_equal(model.encode_image(dataset), model.encode_image(path))
+        assert model.encode_image([dataset]).sources == [str(path)]
+        with pytest.raises(ImageError, match="more than max_pixels=9"):
+            model.encode_image(dataset, max_pixels=9)
+    with pytest.raises(ImageError, match="closed"):
+        model.encode_image(dataset)
+
+
+def test_pixel_values_go_back_in(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    pixels = model.vision.preprocess(tiles)
+    wanted = model.encode_image(tiles)
+    for form in (pixels, pixels.clone(), list(pixels), [pixels[:2], pixels[2:]]):
+        assert np.allclose(model.encode_image(form, batch_size=2), wanted, atol=1e-4)
+    assert np.allclose(model.encode_image(pixels[0]), wanted[0], atol=1e-4)
+    assert model.zero_shot(pixels, LABELS).labels == model.zero_shot(tiles, LABELS).labels
+    assert model.zero_shot(pixels[0], LABELS).label == model.zero_shot(tiles[0], LABELS).label
+    with pytest.raises(InputError, match=r"shape \(5, 3, 10, 10\); this model's are"):
+        model.encode_image(pixels[..., :10, :10])
+    with pytest.raises(InputError, match="take no image options, got stretch"):
+        model.encode_image(pixels, stretch="sentinel2")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"window": "big"}, "window='big': pass a whole number, 8 at least"),
+        ({"window": 20.5}, "window=20.5"),
+        ({"overlap": "x"}, "overlap='x': pass a share"),
+        ({"batch_size": -1}, "batch_size=-1: pass a whole number, 1 at least"),
+        ({"batch_size": True}, "batch_size=True"),
+    ],
+)
+def test_settings_of_segmentation_that_mean_nothing(
+    model: SatTxt, tiles: list[np.ndarray], wrong: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        model.segment(tiles[0], LABELS, **wrong)
+
+
+def test_what_is_no_image_and_no_embedding_is_told(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    classifier = model.classifier(LABELS)
+    for ask, says in (
+        (lambda: model.encode_image(torch.empty(3, 50, 50, device="meta")), "meta tensor"),
+        (lambda: classifier(torch.empty(2, model.embed_dim, device="meta")), "meta tensor"),
+        (lambda: classifier(np.full((3, 16), 0.25, np.float32)), "width 16 was passed"),
+        (lambda: model.encode_image(tiles, batch_size="x"), "batch_size='x'"),
+        (lambda: model.encode_image(tiles, workers="x"), "workers='x'"),
+        (lambda: model.import_labels(["forest"]), "pass its path, not list"),
+        (lambda: SatTxt.from_pretrained(text_cache=3), "pass its path, not int"),
+        (lambda: SatTxt.from_pretrained(preprocess=3), "preprocess is int"),
+    ):
+        with pytest.raises((InputError, ImageError), match=says):
+            ask()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc")
+def test_folders_that_cannot_be_made_are_told(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    for write in (
+        lambda: model.save_pretrained("/proc/sattxt/model"),
+        lambda: model.segment(tiles[0], LABELS).save_png("/proc/sattxt/map.png"),
+        lambda: model.segment(tiles[0], LABELS).save_png("/proc/map.png"),
+    ):
+        with pytest.raises(WeightsError, match=r"cannot be (made|written)"):
+            write()

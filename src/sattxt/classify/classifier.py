@@ -14,7 +14,7 @@ from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.classify.transduction import transduce
 from sattxt.errors import ImageError, InputError
-from sattxt.images.read import is_single
+from sattxt.images.sources import is_single
 from sattxt.labels.prompts import BACKGROUNDS, label_prompts
 from sattxt.text.label_bank import LabelBank
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, unit_rows
@@ -203,10 +203,16 @@ class Classifier:
             value = np.stack([np.asarray(v) for v in value])
         if getattr(value, "ndim", None) not in (1, 2):
             return None
+        if getattr(value, "is_meta", False):
+            raise InputError("a meta tensor was passed, which has a shape and no values")
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
         width = self.weights.shape[1]
-        if array.dtype.kind != "f" or (array.ndim == 2 and array.shape[1] != width):
-            return None  # a grey image
+        if array.dtype.kind != "f":
+            return None
+        if array.ndim == 2 and array.shape[1] != width:
+            of_length_1 = array.size > 0 and np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-3)
+            if not (of_length_1 or isinstance(value, Embeddings)):
+                return None  # a grey image
         if array.shape[-1] != width:
             raise InputError(f"an embedding of width {array.shape[-1]} was passed; this model's are {width} wide")
         return unit_rows(array)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ImageError, InputError, LabelError
+from sattxt.images.sources import expand
 from sattxt.io import check_new
 
 
@@ -32,8 +32,11 @@ def read_texts(file: str) -> list[str] | dict[str, list[str]]:
     """
     try:
         content = Path(file).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise LabelError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"{file}: cannot be read as UTF-8 text ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LabelError(f"{file}: cannot be read as UTF-8 text ({reason})") from error
     if not file.lower().endswith(".json"):
         return [line.strip() for line in content.splitlines() if line.strip()]
     try:
@@ -115,25 +118,4 @@ def _expand(argument: str, null: bool) -> list[str]:
     if argument == "-":
         data = sys.stdin.buffer.read()
         return [os.fsdecode(name) for name in (data.split(b"\0") if null else data.splitlines()) if name.strip()]
-    if os.path.isdir(argument):
-        return _in_folder(argument)
-    if os.path.lexists(argument) or not glob.has_magic(argument):
-        return [argument]
-    matches = sorted(path for path in glob.iglob(argument, recursive=True) if not os.path.isdir(path))
-    if not matches:
-        raise ImageError(f"{argument}: no file matches this pattern")
-    return matches
-
-
-def _in_folder(folder: str) -> list[str]:
-    """Image files below ``folder``, sorted; hidden files and folders are left out."""
-    from sattxt.data.archive import IMAGE_SUFFIXES, is_image
-
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(parent, name) for name in sorted(files) if is_image(name) and not name.startswith(".")]
-    if not found:
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ImageError(f"{folder}: this folder holds no image (files ending in {suffixes})")
-    return found
+    return expand(argument)

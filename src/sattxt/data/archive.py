@@ -11,7 +11,6 @@ from typing import Any
 
 from sattxt.errors import ImageError, InputError
 
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 #: What reading a file of a damaged archive raises.
 _DAMAGED = (OSError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
@@ -87,11 +86,6 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     except _DAMAGED as error:
         raise InputError(f"{found}: cannot be read as a zip or tar ({error})") from error
     raise InputError(f"{found}: is no zip or tar; unpack it and pass the folder")
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name ends like an image's."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _visible(name: str) -> bool:

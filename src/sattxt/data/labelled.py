@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.data.archive import Store, is_image, open_store
+from sattxt.data.archive import Store, open_store
 from sattxt.data.dataset import SPLITS, Dataset, Row, Sample, Samples, by_split, listed_dataset, split_of
 from sattxt.data.tables import TABLE_SUFFIXES, check_columns, parse_table, read_file, read_rows
 from sattxt.errors import InputError
 from sattxt.images.bands import EUROSAT_MS
 from sattxt.images.options import ImageOptions
+from sattxt.images.sources import is_image
 
 #: Classes whose pixels count for nothing.
 IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")

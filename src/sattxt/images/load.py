@@ -13,7 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sattxt.errors import ImageError, InputError, SatTxtError
+from sattxt.errors import ImageError, SatTxtError
+from sattxt.images.options import check_count
 from sattxt.images.read import source_name
 from sattxt.io import first_line, is_system_failure
 
@@ -84,11 +85,8 @@ def stream(
         InputError: an argument has no meaning. While iterating:
         ImageError: an image cannot be read (``failures=None``); names the source.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: pass a positive number")
-    workers = default_workers() if workers is None else workers
-    if workers < 0:
-        raise InputError(f"workers={workers}: pass 0 (no threads) or more")
+    check_count("batch_size", batch_size)
+    workers = default_workers() if workers is None else check_count("workers", workers, least=0)
     loaded = _load_ahead(enumerate(sources), load, name_of, 2 * batch_size + workers, workers)
     return _batches(loaded, batch_size, failures)
 

@@ -28,6 +28,13 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that an argument called ``name`` was given; :class:`InputError` if it is none."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value!r}: pass a whole number, {least} at least")
+    return int(value)
+
+
 def _is_stretch(value: Any) -> bool:
     if isinstance(value, str):
         return value in ("sentinel2", "percentile")

@@ -15,11 +15,34 @@ from numpy.typing import NDArray
 
 from sattxt.config import SMALLEST_WINDOW, ImageConfig
 from sattxt.errors import ImageError, InputError
+from sattxt.images.options import check_count
 
 # Images of one size are resized together, this many float values (16 MiB) at a time.
 _CHUNK = 2**22
 # A 1 x 50,000 strip would be resized to billions of pixels before its centre is cut out.
 _MAX_ASPECT = 50
+
+
+class PixelValues(torch.Tensor):
+    """A tensor (N, 3, S, S) or (3, S, S) of what a backbone takes: read, resized and normalised already."""
+
+
+def as_pixel_values(images: Any, size: int) -> torch.Tensor | None:
+    """(N, 3, size, size) where ``images`` are pixel values, in one tensor or a list of them; else ``None``.
+
+    Raises:
+        InputError: they are of another size, or without values (meta tensors).
+    """
+    listed = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not listed or not all(isinstance(each, PixelValues) for each in listed):
+        return None
+    for each in listed:
+        if each.shape[-3:] != (3, size, size) or each.ndim not in (3, 4) or each.is_meta:
+            raise InputError(
+                f"pixel values of shape {tuple(each.shape)}{' without values (meta)' * each.is_meta}; this model's are "
+                f"(N, 3, {size}, {size}), as its own vision.preprocess makes them"
+            )
+    return torch.cat([each.reshape(-1, 3, size, size) for each in listed]).as_subclass(torch.Tensor)
 
 
 class Preprocessor:
@@ -28,8 +51,8 @@ class Preprocessor:
     def __init__(self, config: ImageConfig) -> None:
         if config.size < 1:
             raise InputError(f"ImageConfig.size is {config.size}; it must be positive")
-        if config.window is not None and config.window < SMALLEST_WINDOW:
-            raise InputError(f"window={config.window}: pass at least {SMALLEST_WINDOW} pixels")
+        if config.window is not None:
+            check_count("window", config.window, SMALLEST_WINDOW)
         if any(value <= 0 for value in config.std):
             raise InputError(f"ImageConfig.std is {config.std}; its values must be positive")
         self.config = config

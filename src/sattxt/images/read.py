@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.errors import ImageError, InputError
+from sattxt.errors import ImageError
 from sattxt.images.bands import is_sentinel2, is_sentinel2_product, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
 from sattxt.images.pillow import jpeg2000_shift, open_image
 from sattxt.images.stretch import to_255
-from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, read_tiff
+from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, read_dataset, read_tiff
 from sattxt.io import first_line, is_system_failure
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
     """Read one image of any supported kind.
 
     Args:
-        img: a path; a file object open for reading bytes; a PIL image; or a numpy array, masked array or torch tensor
-            of shape (H, W), (H, W, C) or (C, H, W). GeoTIFFs of several bands need the ``geo`` extra.
+        img: a path; a file object open for reading bytes; an open rasterio dataset; a PIL image; or a numpy array,
+            masked array or torch tensor of shape (H, W), (H, W, C) or (C, H, W). GeoTIFFs of several bands need the
+            ``geo`` extra.
         options: how to understand it.
         name: what errors call it; by default its path, the file object's name, or "img".
 
@@ -75,28 +76,11 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
         return _from_path(img, options, where)
     if isinstance(img, Image.Image):
         return _from_pil(img, options, None, where)
+    if hasattr(img, "colorinterp") and hasattr(img, "read"):
+        return read_dataset(img, options, where)
     if callable(getattr(img, "read", None)) and not hasattr(img, "__array__"):
         return _from_file(img, options, where)
     return _from_array(_as_array(img, where), options, where)
-
-
-def is_single(images: Any) -> bool:
-    """Whether ``images`` is one image, not a collection of them.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(images, (str, os.PathLike)) or hasattr(images, "read") or hasattr(images, "getbands"):
-        return True
-    if hasattr(images, "ndim"):
-        if images.ndim not in (2, 3, 4):
-            raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
-        return bool(images.ndim < 4)
-    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
-        return False
-    raise InputError(
-        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
-    )
 
 
 def source_path(source: object) -> str | None:
@@ -186,6 +170,8 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
 def _as_array(img: Any, where: str) -> NDArray[Any]:
     if isinstance(img, np.ndarray):
         return img
+    if getattr(img, "is_meta", False):
+        raise ImageError(f"{where}: is a meta tensor, which has a shape and no values")
     if all(hasattr(img, attribute) for attribute in ("detach", "cpu", "numpy")):  # a torch tensor, torch not imported
         tensor = img.detach().cpu()
         return np.asarray((tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy())

@@ -154,6 +154,17 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
         raise _unreadable(where, failed) from failed
 
 
+def read_dataset(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
+    """Read an open rasterio dataset of any driver; arguments, result and errors as for :func:`read_tiff`."""
+    try:
+        check_size(file.width, file.height, options.max_pixels, where)
+        return _rgb(_rasterio_page(file, where), options, where)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # GDAL's own errors have no public base class
+        raise ImageError(f"{where}: cannot be read, or is closed ({first_line(error)})") from error
+
+
 def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[tuple[Page, np.ma.MaskedArray[Any, Any]]]:
     """Every page of a TIFF file, or of its bytes, with all of its bands as stored. Read by rasterio.
 

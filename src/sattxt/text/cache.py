@@ -91,6 +91,8 @@ class TextCache(AbstractContextManager["TextCache"]):
     def __init__(self, path: str | os.PathLike[str] | None = None, precision: Precision = "float32") -> None:
         if precision not in _STORED:
             raise InputError(f"precision={precision!r}: pass 'float32' or 'float16'")
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"a text cache is a file: pass its path, not {type(path).__name__}")
         self.path = user_cache_dir() / "text.sqlite3" if path is None else Path(path).expanduser()
         self.precision: Precision = precision
         _CACHES.add(self)

@@ -118,9 +118,12 @@ class LabelBank:
 
         Raises:
             CacheError: the file cannot be read, is damaged, or is no label bank.
+            InputError: ``path`` is no path.
         """
         from safetensors import SafetensorError, safe_open
 
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"a label bank is a file: pass its path, not {type(path).__name__}; labels are no bank")
         file = Path(path).expanduser()
         again = "build it again with `sattxt labels build`"
         if not file.is_file():

@@ -22,13 +22,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from sattxt.config import ModelConfig
-from sattxt.data.archive import is_image, open_store
+from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, split_of
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
 from sattxt.images.load import Failure, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_shape
+from sattxt.images.sources import is_image
 from sattxt.training.objectives.base import generator
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import load_tower

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from sattxt.config import ImageConfig
 from sattxt.errors import ImageError, InputError, WeightsError
 from sattxt.images.load import Failure, stream
-from sattxt.images.options import ReadOptions, merge_options
-from sattxt.images.preprocess import Preprocessor, check_shape
-from sattxt.images.read import is_single, source_name, source_path, to_rgb
+from sattxt.images.options import ImageOptions, ReadOptions, check_count, merge_options
+from sattxt.images.preprocess import PixelValues, Preprocessor, as_pixel_values, check_shape
+from sattxt.images.read import source_name, source_path, to_rgb
+from sattxt.images.sources import is_single, sources_of
 from sattxt.vision.embeddings import Embeddings, FloatArray
 from sattxt.vision.tower import ImageTokens, VisionTower
 
@@ -67,12 +68,11 @@ class ImageEncoder:
         self.device = device
         self.tower.to(device)
 
-    def preprocess(self, images: Any, **options: Unpack[ReadOptions]) -> Tensor:
-        """(N, 3, S, S) float32 pixel values of one image or several."""
+    def preprocess(self, images: Any, **options: Unpack[ReadOptions]) -> PixelValues:
+        """(N, 3, S, S) float32 pixel values of one image or several, which :meth:`encode` takes too."""
         reading = merge_options(options)
-        sources = [images] if is_single(images) else images
-        arrays = [to_rgb(source, reading, name=source_name(source, i)) for i, source in enumerate(sources)]
-        return self._preprocessor.batch(arrays)
+        arrays = [to_rgb(source, reading, name=source_name(source, i)) for i, source in enumerate(sources_of(images))]
+        return self._preprocessor.batch(arrays).as_subclass(PixelValues)
 
     @torch.inference_mode()
     def tokens(self, pixel_values: Tensor) -> ImageTokens:
@@ -115,8 +115,16 @@ class ImageEncoder:
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error={on_error!r}: pass 'raise' or 'skip'")
         reading = merge_options(options)
-        single = is_single(images)
-        sources = [images] if single else images
+        if batch_size is None:
+            batch_size = DEFAULT_BATCH
+        ready = as_pixel_values(images, self.config.size)
+        if ready is not None:
+            if reading != ImageOptions():
+                raise InputError(f"pixel values take no image options, got {', '.join(options)}")
+            parts = [self.encode_pixels(part) for part in torch.split(ready, check_count("batch_size", batch_size))]
+            vectors = torch.cat(parts)
+            return Embeddings((F.normalize(vectors, dim=-1) if normalize else vectors).cpu().numpy())
+        single, sources = is_single(images), sources_of(images)
 
         def load(source: Any, name: str) -> NDArray[Any]:
             rgb = to_rgb(source, reading, name=name)
@@ -132,17 +140,17 @@ class ImageEncoder:
         batches = stream(
             sources,
             load,
-            batch_size=DEFAULT_BATCH if batch_size is None else batch_size,
+            batch_size=batch_size,
             workers=workers or 0 if single else workers,  # for one image, a pool of threads costs more than it brings
             failures=failures if on_error == "skip" and not single else None,
         )
-        parts: list[FloatArray] = []
+        rows: list[FloatArray] = []
         indices: list[int] = []
         names: list[str | None] = []
         blank: list[str] = []
 
         def embeddings() -> Embeddings:
-            vectors = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
+            vectors = np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
             return Embeddings(vectors, indices, names, failures)
 
         bar = tqdm(
@@ -157,7 +165,7 @@ class ImageEncoder:
                     embedding = self.encode_pixels(self._preprocessor.batch(batch.images))
                     if normalize:
                         embedding = F.normalize(embedding, dim=-1)
-                    parts.append(embedding.cpu().numpy())
+                    rows.append(embedding.cpu().numpy())
                     indices += batch.indices
                     names += [source_path(source) for source in batch.sources]
                     blank += [

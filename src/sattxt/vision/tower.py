@@ -102,7 +102,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> ImageTokens:
         """Pixel values of any float dtype to tokens in the weights' dtype."""
-        first, patches, grid = backbone_tokens(self.backbone, pixel_values.to(self.dtype))
+        first, patches, grid = backbone_tokens(self.backbone, pixel_values.as_subclass(Tensor).to(self.dtype))
         hidden = self.head(torch.cat([first, patches], dim=1))
         return ImageTokens(patches, hidden[:, 0], hidden[:, first.shape[1] :], grid)
 
