@@ -41,6 +41,8 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
         extra_rows=first.extra_rows,
         extra=first.extra,
         noise_seed=first.noise_seed,
+        kept=first.kept,
+        kept_at=first.kept_at,
     )
 
 

@@ -7,14 +7,18 @@ nothing else.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from sattxt.labels import sets
+from sattxt.labels.prompts import TEMPLATES as NAMED_TEMPLATES
 from sattxt.labels.prompts import parse_templates
 from sattxt.training.schema import Config, Share
 
@@ -53,6 +57,15 @@ INSTRUCTIONS: tuple[str, ...] = (
     "Give the dominant land cover, leaving shadows and clouds aside:",
     "Classify this tile by its vegetation, water, soil and buildings:",
 )
+
+
+def shipped_texts() -> tuple[str, ...]:
+    """The names and prompts of all label sets and the phrases of the shipped vocabulary, bare and in a template."""
+    vocabulary = resources.files("sattxt.training") / "recipes" / "vocabulary.json"
+    classes = [phrases for of in json.loads(vocabulary.read_text(encoding="utf-8")).values() for phrases in of.values()]
+    labels = [(label.name, *label.prompts) for name in sets.list_label_sets() for label in sets.label_set(name)]
+    phrases = dict.fromkeys(text for texts in (*labels, *classes) for text in texts)
+    return tuple(template.replace("{}", text) for template in ("{}", *NAMED_TEMPLATES["reference"]) for text in phrases)
 
 
 class Prompt(NamedTuple):

@@ -20,7 +20,7 @@ from sattxt.io import read_json
 from sattxt.labels.sets import humanise
 from sattxt.training.objectives.align.model import AlignConfig
 from sattxt.training.objectives.srd.model import SRDConfig
-from sattxt.training.prompts import PromptConfig
+from sattxt.training.prompts import PromptConfig, shipped_texts
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
@@ -111,11 +111,17 @@ class SRDBlock(SRDConfig):
         return self
 
 
+def _take_texts(value: Any) -> Any:
+    return shipped_texts() if value == "default" else value
+
+
 class AlignBlock(AlignConfig, PromptConfig):
     """Stage 2: settings, prompts and data."""
 
     sets: tuple[Annotated[SetEntry, BeforeValidator(parse_entry)], ...] = Field(min_length=1)
     vocabulary: dict[str, dict[str, Annotated[list[Text], Field(min_length=1)]]] = Field({})  # set, class, phrases
+    # Texts held near where the start's text head has them; "default": names and phrases of ours.
+    keep_texts: Annotated[tuple[Text, ...], BeforeValidator(_take_texts)] = ()
 
     @model_validator(mode="after")
     def _check_sets(self) -> AlignBlock:
@@ -167,7 +173,7 @@ class Recipe(Config):
 
 
 def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe: a YAML file, or a shipped one by name (``mini``, ``sattxt-vitl16``).
+    """Read a recipe: a YAML file, or a shipped one by name (``mini``, ``finetune``, ``sattxt-vitl16``).
 
     Args:
         path: ends in ``.yaml`` or ``.yml``, or is a shipped recipe's name.

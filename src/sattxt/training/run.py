@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -26,8 +28,9 @@ from sattxt.training.objectives.srd.model import SRDConfig, SRDModel
 from sattxt.training.objectives.srd.objective import SRDObjective
 from sattxt.training.prompts import PromptBook, PromptConfig
 from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource, part_of
+from sattxt.training.records import checksum
 from sattxt.training.sets import SetEntry, describe
-from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
+from sattxt.training.start import find_path, fixed_seed, initialise, load_vision, read_start
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
@@ -76,7 +79,7 @@ class AlignRun(Run[AlignModel]):
             book = PromptBook(
                 prompting,
                 [(recipe.align.phrases(s.name, s.classes), s.captions, s.labels) for s in self.sets],
-                extras=[*(text for texts in self._plain.values() for text in texts), *captions, *BACKGROUNDS],
+                extras=[*itertools.chain(*self._plain.values()), *captions, *BACKGROUNDS, *recipe.align.keep_texts],
             )
             encoder, self.text_config, self._text_folder = open_text_encoder(
                 recipe.text_encoder, data, out, resolve_device(None)
@@ -89,9 +92,14 @@ class AlignRun(Run[AlignModel]):
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
                 make_isometric(model.text, pooled[:: math.ceil(len(pooled) / _SAMPLE)])
+        kept = self._hold_texts(book, pooled, model, has_text_head)
+        still = kept is not None and config.freeze_backbone and config.freeze_head
+        self._start = read_start(init) if still and init is not None else None
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": prompting.model_dump()}
         context, counts = _context(recipe, recipe.align.sets, texts), [entry.count for entry in recipe.align.sets]
-        self.aligner = AlignObjective(config, self.sets, counts, book, pooled, self.normalise, context)
+        if kept is not None:
+            context["kept texts"] = f"checksum {checksum(dict(zip(('vectors', 'at'), kept, strict=True))):08x}"
+        self.aligner = AlignObjective(config, self.sets, counts, book, pooled, self.normalise, context, kept)
         super().__init__(self.aligner, model, out)
 
     def measure(self, model: AlignModel, limit: int = 1000) -> dict[str, float]:
@@ -112,6 +120,9 @@ class AlignRun(Run[AlignModel]):
     ) -> Path:
         """Write the averaged weights as a model directory: norms re-estimated, calibrated on the validation splits.
 
+        Where the image side is frozen and ``keep_texts`` holds the text head, calibration and what tells whether a
+        label fits (``fit.safetensors``) are those of the start: a few tiles of one's own would say less.
+
         Args:
             norm_batches: batches that BatchNorm statistics are measured over; 0 keeps those of training.
 
@@ -120,14 +131,19 @@ class AlignRun(Run[AlignModel]):
         """
         size, scored = self.recipe.image.size, list[tuple[Tensor, Tensor, Tensor]]()
         model = self.aligner.calibrate_norms(self.average, size, batches=norm_batches)
-        for tiles in self.validation:
+        for tiles in self.validation if self._start is None else ():
             if tiles.classes:
                 texts = self._vectors([*self._plain[tiles.name], *BACKGROUNDS])
                 scores, truth = score_labelled(model, tiles, texts, self.normalise, size)
                 scored.append((scores[:, : len(tiles.classes)], scores[:, len(tiles.classes) :], truth))
         vision, logit_scale, scale, bias = model.vision.config, float(model.log_scale.detach().exp()), None, None
-        if scored:
-            logit_scale = fit_logit_scale(scored)
+        source = "trained"
+        if self._start is not None:
+            start = self._start.config
+            logit_scale, source = start.logit_scale, start.logit_scale_source
+            scale, bias = start.multi_label_scale, start.multi_label_bias
+        elif scored:
+            logit_scale, source = fit_logit_scale(scored), "fitted on the validation splits"
             scale, bias = fit_multi_label(scored, logit_scale)
         else:
             log.warning("no validation split has classes: the temperature is the trained one, not a calibrated one")
@@ -138,7 +154,7 @@ class AlignRun(Run[AlignModel]):
             vision=vision,
             text=self.text_config,
             logit_scale=round(logit_scale, 2),
-            logit_scale_source="fitted on the validation splits" if scored else "trained",
+            logit_scale_source=source,
             backgrounds=BACKGROUNDS,
             multi_label_scale=scale,
             multi_label_bias=bias,
@@ -146,7 +162,21 @@ class AlignRun(Run[AlignModel]):
         )
         # What is stored is what is loaded: weights rounded to float16 once, here.
         tower, head = (half_precision(part.state_dict()) for part in (model.vision, model.text))
-        return write_model(out, config, tower, head, self._text_folder, overwrite=overwrite)
+        fit = self._start.fit if self._start is not None else {}
+        return write_model(out, config, tower, head, self._text_folder, fit=fit, overwrite=overwrite)
+
+    def _hold_texts(
+        self, book: PromptBook, pooled: Tensor, model: AlignModel, has_text_head: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """The vectors of ``keep_texts`` and the embeddings that ``model`` starts with."""
+        texts = self.recipe.align.keep_texts
+        if not texts:
+            return None
+        if not has_text_head:
+            raise InputError("align.keep_texts: nothing to keep; pass --init (init=), a model with a text head")
+        vectors = pooled[[book.row[text] for text in texts]]
+        with torch.no_grad():
+            return vectors, model.texts(vectors)
 
     def _plain_texts(self, tiles: Tiles) -> list[str]:
         """One text a class, of its first phrase."""

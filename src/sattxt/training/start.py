@@ -21,7 +21,7 @@ from sattxt.training.schema import Config, Count
 from sattxt.vision.tower import VisionTower, build_backbone
 from sattxt.weights.convert import read_backbone
 from sattxt.weights.dinov3_keys import rename_layers
-from sattxt.weights.directory import read_model
+from sattxt.weights.directory import StoredModel, read_model
 from sattxt.weights.hub import HubAccess, is_repo_id
 from sattxt.weights.resolver import resolve
 from sattxt.weights.tensors import check_tensors
@@ -218,6 +218,11 @@ def initialise(source: str | Path, vision: VisionTower, text: nn.Module | None =
             if not (frozen and key.startswith("backbone.")):
                 raise WeightsError(f"{where}: tensor {key!r} is missing")
     return bool(stored_text)
+
+
+def read_start(source: str | Path) -> StoredModel | None:
+    """The model that a run started from; None where that is another run's folder."""
+    return None if (Path(source) / CHECKPOINT).is_file() else read_model(resolve(source))
 
 
 def _read_start(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], bool]:

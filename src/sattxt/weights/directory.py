@@ -97,6 +97,7 @@ def write_model(
     text_encoder_dir: str | Path | Callable[[Path], object] | None = None,
     card: str | None = None,
     *,
+    fit: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a model directory, whole or not at all, and return its path.
@@ -111,6 +112,7 @@ def write_model(
         text_encoder_dir: a folder whose files are copied into ``text_encoder/``, or a function that fills the folder
             it is given.
         card: text of ``README.md``; by default written from the config.
+        fit: what goes into ``fit.safetensors``, as :class:`StoredModel` has it; none leaves the file out.
         overwrite: replace a model directory that lies at ``path`` (nothing else is ever replaced).
 
     Raises:
@@ -128,7 +130,7 @@ def write_model(
     check_tensors(text_head, _text_head_shapes(config), target / TEXT_HEAD_FILE)
     with _new_directory(target, config) as folder:
         (folder / CARD_FILE).write_text(card or model_card(config), encoding="utf-8")
-        for name, state in ((VISION_FILE, vision), (TEXT_HEAD_FILE, text_head)):
+        for name, state in ((VISION_FILE, vision), (TEXT_HEAD_FILE, text_head), *([(FIT_FILE, fit)] if fit else [])):
             save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, str(folder / name))
         if isinstance(text_encoder_dir, (str, Path)):
             shutil.copytree(text_encoder_dir, folder / TEXT_ENCODER_DIR)

@@ -35,6 +35,7 @@ class AlignConfig(StepConfig):
     clip_norm: Positive = 5.0  # largest norm of the gradient
     class_weight: NotNegative = 1.0  # of the class term in the loss; 0 leaves it out
     caption_weight: NotNegative = 0.6  # of the caption term; 0 leaves it out
+    keep_weight: NotNegative = 30.0  # of the mean squared distance that kept texts (keep_texts) have moved
     pool: Whole = 1024  # captions drawn as further negatives
     same_text: Share = 0.95  # captions count as the same above this cosine similarity of frozen vectors
     text_noise: NotNegative = 0.0  # std of noise on frozen text vectors, as a share of a vector's root mean square

@@ -33,6 +33,7 @@ from sattxt.vision.device import resolve_dtype
 # What is drawn, the generator's key after the seed: what a step's ranks share, a rank's own, BatchNorm statistics,
 # views that are embedded once.
 _SHARED, _OWN, _NORMS, _VIEWS = range(4)
+_KEPT = 1024  # kept texts that a step looks at
 
 
 @dataclass
@@ -45,7 +46,7 @@ class AlignBatch(Batch):
     (a caption, or a phrase of its class) in ``book``; -1: none. texts: (N, hidden), their vectors, zeros where there is
     none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,), extra: (E, hidden),
     further captions, the same on every rank, which are negatives of tiles that they are not written of. noise_seed: of
-    ``text_noise``.
+    ``text_noise``. kept: (Q, hidden), kept_at: (Q, D), texts to hold and where, the same on every rank.
     """
 
     images: Tensor
@@ -58,6 +59,8 @@ class AlignBatch(Batch):
     extra_rows: Tensor
     extra: Tensor
     noise_seed: int
+    kept: Tensor
+    kept_at: Tensor
 
 
 class AlignObjective(Objective):
@@ -67,6 +70,7 @@ class AlignObjective(Objective):
         sets, counts, normalise, context: see :class:`~sattxt.training.objectives.base.Objective`.
         book: the prompts of ``sets``, in their order.
         pooled: (T, hidden) float32, the frozen vectors of ``book.prompts``.
+        kept: (Q, hidden) frozen vectors of texts to hold, and the (Q, D) unit embeddings that they are held at.
 
     Raises:
         InputError: the parts do not fit together, or there is neither a class nor a caption to learn from.
@@ -84,8 +88,10 @@ class AlignObjective(Objective):
         pooled: Tensor,
         normalise: Callable[[Tensor], Tensor],
         context: Mapping[str, Any] | None = None,
+        kept: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__(config, sets, counts, normalise, context)
+        self._kept = kept or (pooled[:0], pooled[:0])
         self.book, self.pooled = book, pooled
         self._embedded: list[tuple[Tensor, Tensor]] = []  # with image_views, as embed_once gives them
         self._captions = book.caption_rows() if config.caption_weight > 0 else torch.empty(0, dtype=torch.int64)
@@ -109,6 +115,8 @@ class AlignObjective(Objective):
         extra = self._captions[torch.randint(max(1, len(self._captions)), (pool,), generator=shared)]
         images, parts = self._draw_views(parts, step, own)
         drawn = self.book.draw(parts, own)
+        noise_seed = int(torch.randint(2**62, (1,), generator=shared))
+        held = torch.randperm(len(self._kept[0]), generator=shared)[:_KEPT]
         rows = drawn.rows if config.caption_weight > 0 else torch.full_like(drawn.rows, -1)
         if not config.image_views:
             images = self.pixels(atmosphere(images, config.augment, own))
@@ -124,7 +132,9 @@ class AlignObjective(Objective):
             text_group=drawn.text_group,
             extra_rows=extra,
             extra=self.pooled[extra],
-            noise_seed=int(torch.randint(2**62, (1,), generator=shared)),
+            noise_seed=noise_seed,
+            kept=self._kept[0][held],
+            kept_at=self._kept[1][held],
         )
 
     def _draw_views(self, parts: list[Tensor], step: int, own: torch.Generator) -> tuple[Tensor, list[Tensor]]:
@@ -192,6 +202,7 @@ class AlignObjective(Objective):
 
     def losses(self, model: AlignModel, batch: AlignBatch) -> StepLosses:
         """``class``: softmax over a set's own classes. ``caption``: the contrast over all ranks' captioned tiles.
+        ``keep``: how far kept texts have moved.
 
         ``scale`` is among the terms for the log; it is not minimised.
         """
@@ -204,6 +215,9 @@ class AlignObjective(Objective):
             terms["class"] = self._class_loss(model, image, batch, noise)
         if config.caption_weight > 0:
             terms["caption"] = self._caption_loss(model, image, batch, noise)
+        if len(batch.kept):
+            weights["keep"] = config.keep_weight
+            terms["keep"] = (model.texts(batch.kept) - batch.kept_at).square().sum(dim=-1).mean()
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return StepLosses(total, {**terms, "scale": model.scale()[0]}, {})
 
