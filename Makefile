@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHON VENV QUERY IMAGES OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build reproduce-mini clean
+.PHONY: help setup demo test torture mutants lint format build reproduce-mini clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -21,6 +21,14 @@ demo: ## classify places of the Earth and search it: make demo [QUERY="sea ice"]
 test: ## the test suite: make test [ARGS="-k cache"]
 	@scripts/setup.sh dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+torture: ## damaged files, kill -9, crowds, full disks: half an hour, writes its table to docs/reliability.md
+	@scripts/setup.sh dev
+	@SATTXT_TORTURE_PAGE=$(CURDIR)/docs/reliability.md $(BIN)/python -m pytest -m slow tests/torture $(ARGS)
+
+mutants: ## change the core at random places and see whether a test notices: make mutants [COUNT=400] (an hour)
+	@scripts/setup.sh dev
+	@$(BIN)/python scripts/mutants.py $(COUNT)
 
 lint: ## ruff and mypy
 	@scripts/setup.sh dev
