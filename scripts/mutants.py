@@ -15,6 +15,7 @@ import ast
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,16 +90,11 @@ def main() -> None:
     codes = {key: code for key, (_, code) in results().items() if key in set(sample) and code is not None}
     survivors = [key for key, code in codes.items() if code in SURVIVED]
     for key in survivors:
-        change = run("show", key).stdout
-        print(
-            key,
-            *(line for line in change.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")),
-            sep="\n  ",
-        )
+        shown = run("show", key).stdout.splitlines()
+        print(key, *(line for line in shown if re.match(r"[+-](?![+-]{2} )", line)), sep="\n  ")
     killed = len(codes) - len(survivors)
-    print(
-        f"killed {killed} of {len(codes)}: {100 * killed / max(1, len(codes)):.1f} % ({len(sample) - len(codes)} not run)"
-    )
+    share = 100 * killed / max(1, len(codes))
+    print(f"killed {killed} of {len(codes)}: {share:.1f} % ({len(sample) - len(codes)} not run)")
 
 
 if __name__ == "__main__":

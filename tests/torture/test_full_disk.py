@@ -51,7 +51,7 @@ def commands(tiles: Path) -> dict[str, str]:
         "embed, .parquet": f"{SATTXT} embed {tiles} -o old.parquet --overwrite",
         "embed, a new file": f"{SATTXT} embed {tiles} -o new.npy",
         "segment, a picture": f"{SATTXT} segment {one} --labels forest,river -o old.png --overwrite",
-        "segment, a map": f"{SATTXT} segment {one} --labels forest,river --map old.png --overwrite",
+        "segment, a map": f"{SATTXT} segment {one} --labels forest,river --map old.npy --overwrite",
         "segment, scores": f"{SATTXT} segment {one} --labels forest,river --scores old.npy --overwrite",
         "labels build": f"{SATTXT} labels build --label-set eurosat -o old.safetensors --overwrite",
         "convert": f"{SATTXT} convert {convert} -o model",
@@ -59,8 +59,8 @@ def commands(tiles: Path) -> dict[str, str]:
         "classify --json, /dev/full": f"{SATTXT} classify {tiles} --labels forest,river --json > /dev/full",
         "models, /dev/full": f"{SATTXT} models > /dev/full",
         "labels sets, /dev/full": f"{SATTXT} labels sets > /dev/full",
-        "eval --json": f"{SATTXT} eval zero-shot --data {tiles} --labels lake,wood,sand --json old.json --overwrite",
-        "eval --report": f"{SATTXT} eval zero-shot --data {tiles} --labels lake,wood,sand --report report",
+        "eval --json": f"{SATTXT} eval zero-shot --data {tiles} --json old.json --overwrite",
+        "eval --report": f"{SATTXT} eval zero-shot --data {tiles} --report report",
         "demo": f"{SATTXT} demo --out pictures",
     }
 
