@@ -52,6 +52,18 @@ SETS = {
     "ucmerced": "ucm.zip",
 }
 TEMPLATES = ("a satellite image of {}", "an aerial photograph of {}", "{}")
+NONSENSE = (
+    "unicorn",
+    "happiness",
+    "teapot",
+    "love",
+    "democracy",
+    "a bowl of soup",
+    "cat",
+    "guitar",
+    "mathematics",
+    "keyboard",
+)
 GROUPS = 256
 MOST_TILES = 3000  # of each training set
 MOST_REFUSED, LEAST_REFUSED = 0.10, 0.85
@@ -114,6 +126,18 @@ def fit_threshold(found: dict[str, list[Any]]) -> tuple[float, float]:
     return scale, -scale * threshold
 
 
+def share_of_nonsense_refused(model: SatTxt, embedder: Embedder, data: Path, reference: FitReference) -> float:
+    """Share of val tiles that words nothing there looks like do not fit, a word at a time."""
+    template = model.config.prompt_templates[0]
+    weights = np.asarray(model.encode_text([template.replace("{}", word) for word in NONSENSE]))
+    refused = []
+    for name, file in SETS.items():
+        _, images = embedder(open_data(data / file, name).split("val"))
+        margins = reference.margins(images, images @ weights.T, reference.best_pictures(weights))
+        refused.append(np.mean(reference.scale * margins + reference.bias < 0))
+    return float(np.mean(refused))
+
+
 def caption_truth(samples: Samples, named: dict[str, list[str]]) -> Array:
     """(N, K) whether two of a picture's captions name a label."""
     meant = [set(group) for group in named.values()]
@@ -167,7 +191,11 @@ def main() -> None:
     reference = FitReference(sides[0], sides[1], floor, 1.0, 0.0)
     scale, bias = fit_threshold(margins_of(model, embedder, data, reference))
     print(f"words {len(vocabulary)}, pictures {GROUPS}, floor {floor:.3f}, scale {scale:.2f}, bias {bias:.2f}")
-    save_reference(replace(reference, scale=scale, bias=bias), MODEL / FIT_FILE)
+    reference = replace(reference, scale=scale, bias=bias)
+    print(
+        f"words that nothing looks like: {100 * share_of_nonsense_refused(model, embedder, data, reference):.1f} % refused"
+    )
+    save_reference(reference, MODEL / FIT_FILE)
     config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
     scale, bias = fit_multi_label(model, embedder, data)
     config |= {"multi_label_scale": round(scale, 4), "multi_label_bias": round(bias, 4)}

@@ -194,6 +194,9 @@ def test_embedding_to_a_file(tmp_path: Path, record: Record) -> None:
             assert found.shape == (200, 640) or np.array_equal(found, older)
             return found
 
+        def killed(_: str) -> None:
+            sound()
+
         def ended() -> None:
             found = sound()
             assert len(found) == len(images)
@@ -210,7 +213,7 @@ def test_embedding_to_a_file(tmp_path: Path, record: Record) -> None:
             "--batch-size",
             "16",
         ]
-        return Job([*command, "--overwrite"], lambda _: sound() and None, ended)
+        return Job([*command, "--overwrite"], killed, ended)
 
     report(record, "embedding tiles to a file", make, tmp_path)
 
