@@ -192,9 +192,8 @@ def main() -> None:
     scale, bias = fit_threshold(margins_of(model, embedder, data, reference))
     print(f"words {len(vocabulary)}, pictures {GROUPS}, floor {floor:.3f}, scale {scale:.2f}, bias {bias:.2f}")
     reference = replace(reference, scale=scale, bias=bias)
-    print(
-        f"words that nothing looks like: {100 * share_of_nonsense_refused(model, embedder, data, reference):.1f} % refused"
-    )
+    refused = share_of_nonsense_refused(model, embedder, data, reference)
+    print(f"words that nothing looks like: {100 * refused:.1f} % refused")
     save_reference(reference, MODEL / FIT_FILE)
     config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
     scale, bias = fit_multi_label(model, embedder, data)
