@@ -17,7 +17,7 @@ FLOORS = (
     {"config"},
     {"weights"},
     {"images", "labels"},
-    {"vision", "text"},
+    {"vision", "text", "pictures"},
     {"classify", "segment", "data"},
     {"model"},
     {"evaluation"},

@@ -8,11 +8,11 @@ window's context against the place itself.
 
 from __future__ import annotations
 
-import colorsys
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from sattxt.errors import InputError
 from sattxt.images.options import check_count
 from sattxt.images.preprocess import Preprocessor
 from sattxt.io import atomic_write
+from sattxt.pictures import Colour, draw_legend, html_picture, label_colours, plot_map
 from sattxt.vision.embeddings import FloatArray
 from sattxt.vision.tower import ImageTokens
 
@@ -34,7 +35,7 @@ from sattxt.vision.tower import ImageTokens
 CLS_WEIGHT = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """A label map of an (H, W) image over K labels.
 
@@ -60,23 +61,63 @@ class Segmentation:
         return {label: float(c / self.label_map.size) for label, c in zip(self.labels, counts, strict=True)}
 
     @property
-    def legend(self) -> dict[str, tuple[int, int, int]]:
-        """The colour of each label in :meth:`to_image`."""
-        return dict(zip(self.labels, label_colours(len(self.labels)), strict=True))
+    def legend(self) -> dict[str, Colour]:
+        """The colour of each label in :meth:`to_image`: by what it means where that is known."""
+        return self._legend(None)
 
-    def to_image(self, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The label map drawn over the image, with a legend beside it."""
-        colours = np.asarray(label_colours(len(self.labels)), dtype=np.float32)
-        blended = (1 - opacity) * self.image + opacity * colours[self.label_map]
+    def _legend(self, colours: Mapping[str, Any] | None) -> dict[str, Colour]:
+        return dict(zip(self.labels, label_colours(self.labels, colours), strict=True))
+
+    def to_image(
+        self, opacity: float = 0.55, legend: bool = True, colours: Mapping[str, Any] | None = None
+    ) -> Image.Image:
+        """The label map drawn over the image.
+
+        Args:
+            opacity: of the map, in [0, 1].
+            legend: beside it, which enlarges small images; without one the picture has the image's own size.
+            colours: of labels, in the place of those in ``legend``: ``"navy"``, ``"#102030"`` or (16, 32, 48).
+
+        Raises:
+            InputError: an argument is none of these.
+        """
+        if isinstance(opacity, (str, bool)) or not 0 <= opacity <= 1:
+            raise InputError(f"opacity={opacity!r}: pass a number in [0, 1]")
+        chosen = self._legend(colours)
+        table = np.asarray(list(chosen.values()), dtype=np.float32)
+        blended = (1 - opacity) * self.image + opacity * table[self.label_map]
         picture = Image.fromarray(blended.round().astype(np.uint8))
-        return draw_legend(picture, self.legend, self.shares) if legend else picture
+        return draw_legend(picture, chosen, self.shares) if legend else picture
 
-    def save_png(self, path: str | os.PathLike[str], opacity: float = 0.55) -> Path:
+    def save_png(
+        self,
+        path: str | os.PathLike[str],
+        opacity: float = 0.55,
+        legend: bool = True,
+        colours: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write :meth:`to_image` as a PNG, whole or not at all; a file that is there is replaced."""
-        target = Path(path)
+        picture, target = self.to_image(opacity, legend, colours), Path(path)
         with atomic_write(target) as file:
-            self.to_image(opacity).save(file, format="PNG")
+            picture.save(file, format="PNG")
         return target
+
+    def plot(self, axes: Any = None, opacity: float = 0.55, colours: Mapping[str, Any] | None = None) -> Any:
+        """Draw it with matplotlib (extra ``demo``), on ``axes`` or new ones; returns these."""
+        picture = self.to_image(opacity, legend=False, colours=colours)
+        return plot_map(picture, self._legend(colours), self.shares, axes)
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        ranked = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
+        shown = ", ".join(f"{label} {100 * share:.1f} %" for label, share in ranked)
+        more = f", {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
+        return f"Segmentation({height} x {width}: {shown}{more})"
+
+    def _repr_html_(self) -> str:
+        picture = self.to_image()
+        picture.thumbnail((1024, 1024))
+        return html_picture(picture)
 
 
 @torch.inference_mode()
@@ -151,54 +192,3 @@ def _taper(side: int) -> Tensor:
     """(side, side) blending weights, highest in the middle, never zero."""
     ramp = torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).clamp(min=0.05)
     return ramp[:, None] * ramp[None, :]
-
-
-# -- colours and legend ------------------------------------------------------------------------------------------------
-
-Colour = tuple[int, int, int]
-
-_ROW = 24  # height of a label in the legend, pixels
-# Okabe and Ito's palette, which most colour-blind readers can tell apart, then spaced hues.
-_BASE: tuple[Colour, ...] = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (213, 94, 0),
-    (240, 228, 66),
-    (204, 121, 167),
-    (86, 180, 233),
-    (90, 90, 90),
-)
-
-
-def label_colours(count: int) -> list[Colour]:
-    """``count`` distinct RGB colours, the same ones every time."""
-    colours = list(_BASE[:count])
-    for extra in range(count - len(colours)):
-        hue = (0.11 + extra * 0.618033988749895) % 1
-        red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (extra % 2), 0.9 - 0.3 * ((extra // 2) % 2))
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return colours
-
-
-def draw_legend(picture: Image.Image, legend: Mapping[str, Colour], shares: Mapping[str, float]) -> Image.Image:
-    """``picture`` with a swatch, name and share for every label beside it, the largest share first.
-
-    A picture of less than 384 pixels a side is enlarged by a whole factor.
-    """
-    from PIL import ImageDraw, ImageFont
-
-    factor = max(1, -(-384 // min(picture.size)))
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    font = ImageFont.load_default(size=15)
-    names = sorted(legend, key=lambda name: -shares[name])
-    texts = [f"{name}  {100 * shares[name]:.0f} %" for name in names]
-    width = round(max(font.getlength(t) for t in texts)) + 50
-    canvas = Image.new("RGB", (picture.width + width, max(picture.height, _ROW * len(names) + 20)), "white")
-    canvas.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(canvas)
-    for i, (name, text) in enumerate(zip(names, texts, strict=True)):
-        top, left = 10 + i * _ROW, picture.width + 12
-        draw.rectangle((left, top + 2, left + 16, top + 18), fill=legend[name], outline="black")
-        draw.text((left + 26, top), text, fill="black", font=font)
-    return canvas

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sattxt.errors import InputError
+from sattxt.errors import InputError, import_extra
+from sattxt.images.options import check_count
 from sattxt.io import to_json
+from sattxt.pictures import html_table, plot_bars, plot_tiles
 from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ class ZeroShotResult:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return html_table([self])
+
+    def plot(self, k: int = 5, axes: Any = None) -> Any:
+        """Draw the ``k`` most probable labels as bars (extra ``demo``), on matplotlib's ``axes`` or new ones."""
+        return plot_bars(self, check_count("k", k), axes)
+
 
 class ZeroShotBatch(list[ZeroShotResult]):
     """Results of many tiles, in the order they were given: a list.
@@ -134,6 +143,22 @@ class ZeroShotBatch(list[ZeroShotResult]):
             | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
             for r in self
         ]
+
+    def to_pandas(self) -> Any:
+        """:meth:`to_rows` as a ``pandas.DataFrame``, indexed by the tiles' positions in the input (extra ``eval``)."""
+        frame = import_extra("pandas", "eval", "pandas", "to_pandas").DataFrame
+        return frame(self.to_rows(), index=self.indices, columns=None if self else ["source", "label", "prob", "fit"])
+
+    def plot(self, limit: int = 24, columns: int = 6) -> Any:
+        """Draw the first ``limit`` tiles with their labels in a grid, where their files can be read (extra ``demo``).
+
+        Returns:
+            matplotlib's axes, one a tile.
+        """
+        return plot_tiles(self, check_count("limit", limit), check_count("columns", columns))
+
+    def _repr_html_(self) -> str:
+        return html_table(self, len(self.failures))
 
     def __str__(self) -> str:
         shown = [str(r) for r in self[:10]]

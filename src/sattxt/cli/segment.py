@@ -34,6 +34,9 @@ def segment(
         int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer. Default: the model's.")
     ] = None,
     overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
+    no_legend: Annotated[
+        bool, typer.Option("--no-legend", help="Draw the picture at the image's own size, with no legend beside it.")
+    ] = False,
     overwrite: options.Overwrite = False,
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,
@@ -69,7 +72,7 @@ def segment(
     from sattxt.io import atomic_write
 
     if out is not None:
-        found.save_png(out)
+        found.save_png(out, legend=not no_legend)
     for path, array in ((label_map, found.label_map), (scores, found.scores)):
         if path is not None:
             with atomic_write(path) as file:
