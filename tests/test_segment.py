@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from sattxt import SatTxt
@@ -55,3 +57,44 @@ def test_segment_writes_a_picture_with_a_legend(model: SatTxt, tiles: list[np.nd
 def test_segment_refuses_impossible_windows(model: SatTxt, tiles: list[np.ndarray], options: dict[str, float]) -> None:
     with pytest.raises(InputError):
         model.segment(tiles[0], LABELS, **options)
+
+
+def _patch_cosines(model: SatTxt, crop: np.ndarray, texts: np.ndarray) -> torch.Tensor:
+    """(K, side, side) of one window: every patch in the place of the mean patch, the class token weighed by half."""
+    tokens = model.image_tokens(crop)
+    cls, patches = tokens.cls[0], tokens.patches[0]
+    rows = torch.stack([torch.cat([0.5 * cls, patch]) for patch in patches])
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    scores = (rows @ torch.from_numpy(texts).T).T.reshape(1, len(texts), *tokens.grid)
+    return F.interpolate(scores, size=crop.shape[:2], mode="bilinear", align_corners=False)[0]
+
+
+def test_scores_are_blended_as_by_hand(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    scene = np.concatenate(tiles[:2], axis=1)[:64]  # (64, 128): windows of 64 at columns 0, 32 and 64
+    texts = model.classifier(LABELS).weights
+    centres = (np.arange(64) + 0.5) / 64
+    ramp = np.maximum(np.sin(np.pi * centres), 0.05)
+    taper = torch.from_numpy(np.outer(ramp, ramp)).float()
+    total, weight = torch.zeros(3, 64, 128), torch.zeros(64, 128)
+    for left in (0, 32, 64):
+        total[:, :, left : left + 64] += taper * _patch_cosines(model, scene[:, left : left + 64], texts)
+        weight[:, left : left + 64] += taper
+    found = model.segment(scene, LABELS, window=64, overlap=0.5)
+    assert np.abs(found.scores - (total / weight).numpy()).max() < 1e-4
+    assert np.abs(found.scores).max() <= 1
+
+
+def test_shares_and_probabilities_are_those_of_the_map(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    found = model.segment(tiles[0], LABELS)
+    for index, label in enumerate(LABELS):
+        assert found.shares[label] == pytest.approx((found.label_map == index).mean())
+    scaled = np.exp(model.config.logit_scale * found.scores)
+    assert np.abs(found.probs - scaled / scaled.sum(axis=0)).max() < 1e-4
+
+
+def test_the_overlay_is_the_image_where_it_is_transparent(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    found = model.segment(tiles[0], LABELS)
+    assert np.array_equal(np.asarray(found.to_image(0, legend=False)), tiles[0])
+    opaque = np.asarray(found.to_image(1, legend=False))
+    colours = np.array([found.legend[label] for label in LABELS])
+    assert np.array_equal(opaque, colours[found.label_map])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sattxt import SatTxt
+from sattxt.classify.classifier import Calibration
 from sattxt.errors import ImageError, InputError, LabelError
 
 LABELS = ["forest", "river", "city"]
@@ -71,3 +72,31 @@ def test_skipping_the_only_tile_leaves_nothing_to_answer_with(model: SatTxt, tmp
     with pytest.raises(ImageError, match=r"bad\.png"):
         model.zero_shot(tmp_path / "bad.png", LABELS, on_error="skip")
     assert [f.index for f in model.zero_shot([tmp_path / "bad.png"], LABELS, on_error="skip").failures] == [0]
+
+
+def test_probabilities_of_very_sharp_models_stay_finite() -> None:
+    sharp = Calibration(1e5, scale=2.0, bias=-1.0)
+    assert sharp.softmax(np.array([[0.9, -0.9, 0.1]], np.float32)).tolist() == [[1, 0, 0]]
+    contrast = sharp.contrast(np.array([[0.9, -0.9]], np.float32), np.array([[0.5, 0.4]], np.float32))
+    assert contrast[0] == pytest.approx([1, 0], abs=1e-6)
+
+
+def test_probabilities_are_those_of_the_formulas() -> None:
+    scores, backgrounds = np.array([[0.3, 0.1]], np.float32), np.array([[0.2, 0.05]], np.float32)
+    calibration = Calibration(10, scale=1.5, bias=-0.5)
+    powers = np.exp([3.0, 1.0])
+    assert calibration.softmax(scores)[0] == pytest.approx(powers / powers.sum(), abs=1e-6)
+    level = np.log(np.mean(np.exp([2.0, 0.5])))
+    expected = [1 / (1 + np.exp(-(1.5 * (logit - level) - 0.5))) for logit in (3.0, 1.0)]
+    assert calibration.contrast(scores, backgrounds)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_label_seen_before_under_a_dict_is_found_again(model: SatTxt) -> None:
+    water = model.classifier({"water": ["river", "lake"]})
+    assert model.classifier({"water": ["river", "lake"]}) is water
+    assert model.classifier({"water": ["river"]}) is not water
+    assert model.classifier({"wet": ["river", "lake"]}).labels == ("wet",)
+
+
+def test_a_bank_names_its_model(model: SatTxt, tmp_path: Path) -> None:
+    assert model.export_labels(tmp_path / "bank.safetensors", ["forest"]).model == model.config.name

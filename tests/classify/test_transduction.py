@@ -124,3 +124,35 @@ def test_the_command_classifies_together_and_says_so(tmp_path: Path, monkeypatch
     (tmp_path / "p.json").write_text("{}")
     assert app.run([*command, "--prompts", str(tmp_path / "p.json")]) == 2
     assert app.run([*command, "--centre-scores"]) == 2
+
+
+def _by_hand(tiles: np.ndarray, labels: np.ndarray, scale: float) -> np.ndarray:
+    """The updates of the paper, one number at a time where that is clearer."""
+    count, classes = len(tiles), len(labels)
+    logits = scale * tiles @ labels.T
+    words = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    cosines = tiles @ tiles.T
+    np.fill_diagonal(cosines, -2)
+    near = np.argsort(-cosines, axis=1)[:, :3]
+    assigned = np.exp(words)
+    sure = [np.argsort(-assigned[:, k])[: min(8, count // classes)] for k in range(classes)]
+    means = np.stack([unit(tiles[rows].mean(0)) for rows in sure])
+    variance = np.full(tiles.shape[1], 1 / tiles.shape[1])
+    for _ in range(10):
+        likely = np.array([[-0.5 * ((x - m) ** 2 / variance).sum() for m in means] for x in tiles])
+        for _ in range(5):
+            friends = np.array([sum(max(cosines[i, j], 0) * assigned[j] for j in near[i]) for i in range(count)])
+            powers = words + likely + friends
+            assigned = np.exp(powers - powers.max(1, keepdims=True))
+            assigned /= assigned.sum(1, keepdims=True)
+        means = unit(assigned.T @ tiles)
+        spread = sum(assigned[i, k] * (tiles[i] - means[k]) ** 2 for i in range(count) for k in range(classes))
+        variance = np.maximum(spread / count, 1e-6)
+    return assigned
+
+
+def test_the_updates_are_those_of_the_paper() -> None:
+    tiles, _, labels = clouds(3, sizes=(12, 20, 9), dim=6)
+    # far apart clouds leave nothing to see: these overlap
+    tiles = unit(tiles + 0.35 * np.random.default_rng(0).normal(size=tiles.shape))
+    np.testing.assert_allclose(transduce(tiles, labels, 4.0), _by_hand(tiles, labels, 4.0), atol=2e-3)

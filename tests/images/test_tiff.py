@@ -226,6 +226,17 @@ def test_palette_tiff(tmp_path: Path) -> None:
     np.testing.assert_array_equal(to_rgb(tmp_path / "p.tif"), np.asarray(image.convert("RGB")))
 
 
+def test_palette_tiff_that_only_rasterio_reads(tmp_path: Path) -> None:
+    indices = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) % 4
+    colours = {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255), 3: (9, 8, 7, 255)}
+    with rasterio.open(tmp_path / "p.tif", "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8",
+                       compress="lerc", photometric="palette") as out:  # fmt: skip
+        out.write_colormap(1, colours)
+        out.write(indices)
+    expected = np.array([colours[i][:3] for i in range(4)], dtype=np.uint8)[indices[0]]
+    np.testing.assert_array_equal(to_rgb(tmp_path / "p.tif"), expected)
+
+
 @pytest.mark.parametrize("count", [1, 13])
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
 def test_nodata_is_black_and_does_not_count(tmp_path: Path, count: int, dtype: str) -> None:
@@ -271,7 +282,8 @@ def test_mirrored_rasters_are_read_north_up(tmp_path: Path, count: int, sx: int,
 
 def test_rotated_and_unreferenced_rasters_stay_as_stored(tmp_path: Path) -> None:
     data = cube()
-    for transform, crs in ((Affine(7, 7, 6e5, 7, -7, 5e6), "EPSG:32632"), (Affine.identity(), None)):
+    rotated, sheared = Affine(7, 7, 6e5, 7, -7, 5e6), [Affine(7, 0, 6e5, 3, 7, 5e6), Affine(-7, 3, 6e5, 0, -7, 5e6)]
+    for transform, crs in ((rotated, "EPSG:32632"), *((t, "EPSG:32632") for t in sheared), (Affine.identity(), None)):
         path = write(tmp_path / "r.tif", data, transform=transform, crs=crs)
         np.testing.assert_allclose(to_rgb(path, S2), stretched(data[[3, 2, 1]]), atol=1e-3)
 

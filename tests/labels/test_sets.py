@@ -125,3 +125,9 @@ def test_folders_of_real_tiles_match_their_label_set(data_dir: object, archive: 
 )
 def test_humanise_splits_words(name: str, words: str) -> None:
     assert humanise(name) == words
+
+
+def test_published_codes_of_classes_are_kept() -> None:
+    codes = {label.name: label.code for label in label_set("corine-1")}
+    assert all(codes.values())
+    assert len(set(codes.values())) == len(codes)

@@ -281,3 +281,17 @@ def test_folders_that_cannot_be_made_are_told(model: SatTxt, tiles: list[np.ndar
     ):
         with pytest.raises(WeightsError, match=r"cannot be (made|written)"):
             write()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    model = SatTxt.from_pretrained(device="cpu", text_cache=False)
+    assert model.dtype == (torch.bfloat16 if native else torch.float32)
+
+
+def test_auto_precision_is_float32_where_torch_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert SatTxt.from_pretrained(device="cpu", text_cache=False).dtype == torch.float32

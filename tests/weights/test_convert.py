@@ -206,3 +206,14 @@ def test_a_hash_in_a_files_name_is_checked(tmp_path: Path) -> None:
     bad = Path(shutil.copy(BACKBONE, tmp_path / "dinov3-eadcf0ff.pth"))
     with pytest.raises(ChecksumError, match=f"dinov3-eadcf0ff.pth: its sha256 is {right}.*recorded is eadcf0ff"):
         convert_golden(tmp_path / "b", dinov3=bad)
+
+
+def test_heads_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"num_heads=2, but .* says 4"):
+        convert_golden(tmp_path / "two", num_heads=2)
+    assert read_model(convert_golden(tmp_path / "four", num_heads=4)).config.text.max_length == 512
+
+
+def test_the_card_names_the_language_model_with_its_adapters(tmp_path: Path) -> None:
+    card = (convert_golden(tmp_path / "model") / "README.md").read_text()
+    assert f"{LLM}, with {ADAPTERS[0]}, then {ADAPTERS[1]}" in card

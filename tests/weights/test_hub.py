@@ -14,6 +14,7 @@ import torch
 from hub_standin import HubStandIn, Repo
 from release_files import ADAPTERS, LLM, convert_golden, write_heads, write_transformers_checkpoint
 
+from sattxt import SatTxt
 from sattxt.config import ModelSource
 from sattxt.errors import (
     ChecksumError,
@@ -232,6 +233,15 @@ def test_the_bundled_model_comes_back_with_all_of_its_files(hub: HubStandIn, tmp
     pulled = resolve("someone/mini", cache_dir=tmp_path / "hf")
     assert read_sums(pulled).keys() == read_sums(bundled).keys()
     assert read_model(pulled).fit.keys() == read_model(bundled).fit.keys()
+
+
+def test_a_model_pushes_itself(hub: HubStandIn, tmp_path: Path) -> None:
+    mini = SatTxt.from_pretrained(text_cache=False, preprocess={"window": 40})
+    address = mini.push_to_hub("someone/mine", token=hub.token)
+    assert address.startswith(f"{hub.url}/someone/mine/commit/")
+    again = SatTxt.from_pretrained("someone/mine", cache_dir=tmp_path / "hf", text_cache=False)
+    assert again.config == mini.config
+    assert again.config.image.window == 40
 
 
 def test_a_model_that_points_to_a_local_folder_is_not_pushed(hub: HubStandIn, tmp_path: Path) -> None:
