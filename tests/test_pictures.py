@@ -100,6 +100,15 @@ def test_text_of_a_segmentation_is_short(model: SatTxt, tiles: list[np.ndarray])
     assert len(text) < 100
 
 
+def test_text_of_classifiers_and_banks_is_short(model: SatTxt, tmp_path: Path) -> None:
+    assert repr(model.classifier(LABELS)) == "Classifier(3 labels: forest, river, city)"
+    assert repr(model.classifier([f"label {i}" for i in range(9)])).endswith("label 4, ...)")
+    assert repr(model.classifier(LABELS, multi_label=True)).endswith("city; several a tile)")
+    bank = model.export_labels(tmp_path / "bank.safetensors", LABELS)
+    assert repr(bank).startswith("LabelBank(3 labels, ")
+    assert len(repr(bank)) < 120
+
+
 def test_results_plot_themselves(model: SatTxt, paths: list[Path]) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")

@@ -109,6 +109,10 @@ class Classifier:
         self._fit = fit
         self._best_pictures = None if fit is None else fit.best_pictures(self.weights)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+        return f"Classifier({len(self.labels)} labels: {shown}{'; several a tile' * self.multi_label})"
+
     @property
     def multi_label(self) -> bool:
         """Whether every label gets its own probability."""

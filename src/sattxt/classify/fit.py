@@ -9,7 +9,7 @@ arXiv 1710.04087, section 2.3) with one neighbour a side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ class FitReference:
     like would fit whatever is a little nearer. scale, bias: from a margin to a probability; 0.5 is where it refuses.
     """
 
-    words: Tensor
-    pictures: Tensor
+    words: Tensor = field(repr=False)
+    pictures: Tensor = field(repr=False)
     floor: float
     scale: float
     bias: float

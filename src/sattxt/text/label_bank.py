@@ -25,7 +25,7 @@ _HEADER_BYTES = 90_000_000  # safetensors refuses headers of more than 100 MB
 _TOLERANCE = 3e-2  # relative distance of two vectors of one text: what an encoder in bfloat16 differs by
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LabelBank:
     """Pooled text vectors with all that must be known to use them.
 
@@ -72,6 +72,10 @@ class LabelBank:
             absent = [prompt for prompt in prompts if prompt not in known]
             if absent:
                 raise InputError(f"label {label!r} has a prompt without a vector: {absent[0]!r}")
+
+    def __repr__(self) -> str:
+        made = f"{self.model or 'a model without a name'}, {self.created}"
+        return f"LabelBank({len(self.labels)} labels, {len(self.texts)} texts of {self.vectors.shape[1]}, {made})"
 
     @property
     def prompts(self) -> dict[str, list[str]]:
