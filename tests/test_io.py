@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sattxt.errors import DiskFullError, WeightsError
+from sattxt.errors import DiskFullError, InputError, WeightsError
 from sattxt.io import (
     atomic_write,
+    check_new,
     disk_errors,
     first_line,
     is_system_failure,
@@ -126,3 +127,9 @@ def test_the_cache_directory_is_the_platforms_unless_chosen(monkeypatch: pytest.
 )
 def test_what_is_the_systems_fault_and_not_the_files(error: Exception, system: bool) -> None:
     assert is_system_failure(error) == system
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="/dev/null is a Unix device")
+def test_a_device_is_never_replaced() -> None:
+    with pytest.raises(InputError, match=r"/dev/null: is a folder or a device"):
+        check_new(Path("/dev/null"), overwrite=True)

@@ -52,8 +52,8 @@ def to_json(value: Any) -> str:
 
 def check_new(target: Path, *, overwrite: bool) -> None:
     """Refuse to replace a file unless that is asked for; :class:`InputError` says how to ask."""
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; pass the path of a file")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target}: is a folder or a device; pass the path of a file")
     if target.exists() and not overwrite:
         raise InputError(f"{target}: is there already; pass another path, or overwrite=True")
 

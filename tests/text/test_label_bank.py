@@ -86,7 +86,7 @@ def test_a_bank_is_replaced_only_where_that_is_asked(path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     make("a").save(tmp_path / "new" / "x.safetensors")
-    with pytest.raises(InputError, match=r"new: is a folder; pass the path of a file"):
+    with pytest.raises(InputError, match=r"new: is a folder or a device; pass the path of a file"):
         make("a").save(tmp_path / "new")
     with pytest.raises(WeightsError, match=r"y\.safetensors: cannot be written .*pass another folder"):
         make("a").save(tmp_path / "new" / "x.safetensors" / "y.safetensors")
