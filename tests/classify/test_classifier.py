@@ -100,3 +100,16 @@ def test_a_label_seen_before_under_a_dict_is_found_again(model: SatTxt) -> None:
 
 def test_a_bank_names_its_model(model: SatTxt, tmp_path: Path) -> None:
     assert model.export_labels(tmp_path / "bank.safetensors", ["forest"]).model == model.config.name
+
+
+def test_a_label_alone_and_letters_that_are_not_english_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, tile = SatTxt.from_pretrained(), np.full((64, 64, 3), 90, np.uint8)
+    tile[::2] = 40
+    for _ in range(2):
+        model.zero_shot(tile, ["forest"])
+        model.zero_shot(tile, ["\u68ee\u6797", "river"])
+        model.zero_shot(tile, ["forest"], multi_label=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith("'forest' is the only label")
+    assert told[1].startswith("1 of 2 labels (\u68ee\u6797) are not in Latin letters")

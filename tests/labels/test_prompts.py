@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sattxt.errors import InputError, LabelError
-from sattxt.labels.prompts import TEMPLATES, label_prompts, parse_labels, parse_templates
+from sattxt.labels.prompts import TEMPLATES, find_doubts, label_prompts, parse_labels, parse_templates
 from sattxt.labels.sets import label_set
 
 
@@ -110,6 +110,12 @@ def test_any_iterable_of_texts_will_do() -> None:
         (b"forest", "bytes"),
         ({"forest", "river"}, "no order"),
         (5, "not int"),
+        (["forest", "ri\0ver"], "labels[1] has a character that does not show, U+0000"),
+        (["\u202eforest"], "U+202E (right-to-left override): pass '\\u202eforest' without it"),
+        (["two\nlines"], "U+000A"),
+        (["\ud800"], "U+D800"),
+        ({"water": ["lake", "se\u200fa"]}, "labels['water'][1] has a character that does not show"),
+        (["forest", "x" * 5000], "has 5,000 characters, a label at most 200"),
     ],
 )
 def test_bad_labels_are_refused(labels: object, says: str) -> None:
@@ -124,3 +130,25 @@ def test_labels_and_label_set_exclude_each_other() -> None:
         parse_labels(["forest"], label_set="eurosat")
     with pytest.raises(LabelError, match="both"):
         parse_labels(label_set("aid"), label_set="eurosat")
+
+
+def test_long_texts_stand_for_a_short_label_and_emoji_keep_their_joiners() -> None:
+    assert parse_labels({"harbour": "x" * 5000})["harbour"] == ("x" * 5000,)
+    assert list(parse_labels(["\U0001f468\u200d\U0001f33e"])) == ["\U0001f468\u200d\U0001f33e"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "multi_label", "says"),
+    [
+        (["forest"], False, ["'forest' is the only label, so its probability is always 1.00"]),
+        (["forest"], True, []),
+        (["forest", "s\u00e9chage", "SeaLake 2", "forest \U0001f332"], False, []),
+        (["\u68ee\u6797", "\u063a\u0627\u0628\u0629", "river"], False, ["2 of 3 labels (\u68ee\u6797, "]),
+        (["\U0001f332", "123"], True, ["2 of 2 labels"]),
+        ({"\u68ee\u6797": ["forest"], "b": ["\u68ee\u6797", "wood"]}, False, []),
+    ],
+)
+def test_labels_that_will_mislead_are_told(labels: object, multi_label: bool, says: list[str]) -> None:
+    told = find_doubts(parse_labels(labels), multi_label=multi_label)
+    assert len(told) == len(says)
+    assert all(part in doubt for part, doubt in zip(says, told, strict=True))

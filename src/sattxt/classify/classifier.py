@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.classify.transduction import transduce
 from sattxt.errors import ImageError, InputError
 from sattxt.images.sources import is_single
-from sattxt.labels.prompts import BACKGROUNDS, label_prompts
+from sattxt.labels.prompts import BACKGROUNDS, find_doubts, label_prompts, parse_labels
 from sattxt.text.label_bank import LabelBank
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, unit_rows
 from sattxt.vision.encode import EncodeOptions, ImageEncoder
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sattxt.config import ModelConfig
     from sattxt.images.read import Tile, Tiles
     from sattxt.text.tower import TextTower
+
+log = logging.getLogger(__name__)
 
 NewLabels: TypeAlias = "Sequence[str] | Mapping[str, str | Sequence[str]]"
 LabelInput: TypeAlias = "NewLabels | LabelBank"
@@ -255,8 +258,9 @@ class Classifiers:
         if isinstance(labels, LabelBank):
             self._text.add_bank(labels)
             prompts, instruction = labels.prompts, labels.instruction
+            _tell_doubts(prompts, multi_label)
         else:
-            prompts = self._prompts(labels, label_set, templates)
+            prompts = self._prompts(labels, label_set, templates, multi_label)
         texts = [text for group in prompts.values() for text in group]
         backgrounds = self._backgrounds if multi_label else []
         embedded = self._text.embed(texts + backgrounds, instruction=instruction, progress=progress)
@@ -286,16 +290,22 @@ class Classifiers:
         progress: bool,
     ) -> LabelBank:
         """The text vectors of labels and backgrounds; arguments and errors as in :meth:`sattxt.SatTxt.classifier`."""
-        prompts = self._prompts(labels, label_set, templates)
+        prompts = self._prompts(labels, label_set, templates, multi_label=True)
         texts = [text for group in prompts.values() for text in group] + self._backgrounds
         name = self._config.name
         return self._text.bank(texts, labels=prompts, model=name, instruction=instruction, progress=progress)
 
     def _prompts(
-        self, labels: NewLabels | None, label_set: str | None, templates: str | Sequence[str] | None
+        self, labels: NewLabels | None, label_set: str | None, templates: str | Sequence[str] | None, multi_label: bool
     ) -> dict[str, list[str]]:
-        default = self._config.prompt_templates
-        return label_prompts(labels, label_set=label_set, templates=templates, default=default)
+        texts = parse_labels(labels, label_set=label_set)
+        _tell_doubts(texts, multi_label)
+        return label_prompts(texts, templates=templates, default=self._config.prompt_templates)
+
+
+def _tell_doubts(labels: Mapping[str, Sequence[str]], multi_label: bool) -> None:
+    for doubt in find_doubts(labels, multi_label=multi_label):
+        log.warning("%s", doubt)
 
 
 def _freeze(value: Any) -> Hashable:

@@ -6,6 +6,7 @@ each text is put into each template; the classifier averages the embeddings of a
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{} seen from above",
     ),
 }
+
+_LONGEST = 200  # characters of a label
+#: Unicode categories that print nothing, or move what stands around them; but joiners, which emoji and Persian need.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
 
 #: What a tile is called that no label fits.
 NONE_OF_THESE = "none of these"
@@ -94,8 +100,9 @@ def parse_labels(
         label_set: instead of ``labels``: a label set or the name of one.
 
     Raises:
-        LabelError: none or both are given, the list is empty, a label is empty, repeated (case and spacing aside) or
-            no text, two labels stand for the same texts, or the set is unknown.
+        LabelError: none or both are given, the list is empty, a label is empty, repeated (case and spacing aside),
+            longer than 200 characters, or no text; it has a character that does not show; two labels stand for the
+            same texts, or the set is unknown.
     """
     if label_set is not None:
         if labels is not None:
@@ -116,6 +123,12 @@ def parse_labels(
     names = [_text(name, f"labels[{position}]") for position, (name, _) in enumerate(pairs)]
     if not names:
         raise LabelError("labels is empty: pass at least one, such as ['forest', 'river']")
+    for name in names:
+        if len(name) > _LONGEST:
+            raise LabelError(
+                f"label '{name[:40]}...' has {len(name):,} characters, a label at most {_LONGEST}: give it a short "
+                "name, {'name': 'the long text'}"
+            )
     _refuse_repeats(names, "label")
     texts = {name: _texts(given, name) for name, (_, given) in zip(names, pairs, strict=True)}
     owners: dict[frozenset[str], str] = {}
@@ -150,12 +163,49 @@ def label_prompts(
     }
 
 
+def find_doubts(labels: Mapping[str, Sequence[str]], *, multi_label: bool) -> list[str]:
+    """What to tell someone whose labels are taken, yet whose answers will mean little; a sentence each.
+
+    Args:
+        labels: each with the texts that stand for it, as :func:`parse_labels` gives them.
+        multi_label: every label is judged by itself, so that one alone is no doubt.
+    """
+    doubts = []
+    if len(labels) == 1 and not multi_label:
+        doubts.append(
+            f"{next(iter(labels))!r} is the only label, so its probability is always 1.00: pass what else there may "
+            "be, or ask for multi-label answers, which judge it by itself"
+        )
+    foreign = [label for label, texts in labels.items() if not any(map(_in_latin_letters, texts))]
+    if foreign:
+        doubts.append(
+            f"{len(foreign)} of {len(labels)} labels ({', '.join(foreign[:3])}) are not in Latin letters; the text "
+            "encoder reads English, so their probabilities mean little: pass English words, as {'label': 'words'} to "
+            "keep the label"
+        )
+    return doubts
+
+
+def _in_latin_letters(text: str) -> bool:
+    """Whether as many characters are Latin letters as are other letters and symbols, and one at least."""
+    marks = [c for c in text if unicodedata.category(c)[0] in "LS"]
+    latin = sum(unicodedata.name(c, "").startswith("LATIN ") for c in marks)
+    return latin > 0 and 2 * latin >= len(marks)
+
+
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise LabelError(f"{where} must be a text, not {type(value).__name__} ({value!r})")
     if not value.strip():
         raise LabelError(f"{where} is empty: pass a word or phrase")
-    return value.strip()
+    text = value.strip()
+    unseen = next((c for c in text if unicodedata.category(c) in _UNSEEN and c not in _JOINERS), None)
+    if unseen is not None:
+        raise LabelError(
+            f"{where} has a character that does not show, U+{ord(unseen):04X} "
+            f"({unicodedata.name(unseen, 'a control character').lower()}): pass {text[:40]!a} without it"
+        )
+    return text
 
 
 def _texts(value: Any, label: str) -> tuple[str, ...]:
