@@ -143,7 +143,7 @@ def test_without_skip_the_first_bad_image_ends_the_job_with_one_line(model, tile
         (["{tiles}"], "no labels"),
         (["{tiles}", "-l", "a,b", "--label-set", "eurosat"], "exclude each other"),
         (["{tiles}", "-l", " , "], "no label in it"),
-        (["{tiles}", "-l", "@{tiles}/none.txt"], "none.txt"),
+        (["{tiles}", "-l", "@{tiles}/none.txt"], "none.txt: no such file"),
         (["{tiles}/nowhere.png", "-l", "a,b"], "nowhere.png: no such file"),
         (["{tiles}/*.gif", "-l", "a,b"], "no file matches"),
         (["{tiles}/empty", "-l", "a,b"], "holds no image"),

@@ -182,7 +182,12 @@ class HubAccess:
         except Exception as error:
             unreachable = isinstance(error, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled))
             if unreachable or type(error).__module__.startswith(("httpx", "httpcore")):
-                raise OfflineError(_not_cached(repo, revision)) from error
+                if self.offline or isinstance(error, hub.OfflineModeIsEnabled):
+                    raise OfflineError(_not_cached(repo, revision)) from error
+                raise OfflineError(
+                    f"{repo}: is no folder here, is not cached, and {self.endpoint} cannot be reached; check the name "
+                    "and the network, or download it elsewhere and pass its folder"
+                ) from error
             if not isinstance(error, OSError) or isinstance(error, SatTxtError) or error.errno is not None:
                 raise  # ours, or (with a number) a matter of this machine's disk
             raise HubError(f"{repo}: the download broke off ({first_line(error)}); run the command again") from error
@@ -195,6 +200,6 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _not_cached(what: str, revision: str | None) -> str:
     return (
-        f"{what} (revision {revision or 'main'}) is not cached and the hub was not reached: connect once without "
+        f"{what} (revision {revision or 'main'}) is not cached and nothing may be downloaded: connect once without "
         "local_files_only and HF_HUB_OFFLINE, or download it elsewhere and pass its folder"
     )
