@@ -209,7 +209,7 @@ def test_offline_without_a_cache_says_what_is_missing(
 
 def test_no_network_is_an_offline_error(hub: HubStandIn, tmp_path: Path) -> None:
     hub.stop()
-    with pytest.raises(OfflineError, match="some/model: is no folder here, is not cached, and .* cannot be reached"):
+    with pytest.raises(OfflineError, match=r"some/model: is no folder here, .* cannot be reached"):
         resolve("some/model", cache_dir=tmp_path / "hf")
 
 
