@@ -164,7 +164,8 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
-        unknown = sorted(set(config.options) - set(DINOv3ViTConfig().to_dict()))
+        known: Any = DINOv3ViTConfig()
+        unknown = sorted(set(config.options) - set(known.to_dict()))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}")
         return DINOv3ViTModel(DINOv3ViTConfig(**config.options))
