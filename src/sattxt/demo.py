@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
+from sattxt.classify.results import FITS, ZeroShotBatch, ZeroShotResult
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, WeightsError, import_extra
 from sattxt.io import atomic_write, user_cache_dir
-from sattxt.vision.embeddings import FloatArray
+from sattxt.vision.embeddings import FloatArray, unit_rows
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
@@ -129,7 +129,7 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
     """
     templates = model.config.prompt_templates
     names = [name for group in LABELS.values() for name in group]
-    wanted = model.classifier([query], templates=templates).weights[0]
+    wanted = _embed_query(model, query)
     others = model.classifier([n for n in names if n.casefold() != query.casefold()], templates=templates).weights
     score = vectors @ wanted - (vectors @ others.T).mean(axis=1)
     weight = np.repeat(np.cos(np.radians(np.linspace(90, -90, grid[0] + 2)[1:-1])), grid[1])
@@ -140,8 +140,17 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
 
 def share_that_fits(model: SatTxt, query: str, vectors: FloatArray) -> float | None:
     """Share of the windows that ``query`` fits, in [0, 1]; ``None`` where the model cannot tell."""
-    found = model.zero_shot(vectors, [query])
-    return None if model.fit is None else sum(result.fits is True for result in found) / len(found)
+    if model.fit is None:
+        return None
+    wanted = _embed_query(model, query)[None]
+    fits = model.fit.measure(vectors, vectors @ wanted.T, model.fit.best_pictures(wanted))
+    return float((fits >= FITS).mean())
+
+
+def _embed_query(model: SatTxt, query: str) -> FloatArray:
+    """(D,) unit vector of the query in the model's templates."""
+    prompts = [template.replace("{}", query) for template in model.config.prompt_templates]
+    return unit_rows(model.encode_text(prompts).mean(axis=0))
 
 
 def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path, *, weak: bool = False) -> None:

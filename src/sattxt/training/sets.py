@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -54,8 +55,9 @@ class SetEntry(Config):
         except InputError as error:
             raise InputError(f"data set {self.name!r}: {error}") from error
 
+    @abstractmethod
     def _open(self, root: Path, split: str) -> Tiles:
-        raise NotImplementedError
+        """As :meth:`open`, for one kind of entry."""
 
 
 class FieldsEntry(SetEntry):
