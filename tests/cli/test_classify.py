@@ -167,3 +167,17 @@ def test_wrong_usage_is_told_before_a_model_is_opened(model, tiles, capsys, argu
     assert err.startswith("sattxt: error: ")
     assert complaint.replace("{{}}", "{}") in err
     assert model.opened_with == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names as text")
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_file_names_that_are_no_utf8_come_out_as_they_are(form, model, tiles, capsysbinary):
+    name = os.fsencode(tiles) + b"/caf\xe9.png"
+    os.rename(tiles / "night.png", name)
+    assert sattxt("classify", tiles, "-l", "dark,bright", form) == 0
+    out = capsysbinary.readouterr().out
+    if form == "--json":
+        paths = [os.fsencode(json.loads(line)["path"]) for line in out.splitlines()]
+    else:
+        paths = [line.split(b",")[0] for line in out.splitlines()[1:]]
+    assert name in paths
