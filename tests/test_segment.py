@@ -45,6 +45,16 @@ def test_segment_takes_the_window_that_the_model_names(
     assert np.abs(named.segment(scene, LABELS, window=64).scores - model.segment(scene, LABELS).scores).max() < 1e-5
 
 
+@pytest.mark.parametrize(("gsd", "window"), [(10, 48), (1.0, 48), (0.5, 24), (0.6, 24), (0.1, 120)])
+def test_the_window_follows_the_ground_resolution_where_none_is_given(
+    model: SatTxt, golden_model_dir: Path, tiles: list[np.ndarray], gsd: float, window: int
+) -> None:
+    named = SatTxt.from_pretrained(golden_model_dir, preprocess={"window": 48}, dtype="float32", text_cache=False)
+    scene = np.concatenate([np.concatenate([tiles[0], tiles[1]], 1), np.concatenate([tiles[2], tiles[3]], 1)], 0)
+    found = named.segment(scene, LABELS, gsd=gsd).scores
+    assert np.abs(found - model.segment(scene, LABELS, window=window).scores).max() < 1e-5
+
+
 def test_segment_writes_a_picture_with_a_legend(model: SatTxt, tiles: list[np.ndarray], tmp_path: Path) -> None:
     result = model.segment(tiles[0], LABELS)
     result.save_png(tmp_path / "map.png")
@@ -53,7 +63,7 @@ def test_segment_writes_a_picture_with_a_legend(model: SatTxt, tiles: list[np.nd
     assert set(result.legend) == set(LABELS)
 
 
-@pytest.mark.parametrize("options", [{"window": 2}, {"overlap": 1.0}, {"overlap": -0.1}])
+@pytest.mark.parametrize("options", [{"window": 2}, {"overlap": 1.0}, {"overlap": -0.1}, {"gsd": 0}, {"gsd": "10 m"}])
 def test_segment_refuses_impossible_windows(model: SatTxt, tiles: list[np.ndarray], options: dict[str, float]) -> None:
     with pytest.raises(InputError):
         model.segment(tiles[0], LABELS, **options)

@@ -367,6 +367,7 @@ class SatTxt:
         templates: str | Sequence[str] | None = None,
         instruction: str | None = None,
         window: int | None = None,
+        gsd: float | None = None,
         overlap: float = 0.5,
         batch_size: int | None = None,
         progress: bool = False,
@@ -377,7 +378,9 @@ class SatTxt:
         Args:
             labels, label_set, templates, instruction: as in :meth:`classifier`.
             window: side in pixels of the overlapping squares the image is cut into. Smaller is finer, sees less around
-                each place and takes longer. Default: ``config.image.window`` (sattxt-mini: 56), else the input size.
+                each place and takes longer. Default: ``config.image.window`` (sattxt-mini: 56), half of it where
+                ``gsd`` is below a metre; else the input size.
+            gsd: ground side of a pixel in metres, where it is known.
             overlap: share of a window that the next one repeats, in [0, 0.9]; their scores are blended.
 
         Returns:
@@ -392,6 +395,7 @@ class SatTxt:
             self.config.image,
             logit_scale=self.config.logit_scale,
             window=window,
+            gsd=gsd,
             overlap=overlap,
             batch_size=batch_size or DEFAULT_BATCH,
             progress=progress,

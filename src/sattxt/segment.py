@@ -33,6 +33,8 @@ from sattxt.vision.tower import ImageTokens
 
 #: Weight of the window's class token beside each patch token.
 CLS_WEIGHT = 0.5
+#: Pixels finer than this, in metres, take half the model's window, and at least the ground it has at half a metre.
+_FINE = 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +132,7 @@ def segment_image(
     *,
     logit_scale: float,
     window: int | None = None,
+    gsd: float | None = None,
     overlap: float = 0.5,
     batch_size: int = 64,
     progress: bool = False,
@@ -139,13 +142,13 @@ def segment_image(
     Args:
         weights: (K, 2 D) unit text embeddings. tokens: pixel values (N, 3, S, S) to :class:`ImageTokens`.
         window: side of a window in image pixels; it is resized to ``config.size``. Smaller windows give finer maps
-            that see less around them. Default: ``config.window``, or else ``config.size``. Never more than the
-            image's short side.
+            that see less around them. Default: :func:`choose_window`. Never more than the image's short side.
+        gsd: ground side of a pixel in metres, where it is known.
 
     Raises:
-        InputError: window or overlap out of range.
+        InputError: window, gsd or overlap out of range.
     """
-    config = config if window is None else replace(config, window=window)
+    config = replace(config, window=choose_window(config, gsd) if window is None else window)
     preprocessor = Preprocessor(config)
     height, width = rgb.shape[:2]
     side = min(config.window or config.size, height, width)
@@ -170,6 +173,24 @@ def segment_image(
     blended = total / weight
     picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
     return Segmentation(labels, blended.argmax(0).numpy().astype(np.int16), blended.numpy(), logit_scale, picture)
+
+
+def choose_window(config: ImageConfig, gsd: float | None) -> int | None:
+    """Side of a window in pixels: the config's, or less where pixels are finer than a metre (measured: docs/cli.md).
+
+    Args:
+        gsd: ground side of a pixel in metres; ``None``: not known.
+
+    Raises:
+        InputError: gsd is no number above 0.
+    """
+    if gsd is None:
+        return config.window
+    if isinstance(gsd, (str, bool)) or not 0 < gsd < float("inf"):
+        raise InputError(f"gsd={gsd!r}: pass the ground side of a pixel in metres, such as 10")
+    if config.window is None or gsd >= _FINE:
+        return config.window
+    return round(config.window * max(0.5, 0.25 / gsd))
 
 
 def patch_scores(tokens: ImageTokens, weights: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ def segment(
     window: Annotated[
         int | None, typer.Option("--window", min=8, help="Side of the windows: smaller is finer. Default: the model's.")
     ] = None,
+    gsd: Annotated[
+        float | None, typer.Option("--gsd", help="Metres a pixel, which choose the window where none is given.")
+    ] = None,
     overlap: Annotated[float, typer.Option("--overlap", min=0, max=0.9, help="Share that windows overlap.")] = 0.5,
     no_legend: Annotated[
         bool, typer.Option("--no-legend", help="Draw the picture at the image's own size, with no legend beside it.")
@@ -61,6 +64,7 @@ def segment(
         image,
         **(prompting | labels.import_into(opened)),
         window=window,
+        gsd=gsd,
         overlap=overlap,
         batch_size=batch_size,
         progress=output.show_progress(quiet),
