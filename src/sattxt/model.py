@@ -307,7 +307,7 @@ class SatTxt:
 
         Args:
             labels: a list of labels, a dict of label to synonyms, or a :class:`LabelBank`.
-            label_set: instead of ``labels``: the name of one, such as ``"eurosat"`` (see :func:`list_label_sets`).
+            label_set: instead of ``labels``, the name of one, such as ``"eurosat"`` (see :func:`list_label_sets`).
             templates: one with ``{}`` in it, several (a label's embeddings are averaged and renormalised),
                 ``"ensemble"``, or ``"{}"`` for prompts that are complete; default: the model's own.
             multi_label: give every label its own probability, contrasted with "none of these".
@@ -336,9 +336,8 @@ class SatTxt:
         overwrite: bool = False,
         progress: bool = False,
     ) -> LabelBank:
-        """Write the labels' text vectors to a label bank, for machines without the text encoder. Arguments as in
-        :meth:`classifier`; the background prompts of multi-label mode go with them. A file that is there already is an
-        InputError unless ``overwrite`` is set.
+        """Write the labels' text vectors to a label bank, for machines without the text encoder; the backgrounds of
+        multi-label mode go with them. Arguments: as in :meth:`classifier`. Without ``overwrite``, no file is replaced.
         """
         check_new(Path(path), overwrite=overwrite)
         bank = labels
@@ -377,10 +376,9 @@ class SatTxt:
 
         Args:
             labels, label_set, templates, instruction: as in :meth:`classifier`.
-            window: side in pixels of the overlapping squares the image is cut into. Smaller is finer, sees less around
-                each place and takes longer. Default: ``config.image.window`` (sattxt-mini: 56), half of it where
-                ``gsd`` is below a metre; else the input size.
-            gsd: ground side of a pixel in metres, where it is known.
+            window: side in pixels of the squares the image is cut into. Smaller is finer, sees less around each place
+                and takes longer. Default: ``config.image.window`` (sattxt-mini: 56), else the input size.
+            gsd: metres a pixel, where they are known; below 1 the default window is half as wide.
             overlap: share of a window that the next one repeats, in [0, 0.9]; their scores are blended.
 
         Returns:
