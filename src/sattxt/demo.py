@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,6 @@ from sattxt.vision.embeddings import FloatArray, unit_rows
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
-
-Labels: TypeAlias = "Sequence[str] | Mapping[str, Sequence[str]]"
 
 WINDOW = 64
 STRIDE = 48
@@ -94,12 +92,7 @@ def crop(mosaic: NDArray[np.uint8], place: Place, size: int = WINDOW) -> NDArray
     return mosaic[top : top + size][:, columns]
 
 
-def classify_places(model: SatTxt, mosaic: NDArray[np.uint8], labels: Labels = LABELS) -> ZeroShotBatch:
-    """The labels at the demo's places."""
-    return model.zero_shot([crop(mosaic, place) for place in PLACES], labels)
-
-
-def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool) -> tuple[FloatArray, tuple[int, int]]:
+def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8]) -> tuple[FloatArray, tuple[int, int]]:
     """Embeddings of overlapping windows over the whole mosaic, (rows * columns, D), and (rows, columns).
 
     They are kept in the user cache directory, so a second query costs one text embedding.
@@ -114,7 +107,7 @@ def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool
             return kept.astype(np.float32), (rows, columns)
     corners = [(r * STRIDE, c * STRIDE) for r in range(rows) for c in range(columns)]
     tiles = [mosaic[y : y + WINDOW, x : x + WINDOW] for y, x in corners]
-    vectors = model.encode_image(tiles, batch_size=128, progress=progress)
+    vectors = model.encode_image(tiles, batch_size=128, progress=True)
     try:
         with atomic_write(cached) as file:
             np.save(file, vectors.astype(np.float16))
@@ -123,14 +116,15 @@ def earth_embeddings(model: SatTxt, mosaic: NDArray[np.uint8], *, progress: bool
     return vectors, (rows, columns)
 
 
-def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, int]) -> FloatArray:
-    """(rows, columns) how much better each window matches ``query`` than the demo's labels and the model's
-    background prompts do on average, in standard deviations over the Earth's surface (cosine of latitude weighted).
+def relevance(model: SatTxt, query: str, wanted: FloatArray, vectors: FloatArray, grid: tuple[int, int]) -> FloatArray:
+    """(rows, columns) how much better each window matches ``query`` than the demo's labels do on average, in standard
+    deviations over the Earth's surface (cosine of latitude weighted).
+
+    Args:
+        wanted: (D,) unit vector of the query.
     """
-    templates = model.config.prompt_templates
-    names = [name for group in LABELS.values() for name in group]
-    wanted = _embed_query(model, query)
-    others = model.classifier([n for n in names if n.casefold() != query.casefold()], templates=templates).weights
+    names = [name for group in LABELS.values() for name in group if name.casefold() != query.casefold()]
+    others = model.classifier(names, templates=model.config.prompt_templates).weights
     score = vectors @ wanted - (vectors @ others.T).mean(axis=1)
     weight = np.repeat(np.cos(np.radians(np.linspace(90, -90, grid[0] + 2)[1:-1])), grid[1])
     mean = np.average(score, weights=weight)
@@ -138,59 +132,32 @@ def relevance(model: SatTxt, query: str, vectors: FloatArray, grid: tuple[int, i
     return np.asarray(((score - mean) / spread).reshape(grid), dtype=np.float32)
 
 
-def share_that_fits(model: SatTxt, query: str, vectors: FloatArray) -> float | None:
-    """Share of the windows that ``query`` fits, in [0, 1]; ``None`` where the model cannot tell."""
-    if model.fit is None:
-        return None
-    wanted = _embed_query(model, query)[None]
-    fits = model.fit.measure(vectors, vectors @ wanted.T, model.fit.best_pictures(wanted))
-    return float((fits >= FITS).mean())
-
-
-def _embed_query(model: SatTxt, query: str) -> FloatArray:
-    """(D,) unit vector of the query in the model's templates."""
-    prompts = [template.replace("{}", query) for template in model.config.prompt_templates]
-    return unit_rows(model.encode_text(prompts).mean(axis=0))
-
-
-def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path, *, weak: bool = False) -> None:
+def draw_heat_map(mosaic: NDArray[np.uint8], query: str, scores: FloatArray, path: Path, *, weak: bool) -> None:
     """The scores over the dimmed mosaic, the best places marked, as a PNG; the title says where a match is weak."""
-    import_extra("matplotlib", "demo", "matplotlib", "drawing the heat map").use("Agg")
     import matplotlib.pyplot as plt
 
     height, width = mosaic.shape[:2]
     rows, columns = scores.shape
-    small = np.asarray(Image.fromarray(mosaic).resize((width // 3, height // 3), Image.Resampling.BOX))
-    covered = (
-        -180,
-        -180 + 360 * ((columns - 1) * STRIDE + WINDOW) / width,
-        90 - 180 * ((rows - 1) * STRIDE + WINDOW) / height,
-        90,
-    )
-    figure, axes = plt.subplots(figsize=(14, 7.4), constrained_layout=True)
-    axes.imshow(small, extent=(-180, 180, -90, 90))
-    axes.imshow(np.zeros((1, 1)), extent=(-180, 180, -90, 90), cmap="gray", alpha=0.35)
-    strength = np.clip(scores / 2.5, 0, 1)
+    east, south = ((columns - 1) * STRIDE + WINDOW) / width, ((rows - 1) * STRIDE + WINDOW) / height
+    small = Image.fromarray(mosaic).resize((width // 3, height // 3), Image.Resampling.BOX)
+    figure, axes = plt.subplots(figsize=(14, 7.4), layout="constrained")
+    axes.imshow(0.65 * np.asarray(small) / 255, extent=(-180, 180, -90, 90))
     shown = axes.imshow(
         scores,
-        extent=covered,
+        extent=(-180, -180 + 360 * east, 90 - 180 * south, 90),
         cmap="inferno",
         vmin=0,
         vmax=max(2.5, float(scores.max())),
-        alpha=0.15 + 0.7 * strength,
+        alpha=0.15 + 0.7 * np.clip(scores / 2.5, 0, 1),
         interpolation="bilinear",
     )
     for latitude, longitude, _ in best_places(scores, 5):
-        axes.plot(
-            longitude, latitude, "o", markersize=13, markerfacecolor="none", markeredgecolor="cyan", markeredgewidth=2
-        )
-    axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude", ylabel="latitude")
+        axes.plot(longitude, latitude, "o", ms=13, mfc="none", mec="cyan", mew=2)
     matches = "weak matches, it fits nearly nowhere" if weak else "best matches"
-    axes.set_title(f'"{query}" over NASA\'s Blue Marble, circles: {matches}')
+    title = f'"{query}" over NASA\'s Blue Marble, circles: {matches}'
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude", ylabel="latitude", title=title)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="match, standard deviations above the Earth's mean")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def best_places(scores: FloatArray, count: int, apart: int = 8) -> list[tuple[float, float, float]]:
@@ -207,19 +174,20 @@ def best_places(scores: FloatArray, count: int, apart: int = 8) -> list[tuple[fl
 
 def draw_places(mosaic: NDArray[np.uint8], batch: ZeroShotBatch, path: Path) -> None:
     """The places' tiles with their top label, as one PNG."""
-    from PIL import ImageDraw, ImageFont
+    grid = batch.plot()
+    for axes, place in zip(grid, PLACES, strict=True):
+        axes.imshow(crop(mosaic, place))
+        axes.set_title(f"{place.name}\n{axes.get_title()}", fontsize=8)
+    _save(grid[0].figure, path)
 
-    side, text, per_row = 230, 46, 6
-    rows = -(-len(PLACES) // per_row)
-    sheet = Image.new("RGB", (per_row * (side + 8), rows * (side + text)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for i, (place, result) in enumerate(zip(PLACES, batch, strict=True)):
-        x, y = i % per_row * (side + 8), i // per_row * (side + text)
-        sheet.paste(Image.fromarray(crop(mosaic, place)).resize((side, side), Image.Resampling.BICUBIC), (x, y))
-        draw.text((x + 4, y + side + 3), place.name, fill="black", font=font)
-        draw.text((x + 4, y + side + 21), f"{result.label}  {100 * result.prob:.0f} %", fill=(0, 90, 160), font=font)
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, and let go of it."""
+    import matplotlib.pyplot as plt
+
     with atomic_write(path) as file:
-        sheet.save(file, format="PNG")
+        figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
 
 
 def _best_labels(result: ZeroShotResult) -> str:
@@ -232,7 +200,7 @@ def run(
     images: Sequence[Path],
     out: Path,
     *,
-    labels: Labels | None = None,
+    labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     model: SatTxt | None = None,
     say: Any = print,
 ) -> Path:
@@ -244,13 +212,12 @@ def run(
     query = "sea ice" if query is None else query.strip()
     if not query:
         raise InputError("the query is empty; pass some words, such as 'sea ice'")
-    labels = labels or LABELS
+    import_extra("matplotlib", "demo", "matplotlib", "drawing the heat map").use("Agg")
     from sattxt.model import SatTxt
 
-    model = model or SatTxt.from_pretrained()
-    out.mkdir(parents=True, exist_ok=True)
+    model, labels = model or SatTxt.from_pretrained(), labels or LABELS
     mosaic = blue_marble()
-    batch = classify_places(model, mosaic, labels)
+    batch = model.zero_shot([crop(mosaic, place) for place in PLACES], labels)
     say(f"Places on NASA's Blue Marble, {model.config.name}, zero-shot over {len(labels)} labels:\n")
     for place, result in zip(PLACES, batch, strict=True):
         north, east = ("N" if place.latitude >= 0 else "S"), ("E" if place.longitude >= 0 else "W")
@@ -264,17 +231,22 @@ def run(
         for failure in own.failures:
             say(f"  {failure.error}")
     draw_places(mosaic, batch, out / "places.png")
-    vectors, grid = earth_embeddings(model, mosaic, progress=True)
-    scores = relevance(model, query, vectors, grid)
+    vectors, grid = earth_embeddings(model, mosaic)
+    prompts = [template.replace("{}", query) for template in model.config.prompt_templates]
+    wanted = unit_rows(model.encode_text(prompts).mean(axis=0))
+    scores = relevance(model, query, wanted, vectors, grid)
+    share = 1.0
+    if model.fit is not None:
+        fits = model.fit.measure(vectors, vectors @ wanted[:, None], model.fit.best_pictures(wanted[None]))
+        share = float((fits >= FITS).mean())
+    weak = share < LEAST_SHARE
     slug = "".join(c if c.isalnum() else "-" for c in query.casefold()).strip("-")[:60] or "query"
     target = out / f"earth-{slug}.png"
-    share = share_that_fits(model, query, vectors)
-    weak = share is not None and share < LEAST_SHARE
     draw_heat_map(mosaic, query, scores, target, weak=weak)
     say(f'\nBest matches for "{query}":\n')
     for latitude, longitude, score in best_places(scores, 5):
         say(f"  {latitude:6.1f}, {longitude:7.1f}   {score:+.1f} standard deviations")
     if weak:
-        say(f'\nWeak match: "{query}" fits {100 * (share or 0):.1f} % of the Earth; these places come nearest.')
+        say(f'\nWeak match: "{query}" fits {100 * share:.1f} % of the Earth; these places come nearest.')
     say(f"\nWrote {out / 'places.png'} and {target}")
     return target
