@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +12,11 @@ from sattxt.cli.eval_options import Setup, put_table, read_words
 from sattxt.data.labelled import IGNORED, read_masks
 from sattxt.errors import InputError
 from sattxt.evaluation import plots
-from sattxt.evaluation.probe import REPEATS, SHOTS, probe, spectral
+from sattxt.evaluation.probe import SHOTS, probe, spectral
 from sattxt.evaluation.result import compare, read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.segment import segment
 from sattxt.evaluation.zero_shot import FACTORS, phrasings, scale, zero_shot
-from sattxt.io import atomic_write
 
 app = typer.Typer(
     help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -37,7 +34,7 @@ Templates = Annotated[
     typer.Option(
         "--templates",
         "--template",
-        help="Prompt template with {} for the class (several are averaged), 'ensemble', or @FILE with one a line.",
+        help="Prompt template with {} for the class (several are averaged), or 'ensemble'.",
     ),
 ]
 
@@ -81,7 +78,7 @@ def _zero_shot(
 
     Class folders are named by their own names in words, unless --names, --label-set or a --dataset of a known name says
     better. With --prompts the figure is the mean over assignments of one phrase to each class: the phrases in turn, and
-    100 random assignments. --report writes the confusion matrix as CSV and picture. With --centre-scores or --together
+    100 random assignments. --report draws the confusion matrix. With --centre-scores or --together
     the result says "transductive": true among its settings.
     """
     if prompts is not None:
@@ -98,14 +95,7 @@ def _zero_shot(
         tuning = setup.collection.split("val", setup.limit)
     result = zero_shot(setup.embedder, data, classes, tuning, centre_scores=centre_scores, together=together)
     if setup.report is not None and "confusion" in result.tables:
-        matrix = result.tables["confusion"]
-        table = StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["true \\ predicted", *classes.names])
-        writer.writerows([name, *row] for name, row in zip(classes.names, matrix, strict=True))
-        with atomic_write(setup.report / "confusion.csv") as file:
-            file.write(table.getvalue().encode())
-        plots.confusion_picture(setup.report / "confusion.png", matrix, classes.names)
+        plots.confusion_picture(setup.report / "confusion.png", result.tables["confusion"], classes.names)
     setup.finish(result, "per_class")
 
 
@@ -143,18 +133,15 @@ def _retrieval(
 @options.with_options
 def _probe(
     setup: Setup,
-    fraction: Annotated[float, typer.Option("--fraction", help="Share of the training samples to use.")] = 1.0,
     shots: Annotated[str, typer.Option("--shots", help="Few-shot sizes, separated by commas; 0 for none.")] = ",".join(
         map(str, SHOTS)
     ),
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Draws of each few-shot size.")] = REPEATS,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the few-shot draws.")] = 0,
 ) -> None:
     """Classify frozen image embeddings: logistic regression, nearest neighbours, a few samples a class.
 
     \b
     sattxt eval probe --data EuroSAT.zip --dataset eurosat --json probe.json --report pictures/
-    sattxt eval probe --data BigEarthNet/ --dataset bigearthnet-19 --fraction 0.1
+    sattxt eval probe --data BigEarthNet/ --dataset bigearthnet-19 --shots 1,5
 
     Trained on the train split, measured on test if there is one, else on val. What has to be chosen (regularisation,
     number of neighbours) is chosen on val, or where that is what is measured, on a fifth of the training samples.
@@ -163,16 +150,7 @@ def _probe(
     sizes = [int(n) for n in inputs.numbers(shots, "--shots") if n]
     if any(n < 1 for n in sizes):
         raise InputError(f"--shots {shots}: pass numbers of 1 or more")
-    result = probe(
-        setup.embedder,
-        setup.collection,
-        split=setup.split,
-        limit=setup.limit,
-        fraction=fraction,
-        shots=sizes,
-        repeats=repeats,
-        seed=seed,
-    )
+    result = probe(setup.embedder, setup.collection, split=setup.split, limit=setup.limit, shots=sizes)
     rows = result.tables["few_shot"]
     if setup.report is not None and rows:
         multi_label = result.data.multi_label
@@ -326,4 +304,3 @@ def _compare(
     for warning in found["warnings"]:
         output.put(f"  note: {warning}\n")
     put_table(found["figures"])
-    put_table(found["per_class"])

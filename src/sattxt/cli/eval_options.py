@@ -21,7 +21,6 @@ from sattxt.evaluation.embeddings import Embedder
 from sattxt.evaluation.encoder import PEERS, Encoder, SatTxtEncoder, open_peer
 from sattxt.evaluation.prompts import ClassPrompts, class_prompts, matching_sets
 from sattxt.evaluation.result import Result, dump, write_result
-from sattxt.io import check_new
 from sattxt.labels.prompts import parse_templates
 
 
@@ -54,22 +53,17 @@ class Setup(ImageModelFlags, ReadFlags):
     batch_size: options.BatchSize = None
     workers: options.Workers = None
     json: Annotated[Path | None, typer.Option("--json", help="File for the result, or - for standard output.")] = None
-    report: Annotated[Path | None, typer.Option("--report", help="Folder for pictures and CSV tables.")] = None
+    report: Annotated[Path | None, typer.Option("--report", file_okay=False, help="Folder for pictures.")] = None
     overwrite: options.Overwrite = False
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute image embeddings anew and keep none.")] = False
     on_error: options.OnError = "raise"
     quiet: options.Quiet = False
 
     def __post_init__(self) -> None:
-        if self.json is not None and self.json != Path("-"):
-            if not self.json.resolve().parent.is_dir():
-                raise InputError(f"--json {self.json}: its folder does not exist")
-            check_new(self.json, overwrite=self.overwrite)
+        if self.json != Path("-"):
+            inputs.check_output("--json", self.json, overwrite=self.overwrite)
         if self.report is not None:
-            try:
-                self.report.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"--report {self.report}: cannot be made a folder ({error.strerror})") from error
+            self.report.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def collection(self) -> Dataset:
@@ -115,15 +109,9 @@ class Setup(ImageModelFlags, ReadFlags):
         )
 
     def templates(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        """Checked templates: those of ``--templates``, else the model's own."""
-        listed: list[str] = []
-        for text in given or ():
-            found = inputs.read_texts(text[1:]) if text.startswith("@") else [text]
-            if not isinstance(found, list):
-                raise InputError(f"--templates {text}: a list of templates is needed")
-            listed += found
-        chosen = listed[0] if len(listed) == 1 else listed if given else None
-        return parse_templates(chosen, default=self.embedder.encoder.templates)
+        """Checked templates: those given, else the model's own."""
+        chosen = given[0] if given and len(given) == 1 else given
+        return parse_templates(chosen or None, default=self.embedder.encoder.templates)
 
     def prompts(
         self, data: Samples, names: Path | None, label_set: str | None, templates: Sequence[str] | None
@@ -140,7 +128,9 @@ class Setup(ImageModelFlags, ReadFlags):
         return classes
 
     def finish(self, result: Result, *tables: str) -> None:
-        """Write the result where it was asked for, and show it with some of its tables."""
+        """Write the result where it was asked for; show what was measured, its figures with their intervals, and some
+        of its tables.
+        """
         result.command = command_line(self.context)
         document = result.to_dict()
         if self.json == Path("-"):
@@ -148,7 +138,21 @@ class Setup(ImageModelFlags, ReadFlags):
             return
         if self.json is not None:
             write_result(self.json, document)
-        put_result(document, list(result.figures), tables)
+        data, intervals, skipped = document["data"], document["ci95"], document["skipped"]
+        split = f", {data['split']}" if data.get("split") else ""
+        output.put(f"{result.task}: {document['model']['name']} on {data['name']}{split}, {data['n']} images\n\n")
+        between = {name: f"{cell(low)} to {cell(high)}" for name, (low, high) in intervals.items() if low is not None}
+        shown = [(name, cell(document[name]), between.get(name, "")) for name in result.figures]
+        output.put_rows(shown, ("figure", "value", "95 %"))
+        for table in tables:
+            put_table(document.get(table, ()))
+        for note in document["notes"]:
+            output.put(f"\n{note}\n")
+        if skipped["count"]:
+            output.put(f"\n{skipped['count']} images left out, they cannot be read:\n")
+            output.put("".join(f"  {row['error']}\n" for row in skipped["first"]))
+            more = skipped["count"] - len(skipped["first"])
+            output.put(f"  and {more} more\n" if more else "")
 
 
 def read_words(file: Path) -> dict[str, list[str]]:
@@ -161,27 +165,6 @@ def read_words(file: Path) -> dict[str, list[str]]:
     if not isinstance(found, dict):
         raise LabelError(f"{file}: an object of class to text, or to a list of texts, is needed")
     return found
-
-
-def put_result(document: dict[str, Any], figures: Sequence[str], tables: Sequence[str]) -> None:
-    """Show a result's document: what was measured, its figures with their intervals, and some of its tables."""
-    data, model = document["data"], document["model"]
-    split = f", {data['split']}" if data.get("split") else ""
-    output.put(f"{document['task']}: {model['name']} on {data['name']}{split}, {data['n']} images\n\n")
-    shown = []
-    for name in figures:
-        low, high = document["ci95"].get(name, (None, None))
-        shown.append((name, cell(document[name]), "" if low is None else f"{cell(low)} to {cell(high)}"))
-    output.put_rows(shown, ("figure", "value", "95 %"))
-    for table in tables:
-        put_table(document.get(table, ()))
-    for note in document["notes"]:
-        output.put(f"\n{note}\n")
-    count, first = document["skipped"]["count"], document["skipped"]["first"]
-    if count:
-        output.put(f"\n{count} images left out, they cannot be read:\n")
-        output.put("".join(f"  {row['error']}\n" for row in first))
-        output.put(f"  and {count - len(first)} more\n" if count > len(first) else "")
 
 
 def put_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -80,12 +80,15 @@ def check_output(option: str, path: Path | None, *suffixes: str, overwrite: bool
     """Refuse a file to write, if one is named: before hours of work, not after them.
 
     Raises:
-        InputError: its name has another ending, its folder does not exist, or it is there and not to be replaced.
+        InputError: its name has another ending than ``suffixes``, its folder does not exist, or it is there and not to
+            be replaced.
     """
     if path is None:
         return
-    if path.suffix not in suffixes or not path.parent.is_dir():
-        raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}, in a folder that exists")
+    if suffixes and path.suffix not in suffixes:
+        raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: its folder does not exist; pass a file in a folder that exists")
     check_new(path, overwrite=overwrite)
 
 

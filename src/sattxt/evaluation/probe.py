@@ -52,10 +52,8 @@ def probe(
     *,
     split: str | None = None,
     limit: int | None = None,
-    fraction: float = 1.0,
     shots: Sequence[int] = SHOTS,
     repeats: int = REPEATS,
-    seed: int = 0,
 ) -> Result:
     """How well frozen image embeddings can be classified.
 
@@ -64,17 +62,10 @@ def probe(
     same draws for every model), with a 95 % t interval; the regularisation is fixed there, as there is nothing to
     choose it on. Figures are accuracy, or macro mAP of multi-label data.
 
-    Args:
-        fraction: of the training samples, evenly taken.
-
     Raises:
         InputError: no training split, or nothing to learn. MissingExtraError: scikit-learn is not installed.
     """
-    if not 0 < fraction <= 1:
-        raise InputError(f"fraction={fraction}: pass a share in (0, 1]")
     *parts, note = three_ways(collection, split, limit)
-    places = np.linspace(0, len(parts[0]) - 1, max(1, round(fraction * len(parts[0]))))
-    parts[0] = parts[0].take(np.unique(places.round().astype(int)).tolist())
     seen = [embedder(part) for part in parts]
     train, held_out, test = (
         (features, part.indicators if part.multi_label else part.targets) for part, features in seen
@@ -92,7 +83,6 @@ def probe(
         "tried": {f"{s:g}": round(value, 2) for s, value in tried.items()},
         "neighbours": neighbours,
         "protocol": note,
-        "seed": seed,
     }
     result = Result("probe", embedder, data, settings)
     linear = linear_scores(train, test[0], classes, strength)
@@ -109,7 +99,7 @@ def probe(
         result.figures["linear_balanced_accuracy"] = Figure.group_mean(hits, test[1], classes).value
         rows = class_rows(test[1], linear.argmax(axis=1), data.classes)
         result.tables["per_class"] = [{key: row[key] for key in ("class", "n", "accuracy")} for row in rows]
-    draws = ((n, few_shot(train, test, classes, n, repeats, seed)) for n in shots)
+    draws = ((n, few_shot(train, test, classes, n, repeats)) for n in shots)
     result.tables["few_shot"] = [{"shots": n, **row} for n, row in draws if row]
     return result
 
@@ -179,7 +169,7 @@ def neighbour_scores(train: Labelled, queries: Array, k: int, classes: int) -> A
     return np.asarray(model.fit(features, votes).predict(queries))
 
 
-def few_shot(train: Labelled, test: Labelled, classes: int, shots: int, repeats: int, seed: int) -> dict[str, Any]:
+def few_shot(train: Labelled, test: Labelled, classes: int, shots: int, repeats: int) -> dict[str, Any]:
     """Accuracy (or macro mAP) in percent from ``shots`` samples a class: mean, 95 % t interval and spread over draws.
 
     Empty where a class that occurs has fewer samples than ``shots``.
@@ -193,7 +183,7 @@ def few_shot(train: Labelled, test: Labelled, classes: int, shots: int, repeats:
         return {}
     figures = []
     for repeat in range(repeats):
-        generator = np.random.default_rng([seed, shots, repeat])
+        generator = np.random.default_rng([0, shots, repeat])
         chosen = np.unique(np.concatenate([generator.choice(m, shots, replace=False) for m in members]))
         scores = linear_scores((features[chosen], targets[chosen]), test[0], classes, FEW_SHOT_STRENGTH)
         figures.append(100 * _quality(scores, test[1]))

@@ -215,18 +215,5 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
             "b": sides[1],
             "warnings": warnings,
             "figures": figures,
-            "per_class": _per_class(a, b),
         }
     )
-
-
-def _per_class(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    """Class by class, the first figure of the tables (accuracy or AP) and its difference."""
-    before, after = ({row["class"]: row for row in document.get("per_class", ())} for document in (a, b))
-    column = next((c for row in before.values() for c in row if c not in ("class", "name", "n")), "")
-    pairs = {key: (before[key][column], after.get(key, {}).get(column)) for key in before}
-    return [
-        {"class": key, f"{column} A": left, f"{column} B": right, "B - A": right - left}
-        for key, (left, right) in pairs.items()
-        if left is not None and right is not None
-    ]
