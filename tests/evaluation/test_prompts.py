@@ -23,9 +23,9 @@ def test_class_words_from_folders_and_label_sets(data):
     plain = class_prompts(data, templates=TEMPLATES)
     assert plain.prompts == (("a satellite image of annual crop",), ("a satellite image of sea lake",))
     assert matching_sets(data.classes) == ["eurosat"]
-    auto = class_prompts(data, named_set="auto", templates=TEMPLATES)
-    assert auto.names == ("annual crop land", "sea or lake")
-    assert auto.describe() == {"templates": TEMPLATES, "names_from": "label set eurosat"}
+    named = class_prompts(data, named_set="eurosat", templates=TEMPLATES)
+    assert named.names == ("annual crop land", "sea or lake")
+    assert named.describe() == {"templates": TEMPLATES, "names_from": "label set eurosat"}
     with pytest.raises(LabelError, match="no label 'AnnualCrop'"):
         class_prompts(data, named_set="ucmerced", templates=TEMPLATES)
 

@@ -25,7 +25,6 @@ Image = NDArray[Any]
 BATCH = 64
 #: What the name of a model of another library starts with.
 PEERS = ("open_clip:", "transformers:")
-_WHOLE = ("hf-hub:", "local-dir:")  # locations of open_clip that name architecture and weights in one
 
 
 class Encoder(Protocol):
@@ -173,7 +172,7 @@ def open_peer(
 
     Args:
         name: ``transformers:`` and a folder or hub id; ``open_clip:ARCHITECTURE/PRETRAINED``, where the second is a tag
-            of open_clip's or a checkpoint file; ``open_clip:hf-hub:OWNER/NAME`` or ``open_clip:local-dir:PATH``.
+            of open_clip's or a checkpoint file.
         device: by default the best there is.
 
     Raises:
@@ -231,14 +230,13 @@ def _open_open_clip(location: str, offline: bool, batch_size: int | None, device
     import torch
     from PIL import Image as Pillow
 
-    whole = location.startswith(_WHOLE)
-    architecture, _, pretrained = (location, "", None) if whole else location.partition("/")
-    if not whole and not pretrained:
+    architecture, _, pretrained = location.partition("/")
+    if not pretrained:
         raise InputError(
             f"open_clip:{location} names no weights: pass open_clip:ARCHITECTURE/TAG or "
             "open_clip:ARCHITECTURE/path/to/checkpoint, such as open_clip:ViT-B-32/laion2b_s34b_b79k"
         )
-    if offline and not location.startswith("local-dir:") and not (pretrained and Path(pretrained).exists()):
+    if offline and not Path(pretrained).exists():
         raise InputError(f"--model open_clip:{location}: --offline needs a checkpoint file in the place of the tag")
     open_clip = import_extra("open_clip", "peers", "open_clip_torch", f"open_clip:{location}")
     model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)

@@ -65,20 +65,6 @@ def curve_picture(
         axes.grid(alpha=0.3)
 
 
-def bars_picture(
-    path: Path, groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y_label: str
-) -> None:
-    """Bars side by side in groups."""
-    with _figure(path, max(6.0, 0.8 * len(groups) + 2), 4.2) as figure:
-        axes = figure.add_subplot(title=title, ylabel=y_label)
-        width = 0.8 / len(bars)
-        for index, (name, values) in enumerate(bars.items()):
-            axes.bar(np.arange(len(groups)) + (index - (len(bars) - 1) / 2) * width, values, width, label=name)
-        axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
-        axes.grid(alpha=0.3, axis="y")
-        figure.legend(loc="outside lower center", ncols=len(bars))
-
-
 def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names: Sequence[str]) -> None:
     """A row an image: the image, its true label map and the predicted one; ignored pixels are black."""
     from sattxt.pictures import label_colours

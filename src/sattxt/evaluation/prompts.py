@@ -49,8 +49,8 @@ def class_prompts(
 ) -> ClassPrompts:
     """The prompts of the data's classes.
 
-    The texts are those of ``words`` (see :func:`find_texts`), else of the label set ``named_set`` ("auto": the one that
-    has all of the classes), else of the data set's own label set, else the class folders' names, split into words.
+    The texts are those of ``words`` (see :func:`find_texts`), else of the label set ``named_set``, else of the data
+    set's own label set, else the class folders' names, split into words.
 
     Args:
         source: where ``words`` come from, for results and errors.
@@ -61,13 +61,6 @@ def class_prompts(
     """
     if not data.classes:
         raise InputError(f"{data.store.path}: has no classes to name; it has captions only")
-    if named_set == "auto":
-        named_set = next(iter(matching_sets(data.classes)), None)
-        if named_set is None:
-            raise LabelError(
-                f"--label-set auto: no label set has all of the {len(data.classes)} classes of {data.store.path}; "
-                "pass --names FILE.json, or leave it out"
-            )
     chosen = label_set(named_set or data.label_set or "") if named_set or data.label_set else None
     if words is not None:
         texts = find_texts(words, data.classes, source)

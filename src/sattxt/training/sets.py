@@ -18,13 +18,12 @@ from PIL import Image
 from pydantic import Field, create_model
 
 from sattxt.data.dataset import Samples
-from sattxt.data.multispectral import Bands, BandSamples, picture, with_bands
+from sattxt.data.multispectral import Bands, BandSamples, index_captions, picture, with_bands
 from sattxt.data.registry import DATASETS, Entry, find_entry, open_data
 from sattxt.errors import ImageError, InputError, near
 from sattxt.images.options import ImageOptions
 from sattxt.training.fields import draw_fields
 from sattxt.training.schema import Config, Count, Whole
-from sattxt.training.spectral import index_captions
 from sattxt.training.tiles import Tiles
 
 #: How image files are to be read, see :class:`sattxt.images.options.ImageOptions`.

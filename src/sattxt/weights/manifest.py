@@ -100,18 +100,14 @@ class ModelEntry:
         return tuple(part.location for part in self.components if part.gated)
 
 
-def list_models() -> list[ModelEntry]:
-    """The known models, the default one first."""
-    return list(_load())
-
-
 def find_model(name: str) -> ModelEntry | None:
     """The known model of exactly this name, or None."""
-    return next((entry for entry in _load() if entry.name == name), None)
+    return next((entry for entry in list_models() if entry.name == name), None)
 
 
 @cache
-def _load() -> tuple[ModelEntry, ...]:
+def list_models() -> tuple[ModelEntry, ...]:
+    """The known models, the default one first."""
     data = json.loads(resources.files("sattxt.weights").joinpath(MANIFEST_FILE).read_text(encoding="utf-8"))
     for model in data["models"]:
         for section, keys in RECORDS.items():

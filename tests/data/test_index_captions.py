@@ -9,7 +9,7 @@ import pytest
 from tile_files import open_set
 
 from sattxt.errors import ImageError
-from sattxt.training.spectral import index_captions
+from sattxt.data.multispectral import index_captions
 
 
 def tile(b02: float, b03: float, b04: float, b08: float, b11: float) -> dict[str, np.ndarray]:
