@@ -96,7 +96,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "retrieval by class, several labels": class_retrieval(embed, several.split("val"), labels),
         "retrieval by caption": caption_retrieval(embed, captions),
         "probe": probe(embed, single, shots=(1, 4), repeats=4),
-        "probe, several labels": probe(embed, several, shots=(2,), repeats=3, fraction=0.8),
+        "probe, several labels": probe(embed, several, shots=(2,), repeats=3),
         "scale": scale(embed, data, words, factors=(1, 2, 4), open_at=lambda size: embed),
         "scale, several labels": scale(embed, several.split("val"), labels, factors=(1, 2), open_at=lambda size: embed),
         "segment": segment(embed, painted, class_prompts(painted, templates="{}")),

@@ -13,7 +13,7 @@ from sattxt.training.objectives.align.model import AlignConfig, AlignModel
 from sattxt.training.objectives.align.objective import AlignObjective
 from sattxt.training.prompts import PromptBook, PromptConfig
 from sattxt.training.tiles import Tiles
-from sattxt.training.validate import Normalise, zero_shot_accuracy
+from sattxt.training.validate import Normalise, score_labelled
 from sattxt.vision.tower import VisionTower
 
 COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)}
@@ -62,7 +62,8 @@ class Toy(Run[AlignModel]):
 
     def measure(self, model: AlignModel) -> dict[str, float]:
         model = self.aligner.calibrate_norms(model, 32, batches=10)
-        return {"toy": zero_shot_accuracy(model, self.sets[0], self.aligner.pooled[:3], to_pixels, 32, 60)}
+        scores, truth = score_labelled(model, self.sets[0], self.aligner.pooled[:3], to_pixels, 32, 60)
+        return {"toy": 100 * float((scores.argmax(dim=1) == truth).float().mean())}
 
 
 def to_pixels(x: torch.Tensor) -> torch.Tensor:

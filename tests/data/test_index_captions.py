@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tile_files import open_set
 
-from sattxt.errors import ImageError
 from sattxt.data.multispectral import index_captions
+from sattxt.errors import ImageError
 
 
 def tile(b02: float, b03: float, b04: float, b08: float, b11: float) -> dict[str, np.ndarray]:

@@ -159,11 +159,11 @@ def test_a_run_starts_from_another_runs_average(tmp_path: Path) -> None:
 def test_a_run_of_stage_one_gives_no_text_head_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
     first = Toy(tmp_path / "first", steps=2)
     first.train(EVERY_STEP)
-    assert initialise(first.out, first.model.vision, first.model.text)
+    assert initialise(first.out, first.model.vision, first.model.text)[0]
     state = torch.load(first.checkpoint, weights_only=True)
     state["average"] = {k: v for k, v in state["average"].items() if not k.startswith("text.")}
     torch.save(state, first.checkpoint)
-    assert not initialise(first.out, first.model.vision, first.model.text)
+    assert not initialise(first.out, first.model.vision, first.model.text)[0]
     with pytest.raises(UnknownModelError, match=r"nor is it a run's folder, which has last\.ckpt"):
         initialise(tmp_path / "frist", first.model.vision, first.model.text)
 

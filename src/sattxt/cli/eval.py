@@ -24,7 +24,7 @@ app = typer.Typer(
 
 LabelSet = Annotated[
     str | None,
-    typer.Option("--label-set", help="Names from a built-in set; auto: the one that has all of the classes."),
+    typer.Option("--label-set", help="Names from a built-in set."),
 ]
 Names = Annotated[
     Path | None, typer.Option("--names", help="Names from a .json object: class to name, or to texts to average.")
@@ -219,7 +219,7 @@ def _spectral(
 
     \b
     sattxt eval spectral --data eurosat_ms.zip --dataset eurosat
-    sattxt eval spectral --data s2_tiles.zip --report pictures/
+    sattxt eval spectral --data s2_tiles.zip
 
     Reads multispectral Sentinel-2 TIFFs in class (or place) folders below train/ and val/. The model gets red, green
     and blue only, stretched from reflectance 0-0.275. --limit holds for the measured split alone.
@@ -228,15 +228,6 @@ def _spectral(
     if train.split == setup.samples.split:
         raise InputError(f"--split and --train-split are both {train.split!r}; pass two that are disjoint")
     result = spectral(setup.embedder, train, setup.samples)
-    if setup.report is not None:
-        rows = result.tables["per_target"]
-        plots.bars_picture(
-            setup.report / "spectral.png",
-            [row["target"] for row in rows],
-            {name: [max(row[name], -0.2) for row in rows] for name in rows[0] if name != "target"},
-            title=result.title,
-            y_label="R² on held-out tiles",
-        )
     setup.finish(result, "per_target")
 
 

@@ -30,7 +30,7 @@ from sattxt.training.prompts import PromptBook, PromptConfig
 from sattxt.training.recipe import GalileoSource, RandomSource, Recipe, TeacherSource, part_of
 from sattxt.training.records import checksum
 from sattxt.training.sets import SetEntry, describe
-from sattxt.training.start import find_path, fixed_seed, initialise, load_vision, read_start
+from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
 from sattxt.training.teachers.base import CallableTeacher, Teacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
@@ -40,7 +40,6 @@ from sattxt.training.validate import (
     fit_logit_scale,
     fit_multi_label,
     score_labelled,
-    zero_shot_accuracy,
 )
 from sattxt.training.vectors import encode_prompts, open_text_encoder
 from sattxt.vision.device import resolve_device
@@ -88,13 +87,13 @@ class AlignRun(Run[AlignModel]):
             del encoder
         with fixed_seed(config.seed):
             model = AlignModel(tower, pooled.shape[1], config.initial_scale)
-        has_text_head = init is not None and initialise(init, model.vision, model.text)
+        has_text_head, started = (False, None) if init is None else initialise(init, model.vision, model.text)
         if config.text_start == "isometric" and not has_text_head:
             with fixed_seed(config.seed):
                 make_isometric(model.text, pooled[:: math.ceil(len(pooled) / _SAMPLE)])
         kept = self._hold_texts(book, pooled, model, has_text_head)
         still = kept is not None and config.freeze_backbone and config.freeze_head
-        self._start = read_start(init) if still and init is not None else None
+        self._start = started if still else None
         texts = {"text_encoder": recipe.text_encoder.model_dump(), "prompts": prompting.model_dump()}
         context, counts = _context(recipe, recipe.align.sets, texts), [entry.count for entry in recipe.align.sets]
         if kept is not None:
@@ -109,7 +108,8 @@ class AlignRun(Run[AlignModel]):
         for tiles in self.validation:
             if tiles.classes:
                 plain = self._vectors(self._plain[tiles.name])
-                figures[tiles.name] = zero_shot_accuracy(model, tiles, plain, self.normalise, size, limit)
+                scores, truth = score_labelled(model, tiles, plain, self.normalise, size, limit)
+                figures[tiles.name] = 100 * float((scores.argmax(dim=1) == truth).float().mean())
             if any(tiles.captions):
                 recall = caption_recall(model, tiles, self._vectors, self.normalise, size, limit)
                 figures.update({f"{tiles.name}_{key}": value for key, value in recall.items()})

@@ -194,7 +194,9 @@ def _prepare_dinov3(backbone: Any) -> None:
         setattr(backbone.config, name, None)
 
 
-def initialise(source: str | Path, vision: VisionTower, text: nn.Module | None = None) -> bool:
+def initialise(
+    source: str | Path, vision: VisionTower, text: nn.Module | None = None
+) -> tuple[bool, StoredModel | None]:
     """Copy the weights of a model or a run into a vision tower and, where it has one, a text head.
 
     Args:
@@ -202,13 +204,13 @@ def initialise(source: str | Path, vision: VisionTower, text: nn.Module | None =
             there stays as it is). Else what ``from_pretrained`` opens: vision tower and text head.
 
     Returns:
-        Whether the source has a text head.
+        Whether the source has a text head; and the model that it is, if it is no run.
 
     Raises:
         UnknownModelError: there is no such model. WeightsError: its weights do not fit the recipe's sizes.
         InputError: a run with a frozen head, whose checkpoint lacks it.
     """
-    stored_vision, stored_text, frozen = _read_start(source)
+    stored_vision, stored_text, frozen, stored = _read_start(source)
     parts: list[tuple[str, nn.Module, Mapping[str, Tensor]]] = [("vision tower", vision, stored_vision)]
     if text is not None and stored_text:
         parts.append(("text head", text, stored_text))
@@ -217,16 +219,13 @@ def initialise(source: str | Path, vision: VisionTower, text: nn.Module | None =
         for key in _copy_tensors(module, state, where):
             if not (frozen and key.startswith("backbone.")):
                 raise WeightsError(f"{where}: tensor {key!r} is missing")
-    return bool(stored_text)
+    return bool(stored_text), stored
 
 
-def read_start(source: str | Path) -> StoredModel | None:
-    """The model that a run started from; None where that is another run's folder."""
-    return None if (Path(source) / CHECKPOINT).is_file() else read_model(resolve(source))
-
-
-def _read_start(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], bool]:
-    """Vision tower, text head (may be empty), and whether the backbone was frozen and so left out."""
+def _read_start(
+    source: str | Path,
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], bool, StoredModel | None]:
+    """Vision tower, text head (may be empty), whether the backbone was frozen and so left out, and the stored model."""
     checkpoint = Path(source) / CHECKPOINT
     if checkpoint.is_file():
         state = read_checkpoint(checkpoint)
@@ -239,12 +238,12 @@ def _read_start(source: str | Path) -> tuple[Mapping[str, Tensor], Mapping[str, 
         average = state["average"].items()
         vision = {key.removeprefix("vision."): value for key, value in average if key.startswith("vision.")}
         text = {key.removeprefix("text."): value for key, value in average if key.startswith("text.")}
-        return vision, text, bool(state["run"]["freeze_backbone"])
+        return vision, text, bool(state["run"]["freeze_backbone"]), None
     try:
         stored = read_model(resolve(source))
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}; nor is it a run's folder, which has {CHECKPOINT}") from error
-    return stored.vision, stored.text_head, False
+    return stored.vision, stored.text_head, False, stored
 
 
 def _copy_tensors(module: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:

@@ -54,14 +54,6 @@ def score_labelled(
     return (image @ model.texts(pooled.to(image)).T).cpu(), tiles.labels[tiles.actual(index)]
 
 
-def zero_shot_accuracy(
-    model: AlignModel, tiles: Tiles, pooled: Tensor, normalise: Normalise, size: int, limit: int
-) -> float:
-    """Top-1 accuracy in percent over at most ``limit`` evenly spaced labelled tiles; ``pooled``: one text a class."""
-    scores, truth = score_labelled(model, tiles, pooled, normalise, size, limit)
-    return 100 * float((scores.argmax(dim=1) == truth).float().mean())
-
-
 @torch.no_grad()
 def caption_recall(
     model: AlignModel,
