@@ -141,9 +141,9 @@ def test_without_skip_the_first_bad_image_ends_the_job_with_one_line(model, tile
     ("arguments", "complaint"),
     [
         (["{tiles}"], "no labels"),
-        (["{tiles}", "-l", "a,b", "--label-set", "eurosat"], "exclude each other"),
-        (["{tiles}", "-l", " , "], "no label in it"),
-        (["{tiles}", "-l", "@{tiles}/none.txt"], "none.txt: no such file"),
+        (["{tiles}", "-l", "a,b", "--label-set", "eurosat"], "labels and label_set are both given: pass one"),
+        (["{tiles}", "-l", " , "], "labels is empty: pass at least one"),
+        (["{tiles}", "-l", "@{tiles}/none.txt"], "none.txt: cannot be read"),
         (["{tiles}/nowhere.png", "-l", "a,b"], "nowhere.png: no such file"),
         (["{tiles}/*.gif", "-l", "a,b"], "no file matches"),
         (["{tiles}/empty", "-l", "a,b"], "holds no image"),

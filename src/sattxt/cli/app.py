@@ -45,12 +45,10 @@ class _LazyGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, words, _) in COMMANDS.items()])
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> None:
         try:
-            result = super().invoke(ctx)
+            super().invoke(ctx)
             sys.stdout.flush()
-        except (typer.Exit, typer.Abort):
-            raise
         except KeyboardInterrupt:
             output.note("interrupted")
             raise typer.Exit(exits.INTERRUPTED) from None
@@ -58,7 +56,7 @@ class _LazyGroup(TyperGroup):
             _discard_output()
             raise typer.Exit(exits.CLOSED_PIPE) from None
         except Exception as error:
-            if hasattr(error, "exit_code"):  # a usage error, which typer shows
+            if hasattr(error, "exit_code"):  # a usage error, which typer shows, or an exit on purpose
                 raise
             code, words = exits.explain(error)
             if code == exits.BUG or ctx.params.get("debug"):
@@ -69,7 +67,6 @@ class _LazyGroup(TyperGroup):
             except OSError:
                 _discard_output()
             raise typer.Exit(code) from error
-        return result
 
 
 def _discard_output() -> None:

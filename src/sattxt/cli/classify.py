@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sattxt.cli import output
-from sattxt.cli.options import BankFlags, ImageFlags, ImageModelFlags, ReadFlags, with_options
+from sattxt.cli.options import BankFlags, ImageFlags, ModelFlags, ReadFlags, with_options
 from sattxt.errors import InputError
 from sattxt.labels.prompts import NONE_OF_THESE
 
@@ -27,7 +27,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def classify(
     labels: BankFlags,
     given: ImageFlags,
-    model: ImageModelFlags,
+    model: ModelFlags,
     reading: ReadFlags,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Labels shown per image.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

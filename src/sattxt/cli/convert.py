@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from sattxt.cli import options, output
-from sattxt.errors import InputError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -34,11 +33,8 @@ def convert(
     ] = False,
     name: Annotated[str, typer.Option("--name", help="The model's name.")] = "sattxt-vitl16",
     instruction: Annotated[str, typer.Option("--instruction", help="Instruction stored as the default.")] = "",
-    revision: Annotated[
-        list[str] | None, typer.Option("--revision", help="HUB_ID=REVISION, for a hub id that is not to be main.")
-    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use cached files only; download nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Turn the published weights' files into a model directory.
@@ -50,13 +46,6 @@ def convert(
     Sizes are read from the tensors; pickles are read without running any code in them. The directory opens with
     --model DIR in the other commands.
     """
-    revisions: dict[str, str | None] = {}
-    for item in revision or []:
-        hub_id, equals, commit = item.partition("=")
-        if not (hub_id and equals and commit):
-            raise InputError(f"--revision {item}: pass HUB_ID=REVISION")
-        revisions[hub_id] = commit
-
     from sattxt.weights.convert import convert as convert_files
 
     written = convert_files(
@@ -73,7 +62,6 @@ def convert(
         instruction=instruction,
         overwrite=overwrite,
         local_files_only=offline,
-        revisions=revisions,
     )
     words = f"{written}: open it with SatTxt.from_pretrained or --model"
     output.report({"output": str(written), "name": name}, words, as_json=as_json)

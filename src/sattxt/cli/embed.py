@@ -22,7 +22,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @options.with_options
 def embed(
     given: options.ImageFlags,
-    model: options.ImageModelFlags,
+    model: options.ModelFlags,
     reading: options.ReadFlags,
     out: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="File to write: .npy, .safetensors or .parquet.")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sattxt.cli import inputs, options, output
-from sattxt.cli.options import ImageModelFlags, ReadFlags
+from sattxt.cli.options import ModelFlags, ReadFlags
 from sattxt.data.dataset import Dataset, Samples
 from sattxt.data.registry import DATASETS, open_data
 from sattxt.errors import InputError, LabelError
@@ -25,7 +25,7 @@ from sattxt.labels.prompts import parse_templates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(ImageModelFlags, ReadFlags):
+class Setup(ModelFlags, ReadFlags):
     """The shared options of one call, and what they open, on demand."""
 
     context: typer.Context
@@ -90,8 +90,7 @@ class Setup(ImageModelFlags, ReadFlags):
             return open_peer(self.model, offline=self.offline, batch_size=self.batch_size, device=self.device)
         if image_size is not None and self.preprocess is not None:
             raise InputError("--preprocess and other input sizes exclude each other")
-        opened = self.open() if image_size is None else self.open(preprocess={"size": image_size})
-        return SatTxtEncoder(opened, instruction=self.instruction, batch_size=self.batch_size)
+        return SatTxtEncoder(self.open(image_size), instruction=self.instruction, batch_size=self.batch_size)
 
     @cached_property
     def embedder(self) -> Embedder:

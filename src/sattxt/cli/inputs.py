@@ -32,8 +32,6 @@ def read_texts(file: str) -> list[str] | dict[str, list[str]]:
     """
     try:
         content = Path(file).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise LabelError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LabelError(f"{file}: cannot be read as UTF-8 text ({reason})") from error

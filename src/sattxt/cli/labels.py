@@ -63,9 +63,7 @@ def show(
         output.put_json(facts)
         return
     labels = facts.pop("labels")
-    for key, value in facts.items():
-        if value != "":
-            output.put(f"{key:<11}  {value}\n")
+    output.put_facts(facts)
     if labels:
         output.put("\n")
         output.put_rows([(label, "; ".join(texts)) for label, texts in labels.items()], ("label", "prompts"))
@@ -120,15 +118,12 @@ def sets(
             output.put_rows([(s.name, str(len(s)), s.title) for s in found], ("name", "labels", "title"))
         return
     shown = label_set(name)
-    rows = [(label.name, label.key, "; ".join(label.prompts)) for label in shown]
     if as_json:
-        facts = {key: getattr(shown, key) for key in ("multi_label", "reference", "url", "licence")}
-        labels = {label.name: list(label.prompts) for label in shown}
-        keys = {label.name: label.key for label in shown}
-        output.put_json({"name": shown.name, "title": shown.title, "labels": labels, "keys": keys, **facts})
+        labels = {"labels": {x.name: x.prompts for x in shown}, "keys": {x.name: x.key for x in shown}}
+        output.put_json(vars(shown) | labels)
     else:
         output.put(f"{shown.title}\n{shown.reference}\n{shown.url}\n\n")
-        output.put_rows(rows, ("label", "key", "prompts"))
+        output.put_rows([(x.name, x.key, "; ".join(x.prompts)) for x in shown], ("label", "key", "prompts"))
 
 
 def _facts(path: Path, bank: LabelBank) -> dict[str, Any]:

@@ -17,9 +17,23 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+#: A part's size in words, as the manifest states it.
 _STATED_SIZE = re.compile(r"([\d.]+) (MB|GB)")
-_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
-_SHOWN = ("summary", "path", "embed_dim", "image_size", "preprocessing", "preprocessing_note", "logit_scale_note")
+#: What is shown of one model, beside its parts.
+_SHOWN = (
+    "name",
+    "summary",
+    "path",
+    "embed_dim",
+    "image_size",
+    "preprocessing",
+    "preprocessing_note",
+    "logit_scale_note",
+    "size",
+    "licence",
+    "verified",
+    "damage",
+)
 
 
 @app.command()
@@ -63,7 +77,7 @@ def _describe(entry: ModelEntry, verify: bool) -> dict[str, Any]:
 
     licences = dict.fromkeys(part.licence for part in entry.components)
     facts = {**asdict(entry), "licence": "; ".join(licences), "bundled": entry.bundled, "gated": list(entry.gated)}
-    facts |= {"path": None, "bytes": sum(map(_stated_bytes, entry.components)), "verified": None}
+    facts |= {"path": None, "bytes": sum(map(_bytes, entry.components)), "verified": None}
     path = _find_directory(entry)
     if path is not None:
         facts |= _check(path, verify)
@@ -112,21 +126,18 @@ def _find_directory(entry: ModelEntry) -> Path | None:
     from sattxt.weights.resolver import BUNDLED
 
     converted = sorted((user_cache_dir() / "converted").glob(f"{entry.name}-*"), reverse=True)
-    candidates = [BUNDLED / entry.name] if entry.bundled else converted
-    return next((path for path in candidates if is_model_dir(path)), None)
+    return next(filter(is_model_dir, [BUNDLED / entry.name] if entry.bundled else converted), None)
 
 
-def _stated_bytes(part: Component) -> int:
+def _bytes(part: Component) -> int:
     """Bytes, exact or as the manifest states them in words; 0 where it does not."""
     stated = _STATED_SIZE.search(part.size or "")
-    return part.bytes or (int(float(stated[1]) * _UNITS[stated[2]]) if stated else 0)
+    return part.bytes or (int(float(stated[1]) * 10 ** (9 if stated[2] == "GB" else 6)) if stated else 0)
 
 
 def _size(count: int) -> str:
     """Bytes as people read them."""
-    unit = next((unit for unit, size in reversed(_UNITS.items()) if count >= size), "B")
-    value = count / _UNITS.get(unit, 1)
-    return f"{value:.1f} {unit}" if unit == "GB" or (unit != "B" and value < 10) else f"{value:.0f} {unit}"
+    return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
 
 
 def _state(facts: dict[str, Any], verify: bool) -> str:
@@ -137,32 +148,21 @@ def _state(facts: dict[str, Any], verify: bool) -> str:
 
 
 def _put_model(facts: dict[str, Any]) -> None:
-    rows = {"name": facts["name"]}
-    rows |= {key.replace("_", " "): facts[key] for key in _SHOWN if facts.get(key) is not None}
-    rows |= {"size": _size(facts["bytes"]), "licence": facts["licence"]}
-    if facts["verified"] is not None:
-        rows["verified"] = "yes" if facts["verified"] else f"NO: {facts['damage']}"
-    width = max(map(len, rows))
-    output.put("".join(f"{key:<{width}}  {value}\n" for key, value in rows.items()))
-
+    shown = facts | {"size": _size(facts["bytes"])}
+    output.put_facts({key: shown.get(key) for key in _SHOWN})
     for part in facts.get("components", ()):
         gate = ", licence to accept" if part["gated"] else ""
         where = part["cached"] or part["source"]
         output.put(f"\n{part['role']}: {part['location']} ({part['size'] or part['format']}{gate}; {where})\n")
-        output.put(f"  {', '.join(filter(None, (part['licence'], part['licence_url'])))}\n")
-        output.put(f"  {part['note']}\n" if part["note"] else "")
-    for title, lines in (
-        ("licences", [f"{x['covers']}: {x['says']}. {x['accept'] or ''}".rstrip() for x in facts.get("licences", ())]),
-        (
-            "measured",
-            [
-                f"{x['task']}, {x['data']}: {x['value']} ({x['metric']})"
-                + (f" [{x['source'] or x['command']}]" if x["source"] or x["command"] else "")
-                for x in facts.get("metrics", ())
-            ],
-        ),
-        ("limits", facts.get("limits", ())),
-        ("cite", [x["text"] for x in facts.get("citations", ())]),
-    ):
+        licence = ", ".join(filter(None, (part["licence"], part["licence_url"])))
+        output.put("".join(f"  {line}\n" for line in (licence, part["note"]) if line))
+    licences = [f"{x['covers']}: {x['says']}. {x['accept'] or ''}".rstrip() for x in facts.get("licences", ())]
+    measured = [
+        f"{x['task']}, {x['data']}: {x['value']} ({x['metric']}) [{x['source'] or x['command']}]"
+        for x in facts.get("metrics", ())
+    ]
+    cite = [x["text"] for x in facts.get("citations", ())]
+    sections = {"licences": licences, "measured": measured, "limits": facts.get("limits"), "cite": cite}
+    for title, lines in sections.items():
         if lines:
             output.put(f"\n{title}\n" + "".join(f"  {line}\n" for line in lines))

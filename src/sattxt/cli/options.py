@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from sattxt.cli import exits, inputs, output
-from sattxt.errors import ImageError, InputError, LabelError
+from sattxt.errors import ImageError, InputError
 from sattxt.labels.prompts import parse_labels, parse_templates
 
 if TYPE_CHECKING:
@@ -43,24 +43,18 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take groups of options: a parameter that is a dataclass stands for the options that are its fields,
     and the command gets them as one object. In ``--help`` what is required comes first, groups come last.
     """
-    hints = get_type_hints(command, include_extras=True)
-    own = inspect.signature(command).parameters.values()
-    groups: dict[str, Any] = {each.name: hints[each.name] for each in own if is_dataclass(hints[each.name])}
-    fields: dict[str, list[inspect.Parameter]] = {}
-    for name, group in groups.items():
-        types = get_type_hints(group, include_extras=True)
-        members = inspect.signature(group).parameters.values()
-        fields[name] = [each.replace(annotation=types[each.name]) for each in members]
-    options = [
-        each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in own if each.name not in groups
-    ]
-    options += [each for members in fields.values() for each in members]
+    own = _parameters(command)
+    groups = {
+        each.name: (each.annotation, _parameters(each.annotation)) for each in own if is_dataclass(each.annotation)
+    }
+    options = [each for each in own if each.name not in groups]
+    options += [each for _, members in groups.values() for each in members]
     options.sort(key=lambda option: option.default is not option.empty)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{each.name: given.pop(each.name) for each in fields[name]})
+        for name, (group, members) in groups.items():
+            given[name] = group(**{each.name: given.pop(each.name) for each in members})
         command(**given)
 
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -68,9 +62,16 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _parameters(callee: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a command or group, with their annotations resolved."""
+    hints = get_type_hints(callee, include_extras=True)
+    found = inspect.signature(callee).parameters.values()
+    return [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in found]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    """Which model, and where it computes."""
+    """Which model, how it sees images, and where it computes."""
 
     model: Model = "sattxt-mini"
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of a hub model.")] = None
@@ -83,8 +84,13 @@ class ModelFlags:
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the model.")
     ] = "auto"
 
-    def open(self, **more: Any) -> SatTxt:
-        """The model; ``more`` as :meth:`sattxt.SatTxt.from_pretrained` takes it."""
+    preprocess: Annotated[
+        str | None,
+        typer.Option("--preprocess", help="Pixel scaling in the place of the model's own: official, unit, dinov3-sat."),
+    ] = None
+
+    def open(self, image_size: int | None = None) -> SatTxt:
+        """The model, at another input size if one is given."""
         from sattxt.model import SatTxt
 
         return SatTxt.from_pretrained(
@@ -94,22 +100,8 @@ class ModelFlags:
             device=self.device,
             device_map=self.device_map,
             dtype=self.dtype,
-            **more,
+            preprocess=self.preprocess if image_size is None else {"size": image_size},
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageModelFlags(ModelFlags):
-    """And how it sees images."""
-
-    preprocess: Annotated[
-        str | None,
-        typer.Option("--preprocess", help="Pixel scaling in the place of the model's own: official, unit, dinov3-sat."),
-    ] = None
-
-    def open(self, **more: Any) -> SatTxt:
-        """The model, with the pixel scaling that was given."""
-        return super().open(**{"preprocess": self.preprocess, **more})
 
 
 @dataclass(kw_only=True)
@@ -259,20 +251,13 @@ class LabelFlags:
         """
         if self.ensemble and self.template:
             raise InputError("--ensemble and --template exclude each other; pass one")
-        chosen = parse_templates("ensemble" if self.ensemble else self.template or None)
-        templates = chosen if self.ensemble or self.template else None
-        if self.labels is not None and self.label_set is not None:
-            raise LabelError("--labels and --label-set exclude each other; pass one")
-        if self.labels is None and self.label_set is None:
-            raise LabelError(
-                'no labels: pass --labels "forest,river,city", --labels @FILE, or --label-set NAME '
-                "('sattxt labels sets' lists them)"
-            )
+        templates = "ensemble" if self.ensemble else self.template
         listed = None if self.labels is None else inputs.texts(self.labels)
-        if self.labels is not None and not listed:
-            raise LabelError(f"--labels {self.labels}: no label in it")
-        labels = parse_labels(listed, label_set=self.label_set)
-        return {"labels": labels, "templates": templates, "instruction": self.instruction}
+        return {
+            "labels": parse_labels(listed, label_set=self.label_set),
+            "templates": parse_templates(templates) if templates else None,
+            "instruction": self.instruction,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: Decimals that a probability or a cosine is worth.
@@ -37,6 +37,13 @@ def put_rows(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     widths = [max(width(row[i]) for row in table) for i in range(len(header))]
     for row in table:
         put("  ".join(pad(cell, w) for cell, w in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+def put_facts(facts: Mapping[str, Any]) -> None:
+    """Write a line for each fact that is known, aligned."""
+    known = {key.replace("_", " "): value for key, value in facts.items() if value not in (None, "")}
+    columns = max(map(len, known))
+    put("".join(f"{key:<{columns}}  {value}\n" for key, value in known.items()))
 
 
 def width(text: str) -> int:

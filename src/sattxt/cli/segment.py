@@ -18,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def segment(
     image: Annotated[str, typer.Argument(show_default=False, help="Image of any size.")],
     labels: options.BankFlags,
-    model: options.ImageModelFlags,
+    model: options.ModelFlags,
     reading: options.ReadFlags,
     out: Annotated[
         Path | None, typer.Option("--output", "--out", "-o", help="Picture with a legend to write (.png).")

@@ -21,7 +21,6 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=T
 Data = Annotated[Path, typer.Option("--data", envvar="SATTXT_DATA", help="Folder that the recipe's paths start from.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Folder of the run: checkpoints, logs, text vectors.")]
 Out = Annotated[Path, typer.Option("--out", "--output", "-o", help="The model directory to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model directory that is there.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,7 @@ def export(
         int, typer.Option("--norm-batches", min=0, help="Batches that BatchNorm statistics are measured over; 0: none.")
     ] = 100,
     licence: Annotated[str, typer.Option("--licence", help="Of the weights, for config and card.")] = "Apache-2.0",
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write a run's averaged weights as a model directory that ``from_pretrained`` opens, calibrated on the val splits.
 
@@ -158,7 +157,7 @@ def adapt(
         typer.Option("--size", min=32, help="Input side to measure at, and of the new model. Default: the model's."),
     ] = None,
     device: options.Device = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fit a model to a sensor: measure its BatchNorm statistics anew over unlabelled tiles (adaptive batch
     normalisation). No weight changes, nothing is learnt from labels.
