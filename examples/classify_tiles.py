@@ -22,7 +22,7 @@ if arguments.images:
     names, tiles = arguments.images, arguments.images
 else:
     mosaic = blue_marble()
-    names, tiles = [place.name for place in PLACES], [crop(mosaic, place) for place in PLACES]
+    names, tiles = list(PLACES), [crop(mosaic, place) for place in PLACES.values()]
 
 results = model.zero_shot(tiles, labels, on_error="skip")
 for index, result in zip(results.indices, results, strict=True):

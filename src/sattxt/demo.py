@@ -11,7 +11,6 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sattxt.classify.results import FITS, ZeroShotBatch, ZeroShotResult
+from sattxt.classify.results import FITS, ZeroShotBatch
 from sattxt.errors import DiskFullError, InputError, MissingExtraError, WeightsError, import_extra
 from sattxt.io import atomic_write, user_cache_dir
 from sattxt.vision.embeddings import FloatArray, unit_rows
@@ -32,29 +31,21 @@ WINDOW = 64
 STRIDE = 48
 
 
-@dataclass(frozen=True)
-class Place:
-    """A named place: latitude and longitude in degrees, north and east positive."""
-
-    name: str
-    latitude: float
-    longitude: float
-
-
-PLACES = (
-    Place("Sahara, Algeria", 27.0, 2.0),
-    Place("Rub' al Khali, Arabia", 20.0, 50.0),
-    Place("Amazon basin, Brazil", -6.0, -63.0),
-    Place("Congo basin", 0.0, 22.0),
-    Place("Borneo", 1.0, 114.0),
-    Place("Siberian taiga", 60.0, 100.0),
-    Place("Greenland ice sheet", 73.0, -40.0),
-    Place("Antarctica", -80.0, 60.0),
-    Place("Central Pacific", 0.0, -140.0),
-    Place("South Atlantic", -30.0, -15.0),
-    Place("Tibetan Plateau", 33.0, 88.0),
-    Place("Great Barrier Reef, Queensland", -18.0, 147.0),
-)
+#: Named places: latitude and longitude in degrees, north and east positive.
+PLACES = {
+    "Sahara, Algeria": (27.0, 2.0),
+    "Rub' al Khali, Arabia": (20.0, 50.0),
+    "Amazon basin, Brazil": (-6.0, -63.0),
+    "Congo basin": (0.0, 22.0),
+    "Borneo": (1.0, 114.0),
+    "Siberian taiga": (60.0, 100.0),
+    "Greenland ice sheet": (73.0, -40.0),
+    "Antarctica": (-80.0, 60.0),
+    "Central Pacific": (0.0, -140.0),
+    "South Atlantic": (-30.0, -15.0),
+    "Tibetan Plateau": (33.0, 88.0),
+    "Great Barrier Reef, Queensland": (-18.0, 147.0),
+}
 
 #: Labels for the places: what one can tell apart at seven kilometres a pixel.
 LABELS: dict[str, list[str]] = {
@@ -82,11 +73,11 @@ def blue_marble() -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def crop(mosaic: NDArray[np.uint8], place: Place, size: int = WINDOW) -> NDArray[np.uint8]:
+def crop(mosaic: NDArray[np.uint8], place: tuple[float, float], size: int = WINDOW) -> NDArray[np.uint8]:
     """The square of ``size`` pixels around a place, shifted inwards at the poles, wrapped around the date line."""
     height, width = mosaic.shape[:2]
-    top = round((90 - place.latitude) / 180 * height - size / 2)
-    left = round((place.longitude + 180) / 360 * width - size / 2)
+    top = round((90 - place[0]) / 180 * height - size / 2)
+    left = round((place[1] + 180) / 360 * width - size / 2)
     top = min(max(top, 0), height - size)
     columns = np.arange(left, left + size) % width
     return mosaic[top : top + size][:, columns]
@@ -175,9 +166,9 @@ def best_places(scores: FloatArray, count: int, apart: int = 8) -> list[tuple[fl
 def draw_places(mosaic: NDArray[np.uint8], batch: ZeroShotBatch, path: Path) -> None:
     """The places' tiles with their top label, as one PNG."""
     grid = batch.plot()
-    for axes, place in zip(grid, PLACES, strict=True):
+    for axes, (name, place) in zip(grid, PLACES.items(), strict=True):
         axes.imshow(crop(mosaic, place))
-        axes.set_title(f"{place.name}\n{axes.get_title()}", fontsize=8)
+        axes.set_title(f"{name}\n{axes.get_title()}", fontsize=8)
     _save(grid[0].figure, path)
 
 
@@ -188,11 +179,6 @@ def _save(figure: Any, path: Path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
-
-
-def _best_labels(result: ZeroShotResult) -> str:
-    weak = "   weak match" if result.fits is False else ""
-    return "   ".join(f"{label:<13}{100 * prob:5.1f} %" for label, prob in result.top(3)) + weak
 
 
 def run(
@@ -217,17 +203,17 @@ def run(
 
     model, labels = model or SatTxt.from_pretrained(), labels or LABELS
     mosaic = blue_marble()
-    batch = model.zero_shot([crop(mosaic, place) for place in PLACES], labels)
+    batch = model.zero_shot([crop(mosaic, place) for place in PLACES.values()], labels)
     say(f"Places on NASA's Blue Marble, {model.config.name}, zero-shot over {len(labels)} labels:\n")
-    for place, result in zip(PLACES, batch, strict=True):
-        north, east = ("N" if place.latitude >= 0 else "S"), ("E" if place.longitude >= 0 else "W")
-        where = f"{abs(place.latitude):.0f}°{north} {abs(place.longitude):.0f}°{east}"
-        say(f"  {place.name:<32}{where:<12}{_best_labels(result)}")
+    for (name, (latitude, longitude)), result in zip(PLACES.items(), batch, strict=True):
+        north, east = ("N" if latitude >= 0 else "S"), ("E" if longitude >= 0 else "W")
+        where = f"{abs(latitude):.0f}°{north} {abs(longitude):.0f}°{east}"
+        say(f"  {name:<32}{where:<12}{result}")
     if images:
         own = model.zero_shot(list(images), labels, on_error="skip")
         say("\nYour images:\n")
         for result in own:
-            say(f"  {str(result.source)[-42:]:<44}{_best_labels(result)}")
+            say(f"  {result}")
         for failure in own.failures:
             say(f"  {failure.error}")
     draw_places(mosaic, batch, out / "places.png")

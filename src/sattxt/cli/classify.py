@@ -69,6 +69,8 @@ def classify(
         raise InputError("--threshold means nothing without --multi-label; pass both")
     prompting, options, paths = labels.prompting(), reading.image_options(), given.paths()
     opened = model.open()
+    if none_of_these and opened.fit is None:
+        raise InputError(f"--none-of-these: {model.model} cannot tell whether a label fits; leave it out")
     prompting |= labels.import_into(opened)
     classifier = opened.classifier(**prompting, multi_label=multi_label, progress=output.show_progress(given.quiet))
     if as_json:
@@ -82,30 +84,33 @@ def classify(
         widths = [max(map(output.width, texts)) for texts in (paths, classifier.labels)]
         show = partial(_show_line, widths=widths, top=top)
 
-    if none_of_these and opened.fit is None:
-        raise InputError(f"--none-of-these: {model.model} cannot tell whether a label fits; leave it out")
     limit = (0.5 if threshold is None else threshold) if multi_label else None
     for chunk, batch in given.chunks(paths, partial(classifier, options=options)):
         answers = {f.index: {"path": chunk[f.index], "error": output.one_line(f.error)} for f in batch.failures}
         for index, result in zip(batch.indices, batch, strict=True):
-            answers[index] = _answer(chunk[index], result, limit, none_of_these=none_of_these)
+            answers[index] = {"path": chunk[index]} | _answer(result, limit, none_of_these=none_of_these)
         for index in sorted(answers):
             show(answers[index])
         sys.stdout.flush()
     given.finish(len(paths))
 
 
-def _answer(path: str, result: ZeroShotResult, threshold: float | None, *, none_of_these: bool) -> dict[str, Any]:
-    """What an image shows: its path, the best ``label`` (or with a threshold the ``labels`` that reach it), in ``top``
-    every label with its probability and cosine similarity, best first, and ``fit`` where the model can tell.
+def _answer(result: ZeroShotResult, threshold: float | None, *, none_of_these: bool) -> dict[str, Any]:
+    """What an image shows: the best ``label`` (or with a threshold the ``labels`` that reach it), ``fit`` where the
+    model can tell, and in ``top`` every label with its probability and cosine similarity, best first.
     """
     scores = dict(zip(result.labels, result.scores.tolist(), strict=True))
     refused = none_of_these and not result.fits
-    chosen: dict[str, Any] = {"label": NONE_OF_THESE if refused else result.label}
+    answer: dict[str, Any] = {"label": NONE_OF_THESE if refused else result.label}
     if threshold is not None:
-        chosen = {"labels": [] if refused else result.above(threshold)}
-    fit = {} if result.fit is None else {"fit": result.fit, "fits": result.fits}
-    return {"path": path, **chosen, **fit, "top": [(label, p, scores[label]) for label, p in result.top(len(scores))]}
+        answer = {"labels": [] if refused else result.above(threshold)}
+    if result.fit is not None:
+        answer |= {"fit": round(result.fit, output.DECIMALS), "fits": result.fits}
+    answer["top"] = [
+        {"label": label, "prob": round(prob, output.DECIMALS), "score": round(scores[label], output.DECIMALS)}
+        for label, prob in result.top(len(scores))
+    ]
+    return answer
 
 
 def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
@@ -121,12 +126,12 @@ def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
         cells.append(typer.style(NONE_OF_THESE, bold=True) if bold else NONE_OF_THESE)
     rows = answer["top"][:top]
     if "labels" in answer:
-        rows = [row for row in answer["top"] if row[0] in chosen] or answer["top"][:1]
-    for label, prob, _ in rows:
-        text = f"{output.pad(label, widths[1])} {prob:.2f}"
+        rows = [row for row in answer["top"] if row["label"] in chosen] or answer["top"][:1]
+    for row in rows:
+        text = f"{output.pad(row['label'], widths[1])} {row['prob']:.2f}"
         if not chosen:
             text = f"({text})"
-        cells.append(typer.style(text, bold=True) if bold and label in chosen else text)
+        cells.append(typer.style(text, bold=True) if bold and row["label"] in chosen else text)
     if answer.get("fits") is False:
         cells.append("weak match")
     output.put("  ".join(cells) + "\n")
@@ -134,19 +139,13 @@ def _show_line(answer: dict[str, Any], widths: Sequence[int], top: int) -> None:
 
 def _show_json(answer: dict[str, Any], top: int) -> None:
     """``{"path", "label" or "labels", "fit", "top": [{"label", "prob", "score"}, ...]}``, or ``{"path", "error"}``."""
-    if "top" in answer:
-        keys = ("label", "prob", "score")
-        rounded = [(label, *(round(x, output.DECIMALS) for x in figures)) for label, *figures in answer["top"][:top]]
-        answer = {**answer, "top": [dict(zip(keys, row, strict=True)) for row in rounded]}
-        if "fit" in answer:
-            answer["fit"] = round(answer["fit"], output.DECIMALS)
-    output.put_json(answer)
+    output.put_json(answer | {"top": answer["top"][:top]} if "top" in answer else answer)
 
 
 def _show_csv(answer: dict[str, Any], rows: Any, top: int) -> None:
     """One row; the labels of a multi-label answer are joined with ``;``."""
     cells = [answer["path"], ";".join(answer.get("labels") or [answer.get("label", "")])]
-    for label, *figures in answer.get("top", ())[:top]:
-        cells += [label, *(f"{figure:.{output.DECIMALS}f}" for figure in figures)]
+    for row in answer.get("top", ())[:top]:
+        cells += [row["label"], *(f"{row[key]:.{output.DECIMALS}f}" for key in ("prob", "score"))]
     fit = f"{answer['fit']:.{output.DECIMALS}f}" if "fit" in answer else ""
     rows.writerow([*cells, *[""] * (2 + 3 * top - len(cells)), fit, answer.get("error", "")])

@@ -47,7 +47,7 @@ def embed(
     """
     inputs.check_output("-o", out, ".npy", ".safetensors", ".parquet", overwrite=overwrite)
     if out.suffix == ".parquet":
-        _pyarrow()  # refused now, not after an hour of work
+        import_extra("pyarrow.parquet", "geo", "pyarrow", "writing .parquet")  # refused now, not after an hour of work
     if (text is None) == (not given.images):
         raise InputError("pass either images or --text FILE")
     image_options = reading.image_options()
@@ -97,7 +97,9 @@ def _write(path: Path, ids: Sequence[str], parts: Sequence[Any], model: str) -> 
 
             file.write(save({"embeddings": rows}, metadata={**facts, "ids": json.dumps(list(ids))}))
         else:
-            arrow, parquet = _pyarrow()
+            import pyarrow as arrow
+            from pyarrow import parquet
+
             names = arrow.array([name.encode("utf-8", "backslashreplace").decode() for name in ids])
             column = arrow.FixedSizeListArray.from_arrays(arrow.array(rows.reshape(-1)), max(rows.shape[1], 1))
             table = arrow.table({"id": names, "embedding": column}).replace_schema_metadata(facts)
@@ -106,8 +108,3 @@ def _write(path: Path, ids: Sequence[str], parts: Sequence[Any], model: str) -> 
         with atomic_write(path.with_name(path.name + ".json")) as file:
             file.write(json.dumps({**facts, "ids": list(ids)}, ensure_ascii=True, indent=1).encode())
     return rows.shape[0], rows.shape[1]
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    extra = ("geo", "pyarrow", "writing .parquet")
-    return import_extra("pyarrow", *extra), import_extra("pyarrow.parquet", *extra)

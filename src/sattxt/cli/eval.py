@@ -17,6 +17,7 @@ from sattxt.evaluation.result import compare, read_result
 from sattxt.evaluation.retrieval import caption_retrieval, class_retrieval
 from sattxt.evaluation.segment import segment
 from sattxt.evaluation.zero_shot import FACTORS, phrasings, scale, zero_shot
+from sattxt.images.options import check_count
 
 app = typer.Typer(
     help="Measure a model on labelled images.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -147,9 +148,7 @@ def _probe(
     number of neighbours) is chosen on val, or where that is what is measured, on a fifth of the training samples.
     --limit holds for every split. Data without splits are divided, a fifth of each class measured on.
     """
-    sizes = [int(n) for n in inputs.numbers(shots, "--shots") if n]
-    if any(n < 1 for n in sizes):
-        raise InputError(f"--shots {shots}: pass numbers of 1 or more")
+    sizes = [check_count("--shots", int(n)) for n in inputs.numbers(shots, "--shots") if n]
     result = probe(setup.embedder, setup.collection, split=setup.split, limit=setup.limit, shots=sizes)
     rows = result.tables["few_shot"]
     if setup.report is not None and rows:

@@ -17,11 +17,8 @@ from sattxt.io import check_new
 
 
 def texts(argument: str) -> list[str] | dict[str, list[str]]:
-    """A comma-separated list (quotes protect a comma), or ``@FILE`` as :func:`read_texts` reads it."""
-    if argument.startswith("@"):
-        return read_texts(argument[1:])
-    fields = next(csv.reader([argument], skipinitialspace=True), [])
-    return [field.strip() for field in fields if field.strip()]
+    """A comma-separated list, or ``@FILE`` as :func:`read_texts` reads it."""
+    return read_texts(argument[1:]) if argument.startswith("@") else names(argument)
 
 
 def read_texts(file: str) -> list[str] | dict[str, list[str]]:
@@ -57,9 +54,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def names(argument: str) -> tuple[str, ...]:
-    """Comma-separated names."""
-    return tuple(name.strip() for name in argument.split(","))
+def names(argument: str) -> list[str]:
+    """Comma-separated texts; quotes protect a comma."""
+    fields = next(csv.reader([argument], skipinitialspace=True), [])
+    return [field.strip() for field in fields if field.strip()]
 
 
 def numbers(argument: str, option: str) -> tuple[float, ...]:

@@ -44,17 +44,16 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     and the command gets them as one object. In ``--help`` what is required comes first, groups come last.
     """
     own = _parameters(command)
-    groups = {
-        each.name: (each.annotation, _parameters(each.annotation)) for each in own if is_dataclass(each.annotation)
-    }
+    groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
+    members = {name: _parameters(group) for name, group in groups.items()}
     options = [each for each in own if each.name not in groups]
-    options += [each for _, members in groups.values() for each in members]
+    options += [each for group in members.values() for each in group]
     options.sort(key=lambda option: option.default is not option.empty)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        for name, (group, members) in groups.items():
-            given[name] = group(**{each.name: given.pop(each.name) for each in members})
+        for name, group in groups.items():
+            given[name] = group(**{each.name: given.pop(each.name) for each in members[name]})
         command(**given)
 
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -216,8 +215,8 @@ class ReadFlags:
         if self.bands is not None:
             given["bands"] = [int(name) if name.isdigit() else name for name in inputs.names(self.bands)]
         if self.band_names is not None:
-            named = self.band_names.lower() in BAND_ORDERS
-            given["band_names"] = self.band_names if named else inputs.names(self.band_names)
+            listed = self.band_names.lower() not in BAND_ORDERS
+            given["band_names"] = inputs.names(self.band_names) if listed else self.band_names
         given = {name: value for name, value in given.items() if value is not None}
         return ImageOptions(**given) if given else None
 
