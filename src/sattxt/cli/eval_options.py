@@ -188,9 +188,8 @@ def command_line(context: typer.Context) -> str:
     words = context.command_path.split()
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if value is None or value is False or value in ([], (), parameter.default):
-            continue
-        if parameter.name in ("json", "report", "quiet", "overwrite"):
+        changes_nothing = parameter.name in ("json", "report", "quiet", "overwrite") or value is None or value is False
+        if changes_nothing or value in ([], (), parameter.default):
             continue
         option = max(parameter.opts, key=len)
         for item in value if isinstance(value, list | tuple) else [value]:

@@ -27,17 +27,13 @@ def read_texts(file: str) -> list[str] | dict[str, list[str]]:
     Raises:
         LabelError: the file cannot be read or is not of that form.
     """
+    kind = "JSON" if file.lower().endswith(".json") else "UTF-8 text"
     try:
         content = Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabelError(f"{file}: cannot be read as UTF-8 text ({reason})") from error
-    if not file.lower().endswith(".json"):
-        return [line.strip() for line in content.splitlines() if line.strip()]
-    try:
-        data = json.loads(content, object_pairs_hook=_object)
-    except ValueError as error:
-        raise LabelError(f"{file}: not valid JSON ({error})") from error
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        data = json.loads(content, object_pairs_hook=_object) if kind == "JSON" else lines
+    except (OSError, ValueError) as error:
+        raise LabelError(f"{file}: cannot be read as {kind} ({getattr(error, 'strerror', None) or error})") from error
     if isinstance(data, list) and all(isinstance(item, str) for item in data):
         return data
     if isinstance(data, dict):

@@ -77,10 +77,9 @@ def _describe(entry: ModelEntry, verify: bool) -> dict[str, Any]:
 
     licences = dict.fromkeys(part.licence for part in entry.components)
     facts = {**asdict(entry), "licence": "; ".join(licences), "bundled": entry.bundled, "gated": list(entry.gated)}
-    facts |= {"path": None, "bytes": sum(map(_bytes, entry.components)), "verified": None}
+    elsewhere = {"path": None, "bytes": sum(map(_bytes, entry.components)), "verified": None}
     path = _find_directory(entry)
-    if path is not None:
-        facts |= _check(path, verify)
+    facts |= elsewhere if path is None else _check(path, verify)
     for part in facts["components"]:
         folder = Path(HF_HUB_CACHE, f"models--{part['location'].replace('/', '--')}")
         part["cached"] = str(folder) if folder.is_dir() else None
