@@ -132,7 +132,7 @@ def _measure(settings: Settings, result: Result, model: SatTxt, name: str, paths
 def _drain(paths: list[str], preprocessor: Preprocessor | None = None) -> None:
     for batch in stream(paths, lambda path, name: to_rgb(path, name=name), batch_size=BATCH):
         if preprocessor is not None:
-            preprocessor.batch(batch.images)
+            preprocessor.batch([image for _, _, image in batch])
 
 
 @torch.inference_mode()

@@ -71,7 +71,7 @@ def test_segment_refuses_impossible_windows(model: SatTxt, tiles: list[np.ndarra
 
 def _patch_cosines(model: SatTxt, crop: np.ndarray, texts: np.ndarray) -> torch.Tensor:
     """(K, side, side) of one window: every patch in the place of the mean patch, the class token weighed by half."""
-    tokens = model.image_tokens(crop)
+    tokens = model.vision.tokens(model.vision.preprocess(crop))
     cls, patches = tokens.cls[0], tokens.patches[0]
     rows = torch.stack([torch.cat([0.5 * cls, patch]) for patch in patches])
     rows = rows / rows.norm(dim=1, keepdim=True)

@@ -19,9 +19,9 @@ from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.config import ImageConfig, ModelConfig, image_config
 from sattxt.errors import InputError
+from sattxt.images.load import is_single
 from sattxt.images.options import ReadOptions, merge_options
 from sattxt.images.read import to_rgb
-from sattxt.images.sources import is_single
 from sattxt.io import check_new
 from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
@@ -30,7 +30,7 @@ from sattxt.text.tower import TextTower, open_text_tower
 from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
 from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
-from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
+from sattxt.vision.tower import VisionTower, load_tower
 from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model, weight_sums
 from sattxt.weights.resolver import push_model, resolve
 
@@ -209,10 +209,6 @@ class SatTxt:
         """
         found = self.vision.encode(images, **options)
         return found[0] if is_single(images) else found
-
-    def image_tokens(self, images: Any, **options: Unpack[ReadOptions]) -> ImageTokens:
-        """Patch and class tokens of one image or several, float32; options and errors as in :meth:`encode_image`."""
-        return self.vision.tokens(self.vision.preprocess(images, **options))
 
     @overload
     def encode_text(  # type: ignore[overload-overlap]  # a str is a sequence of them

@@ -24,8 +24,6 @@ def test_zero_shot_results(model: SatTxt, tiles: list[np.ndarray]) -> None:
     assert len(batch) == 5
     assert batch[0].label == result.label
     assert json.loads(batch.to_json())["results"][0]["label"] == result.label
-    rows = batch.to_rows()
-    assert {"source", "label", "prob", "fit", *LABELS} == set(rows[0])
 
 
 def test_a_classifier_takes_images_or_their_embeddings(model: SatTxt, tiles: list[np.ndarray]) -> None:

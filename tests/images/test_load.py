@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sattxt.errors import DiskFullError, ImageError, InputError, MissingExtraError
-from sattxt.images.load import Failure, stream
+from sattxt.images.load import Failure, LoadedBatch, stream
 from sattxt.images.read import source_name, source_path, to_rgb
 
 
@@ -27,6 +27,10 @@ def constant(value: int, name: str = "") -> np.ndarray:
 
 def read(path: Path, name: str) -> np.ndarray:
     return to_rgb(path, name=name)
+
+
+def indices_of(batch: LoadedBatch) -> list[int]:
+    return [index for index, _, _ in batch]
 
 
 def load_threads() -> list[str]:
@@ -56,9 +60,9 @@ def test_every_image_once_in_order(count: int, batch_size: int, workers: int, ba
     sizes, seen = [], []
     for batch in batches:
         sizes.append(len(batch))
-        seen += batch.indices
-        assert batch.sources == batch.indices
-        for index, image in zip(batch.indices, batch.images, strict=True):
+        seen += indices_of(batch)
+        for index, source, image in batch:
+            assert source == index
             assert (image == index).all()
     assert seen == [i for i in range(count) if i not in bad]
     assert all(size == batch_size for size in sizes[:-1])
@@ -71,7 +75,7 @@ def test_every_image_once_in_order(count: int, batch_size: int, workers: int, ba
 def test_bad_files_are_skipped_and_listed(files: list[Path], workers: int) -> None:
     failures: list[Failure] = []
     batches = stream(files, read, batch_size=4, workers=workers, failures=failures)
-    assert [batch.indices for batch in batches] == [[0, 1, 2, 4], [5, 6, 8, 9]]
+    assert [indices_of(batch) for batch in batches] == [[0, 1, 2, 4], [5, 6, 8, 9]]
     assert [(f.index, f.source) for f in failures] == [(3, str(files[3])), (7, str(files[7]))]
     assert failures[1].error == f"{files[7]}: no such file"
     assert all(f.error.startswith(f.source) and "\n" not in f.error for f in failures)
@@ -80,8 +84,8 @@ def test_bad_files_are_skipped_and_listed(files: list[Path], workers: int) -> No
 @pytest.mark.parametrize("workers", [0, 3])
 def test_raise_names_the_file_after_giving_out_what_came_before(files: list[Path], workers: int) -> None:
     batches = stream(files, read, batch_size=2, workers=workers)
-    assert next(batches).indices == [0, 1]
-    assert next(batches).indices == [2]
+    assert indices_of(next(batches)) == [0, 1]
+    assert indices_of(next(batches)) == [2]
     with pytest.raises(ImageError, match=r"3\.png: is no image") as error:
         next(batches)
     assert str(error.value).count("3.png") == 1

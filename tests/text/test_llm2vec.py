@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
-from sattxt.text.llama import save_merged, weights_bytes
-from sattxt.text.llm2vec import LLM2VecEncoder
+from sattxt.text.llm2vec import LLM2VecEncoder, save_merged
 from sattxt.text.tower import TextHead
+from sattxt.weights.tensors import weights_bytes
 
 TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
 CONFIG = TextEncoderConfig(
@@ -164,13 +164,13 @@ def test_the_llm2vec_package_is_never_imported(encoder):
 
 
 def test_missing_peft_is_named_with_the_command(folder, adapters, monkeypatch):
-    monkeypatch.setattr("sattxt.text.llama.find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'sattxt\[llm\]'"):
         LLM2VecEncoder(CONFIG, base=folder / "llama", adapters=adapters)
 
 
 def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adapters, monkeypatch):
-    monkeypatch.setattr("sattxt.text.llama.available_bytes", lambda device, *, spread=False: 50_000)
+    monkeypatch.setattr("sattxt.text.llm2vec.available_bytes", lambda device, *, spread=False: 50_000)
     with pytest.raises(
         NotEnoughMemoryError, match=r"needs .* GB in float32.*0\.0 GB free.*labels build.*import_labels"
     ):

@@ -15,7 +15,7 @@ from sattxt.classify.fit import FitReference
 from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
 from sattxt.classify.transduction import transduce
 from sattxt.errors import ImageError, InputError
-from sattxt.images.sources import is_single
+from sattxt.images.load import is_single
 from sattxt.labels.prompts import BACKGROUNDS, find_doubts, label_prompts, parse_labels
 from sattxt.text.label_bank import LabelBank
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, unit_rows

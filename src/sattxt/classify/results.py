@@ -136,18 +136,15 @@ class ZeroShotBatch(list[ZeroShotResult]):
         """:meth:`to_dict` as JSON text."""
         return to_json(self.to_dict())
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """One flat dict a tile (source, label, prob, fit, then a column a label), for ``pandas.DataFrame``."""
-        return [
-            {"source": r.source, "label": r.label, "prob": r.prob, "fit": r.fit}
-            | {label: float(p) for label, p in zip(r.labels, r.probs, strict=True)}
-            for r in self
-        ]
-
     def to_pandas(self) -> Any:
-        """:meth:`to_rows` as a ``pandas.DataFrame``, indexed by the tiles' positions in the input (extra ``eval``)."""
+        """A ``pandas.DataFrame`` (extra ``eval``): a row a tile, indexed by the tiles' positions in the input; source,
+        label, prob, fit, then a column a label.
+        """
+        facts = ["source", "label", "prob", "fit"]
+        rows = [[getattr(r, name) for name in facts] + r.probs.tolist() for r in self]
+        labels = self[0].labels if self else ()
         frame = import_extra("pandas", "eval", "pandas", "to_pandas").DataFrame
-        return frame(self.to_rows(), index=self.indices, columns=None if self else ["source", "label", "prob", "fit"])
+        return frame(rows, index=self.indices, columns=[*facts, *labels])
 
     def plot(self, limit: int = 24, columns: int = 6) -> Any:
         """Draw the first ``limit`` tiles with their labels in a grid, where their files can be read (extra ``demo``).

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sattxt.errors import ImageError, InputError, LabelError
-from sattxt.images.sources import expand
 from sattxt.io import check_new
 
 
@@ -113,4 +112,6 @@ def _expand(argument: str, null: bool) -> list[str]:
     if argument == "-":
         data = sys.stdin.buffer.read()
         return [os.fsdecode(name) for name in (data.split(b"\0") if null else data.splitlines()) if name.strip()]
+    from sattxt.images.load import expand  # here: it needs numpy and Pillow
+
     return expand(argument)

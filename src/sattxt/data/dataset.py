@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from sattxt.data.archive import Store
 from sattxt.errors import InputError, LabelError
-from sattxt.images.load import default_workers
+from sattxt.images.load import default_workers, is_image
 from sattxt.images.options import ImageOptions
 from sattxt.images.read import to_rgb
-from sattxt.images.sources import is_image
 from sattxt.labels.sets import label_set
 
 #: How splits are called in folders, files and columns.

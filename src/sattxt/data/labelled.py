@@ -21,8 +21,8 @@ from sattxt.data.dataset import SPLITS, Dataset, Row, Sample, Samples, by_split,
 from sattxt.data.tables import TABLE_SUFFIXES, check_columns, parse_table, read_file, read_rows
 from sattxt.errors import InputError
 from sattxt.images.bands import EUROSAT_MS
+from sattxt.images.load import is_image
 from sattxt.images.options import ImageOptions
-from sattxt.images.sources import is_image
 
 #: Classes whose pixels count for nothing.
 IGNORED = ("unlabelled", "unlabeled", "ignore", "ignored", "void", "no data", "nodata")

@@ -103,7 +103,7 @@ class Embedder:
         bar = tqdm(total=len(rows), unit="image", disable=not self._progress, delay=1, leave=False)
         with closing(batches), bar:
             for batch in batches:
-                yield [rows[i] for i in batch.indices], batch.images
+                yield [rows[i] for i, _, _ in batch], [image for _, _, image in batch]
                 bar.update(len(batch))
         for each in lost:
             self._skip(data, rows[each.index], each.error)

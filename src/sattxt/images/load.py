@@ -1,27 +1,35 @@
-"""Decode many images in threads while the model runs, in order and in bounded memory."""
+"""What a user passes in the place of images: one of them, a collection, a folder or a glob; and how they are loaded.
+
+Many images are decoded in threads while the model runs, in order and in bounded memory.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
 
-from sattxt.errors import ImageError, SatTxtError
+from sattxt.errors import ImageError, InputError, SatTxtError
 from sattxt.images.options import check_count
 from sattxt.images.read import source_name
 from sattxt.io import first_line, is_system_failure
+
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Array = NDArray[Any]
 #: Makes an (H, W, 3) array of a source; errors call the source by the name given.
 Load = Callable[[Any, str], Array]
 
+#: Of each image, in the order of the sources: its source's position, the source itself, and the image.
+LoadedBatch = list[tuple[int, Any, Array]]
 #: A source's position, itself, its name, and its image or what loading it raised.
 _Loaded = tuple[int, Any, str, Array | Exception]
 
@@ -38,16 +46,73 @@ class Failure:
         return self.error
 
 
-@dataclass(frozen=True)
-class LoadedBatch:
-    """Images in the order of their sources, with these and their positions."""
+def is_image(name: str) -> bool:
+    """Whether a file name ends like an image's."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
-    indices: list[int] = field(default_factory=list)
-    sources: list[Any] = field(default_factory=list)
-    images: list[Array] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self.indices)
+def is_single(images: Any) -> bool:
+    """Whether ``images`` is one image, not several: a collection of them, a folder, or a glob.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return not _is_several(os.fsdecode(images))
+    if hasattr(images, "read") or hasattr(images, "getbands"):
+        return True
+    if hasattr(images, "ndim"):
+        if images.ndim == 1 and getattr(images.dtype, "kind", "") in "OUST":  # paths, in an array or a pandas Series
+            return False
+        if images.ndim not in (2, 3, 4):
+            raise InputError(f"an array of {images.ndim} axes is no tile; pass (H, W, 3), (3, H, W) or (N, H, W, 3)")
+        return bool(images.ndim < 4)
+    if isinstance(images, Iterable) and not isinstance(images, (bytes, Mapping)):
+        return False
+    raise InputError(
+        f"{type(images).__name__} is no image; pass a path, an open file, a PIL image, an array, or a list of these"
+    )
+
+
+def sources_of(images: Any) -> Any:
+    """The images to go through, one or several: an iterable of what :func:`sattxt.images.read.to_rgb` takes.
+
+    Raises:
+        InputError: they are no images. ImageError: a folder or glob holds none.
+    """
+    if is_single(images):
+        return [images]
+    return expand(os.fsdecode(images)) if isinstance(images, (str, os.PathLike)) else images
+
+
+def expand(name: str) -> list[str]:
+    """The files that a name means: those of a folder (all below it), those that match a glob, or the one.
+
+    Files and folders whose names begin with a point are left out of a folder's.
+
+    Raises:
+        ImageError: a folder holds no image, or nothing matches the glob.
+    """
+    if not _is_several(name):
+        return [name]
+    if not os.path.isdir(name):
+        found = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
+        lacking = "no file matches this pattern"
+    else:
+        found = []
+        for parent, folders, files in os.walk(name):
+            folders[:] = sorted(each for each in folders if not each.startswith("."))
+            found += [os.path.join(parent, each) for each in sorted(files) if is_image(each) and each[0] != "."]
+        lacking = f"this folder holds no image (files ending in {' '.join(sorted(IMAGE_SUFFIXES))})"
+    if not found:
+        raise ImageError(f"{name}: {lacking}")
+    return found
+
+
+def _is_several(name: str) -> bool:
+    if "\0" in name or "://" in name:
+        return False
+    return os.path.isdir(name) or (glob.has_magic(name) and not os.path.lexists(name))
 
 
 def default_workers() -> int:
@@ -128,7 +193,7 @@ def _load_ahead(
 def _batches(
     loaded: Generator[_Loaded, None, None], batch_size: int, failures: list[Failure] | None
 ) -> Generator[LoadedBatch, None, None]:
-    batch = LoadedBatch()
+    batch: LoadedBatch = []
     with closing(loaded):
         for index, source, name, outcome in loaded:
             if isinstance(outcome, Exception):
@@ -136,16 +201,14 @@ def _batches(
                 if failures is not None:
                     failures.append(failure)
                     continue
-                if len(batch):
+                if batch:
                     yield batch
                 raise ImageError(failure.error) from outcome
-            batch.indices.append(index)
-            batch.sources.append(source)
-            batch.images.append(outcome)
+            batch.append((index, source, outcome))
             if len(batch) == batch_size:
                 yield batch
-                batch = LoadedBatch()
-        if len(batch):
+                batch = []
+        if batch:
             yield batch
 
 

@@ -24,9 +24,8 @@ from PIL import Image
 from sattxt.errors import ImageError
 from sattxt.images.bands import is_sentinel2, is_sentinel2_product, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
-from sattxt.images.pillow import jpeg2000_shift, open_image
 from sattxt.images.stretch import to_255
-from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, read_dataset, read_tiff
+from sattxt.images.tiff import DECODE_ERRORS, TIFF_MAGIC, check_size, open_image, read_dataset, read_tiff
 from sattxt.io import first_line, is_system_failure
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ _NOT_OPENED: dict[type[Exception], str] = {
     IsADirectoryError: "is a folder; pass the files in it",
 }
 _DEFAULT = ImageOptions()
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how one of JPEG 2000 starts: SOC, then SIZ
+_DEPTH_AT = 42  # the first component's, from there
 
 
 def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = None) -> NDArray[Any]:
@@ -151,7 +152,7 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     if tile and "16" in str(tile[0][3]) and Image.getmodetype(image.mode) == "L" and image.mode not in _VALUE_MODES:
         raise ImageError(f"{where}: has 16 bits per colour, of which Pillow reads 8; pass it as a TIFF or uint16 array")
     has_values = image.mode in _VALUE_MODES  # and no colours
-    shift = jpeg2000_shift(image, where) if has_values and image.format == "JPEG2000" else 0
+    shift = _jpeg2000_shift(image, where) if has_values and image.format == "JPEG2000" else 0
     try:
         if image.mode in ("RGBa", "La"):  # premultiplied
             image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
@@ -165,6 +166,26 @@ def _from_pil(image: Image.Image, options: ImageOptions, path: str | None, where
     if shift:
         pixels >>= shift
     return _select(pixels, None, options, where, colours=colours, path=path)
+
+
+def _jpeg2000_shift(image: Image.Image, where: str) -> int:
+    """By how many bits Pillow shifts the pixels of a JPEG 2000 file of more than 8 bits to the left, to fill 16.
+
+    Sentinel-2 has 15. To be asked before the image is loaded.
+
+    Raises:
+        ImageError: it is loaded already, or its file does not say.
+    """
+    file: Any = getattr(image, "fp", None)
+    if file is not None and getattr(image, "tile", None):
+        position = file.tell()
+        file.seek(0)
+        head = file.read(2**20)
+        file.seek(position)
+        start = head.find(_CODESTREAM)
+        if 0 <= start < len(head) - _DEPTH_AT:
+            return max(0, 15 - (head[start + _DEPTH_AT] & 0x7F))
+    raise ImageError(f"{where}: is JPEG 2000 whose depth is not known any more; pass the file's path, or an array")
 
 
 def _as_array(img: Any, where: str) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from sattxt.errors import ImageError, MissingExtraError, import_extra
 from sattxt.images.bands import as_number, is_sentinel2, is_sentinel2_product, pick_bands, reflectance_offset
 from sattxt.images.options import ImageOptions
-from sattxt.images.pillow import load_large_tiff, open_image
 from sattxt.images.stretch import to_255
 from sattxt.io import first_line, is_system_failure
 
@@ -52,6 +52,7 @@ _WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIPS, _SAMPLES, _TILES = 256, 257, 258,
 _PIXEL_SCALE, _TRANSFORM, _GDAL_METADATA, _GDAL_NODATA = 33550, 34264, 42112, 42113
 
 _NORTH_UP = (1.0, 0.0, 0.0, -1.0)
+_limit = Lock()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,22 @@ class Page:
         return reflectance_offset(self.tags, self.where)
 
 
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    with _limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def open_image(file: Any, formats: tuple[str, ...]) -> Image.Image:
+    """As ``PIL.Image.open``, without its limit of pixels: ``max_pixels`` is the one limit for every kind of file."""
+    with _without_limit():
+        return Image.open(file, formats=formats)
+
+
 def check_size(width: int, height: int, max_pixels: int, where: str) -> None:
     """Refuse an image of no or of too many pixels before it is decoded."""
     if width < 1 or height < 1:
@@ -137,7 +154,9 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
         try:
             with open_image(io.BytesIO(source) if isinstance(source, bytes) else source, ("TIFF",)) as image:
                 if _is_whole(image.mode, samples, all_bands=all_bands):
-                    load_large_tiff(image)
+                    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or options.max_pixels):
+                        with _without_limit():  # which Pillow asks about once more when it decodes
+                            image.load()
                     return _rgb(_pillow_page(image, tags, path), options, where)
         except ImageError:
             raise

@@ -3,12 +3,18 @@
 It runs on current transformers and peft; the ``llm2vec`` package, whose classes the adapters' configs name, is not
 needed. Attention is made bidirectional by an explicit 4-D mask, which transformers uses as it is. The template comes
 from the config and never from a model's name, so a mirror or a local copy reads the same text.
+
+Only safetensors are opened. Whether the weights fit into memory is asked before they are loaded, so that the answer is
+an error and not a killed process.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +22,19 @@ import torch
 from torch import Tensor
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import InputError, TextEncoderUnavailableError, WeightsError
-from sattxt.io import read_json
+from sattxt.errors import (
+    InputError,
+    NotEnoughMemoryError,
+    TextEncoderUnavailableError,
+    WeightsError,
+    import_extra,
+)
+from sattxt.io import first_line, read_json
 from sattxt.text.encoder import Row, TextEncoder, read_tokenizer
-from sattxt.text.llama import bidirectional_mask, load_merged, tokenizer_folder
+from sattxt.vision.device import available_bytes
 from sattxt.weights.components import check_encoder
 from sattxt.weights.hub import HubAccess
+from sattxt.weights.tensors import weights_bytes
 
 Location = str | os.PathLike[str] | ModelSource
 
@@ -73,14 +86,15 @@ class LLM2VecEncoder(TextEncoder):
         *extras, folder = (hub.folder(part.location, part.revision) for part in parts)
         if recorded:
             check_encoder(config, [folder, *extras])
-        self._tokenizer = read_tokenizer(tokenizer_folder(folder, extras))
-        self.pad_id = _eos_id(self._tokenizer, tokenizer_folder(folder, extras))
+        tokenizer_folder = _tokenizer_folder(folder, extras)
+        self._tokenizer = read_tokenizer(tokenizer_folder)
+        self.pad_id = _eos_id(self._tokenizer, tokenizer_folder)
         self.padding_side = config.padding_side
         template = config.template or "{text}"
         if template.count("{text}") != 1:
             raise WeightsError(f"text template {template!r}: it must hold {{text}} exactly once")
         self._before, self._after = template.split("{text}")
-        self._model = load_merged(folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map)
+        self._model = _load_merged(folder, extras, dtype=self.dtype, device=torch.device(device), device_map=device_map)
         width = self._model.config.hidden_size
         if width != config.hidden_size:
             raise WeightsError(
@@ -137,9 +151,12 @@ class LLM2VecEncoder(TextEncoder):
     def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         device = self._model.embed_tokens.weight.device
         mask = batch["attention_mask"].to(device)
+        # (B, 1, L, L), added to the scores: every token sees every token, and none the padding.
+        unseen = torch.zeros(mask.shape, dtype=self.dtype, device=device)
+        unseen.masked_fill_(mask == 0, torch.finfo(self.dtype).min)
         return self._model(
             input_ids=batch["input_ids"].to(device),
-            attention_mask=bidirectional_mask(mask, self.dtype),
+            attention_mask=unseen[:, None, None, :].expand(-1, 1, mask.shape[1], -1),
             position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
@@ -153,3 +170,118 @@ def _eos_id(tokenizer: Any, folder: Path) -> int:
     if found is None:
         raise WeightsError(f"{folder}: tokenizer_config.json names no eos_token that tokenizer.json knows")
     return int(found)
+
+
+def _load_merged(
+    base: Path, adapters: Sequence[Path], *, dtype: torch.dtype, device: torch.device, device_map: str | None = None
+) -> Any:
+    """A transformers ``LlamaModel`` with adapters merged in order; errors as the class's.
+
+    It is causal unless it is given a 4-D mask.
+    """
+    from safetensors import SafetensorError
+    from transformers import LlamaModel
+
+    _check_folder(base, ("config.json", "*.safetensors"), "model_type", "llama", "a Llama checkpoint")
+    for adapter in adapters:
+        files = ("adapter_config.json", "adapter_model.safetensors")
+        _check_folder(adapter, files, "peft_type", "LORA", "a peft LoRA adapter")
+    if adapters:
+        import_extra("peft", "llm", "peft", "merging the text encoder's adapters")
+    if device_map is not None:
+        import_extra("accelerate", "llm", "accelerate", f"device_map={device_map!r}")
+    placement: Any = device_map
+    if device_map is None and device.type != "cpu" and find_spec("accelerate") is not None:
+        placement = {"": device}  # straight to the device, not through the CPU's memory
+    needed = 1.05 * weights_bytes(sorted(base.glob("*.safetensors")), dtype, skip=("lm_head.",))  # 5 % for activations
+    free = available_bytes(device, spread=device_map is not None)
+    if needed > free:
+        where = f"{device} has" if device_map is None else "all devices together have"
+        raise NotEnoughMemoryError(
+            f"the text encoder needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, {where} "
+            f"{free / 1e9:.1f} GB free; encode the labels on a larger machine with `sattxt labels build` and load that "
+            "file here with `import_labels`"
+        )
+    try:
+        loaded: Any = LlamaModel.from_pretrained(
+            base,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device_map=placement,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{base}: the language model cannot be loaded ({first_line(error)})") from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WeightsError(f"{base}: tensor {missing[0]} ({len(missing)} in all) is missing from its safetensors files")
+    if placement is None:
+        model = model.to(device)
+    for adapter in adapters:
+        model = _merge(model, adapter)
+    return model.eval().requires_grad_(False)
+
+
+def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> None:
+    """Merge adapters into a language model and write it as one folder, in the base's own precision.
+
+    Args:
+        base, adapters: local folders. folder: is made if it does not exist.
+
+    Raises:
+        WeightsError, NotEnoughMemoryError, MissingExtraError: as of :class:`LLM2VecEncoder`.
+    """
+    from safetensors import safe_open
+
+    with safe_open(min(base.glob("*.safetensors")), "pt") as stored:
+        dtype: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
+    model = _load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
+    model.save_pretrained(folder)
+    for path in _tokenizer_folder(base, adapters).glob("tokenizer*.json"):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _tokenizer_folder(base: Path, adapters: Sequence[Path]) -> Path:
+    """The first adapter that brings a tokeniser, else the base model."""
+    return next((folder for folder in adapters if (folder / "tokenizer.json").is_file()), base)
+
+
+def _merge(model: Any, adapter: Path) -> Any:
+    """One LoRA merged into the weights; all of its tensors must have a place in the model."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed property
+            wrapped = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(  # the first line names no tensor
+            f"{adapter}: the adapter does not fit the language model ({' '.join(str(error).split())[:300]})"
+        ) from error
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+        different = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
+    if different:
+        raise WeightsError(f"{adapter}: the adapter does not fit the language model (tensor {different[0]})")
+    return wrapped.merge_and_unload()
+
+
+def _check_folder(folder: Path, names: Sequence[str], key: str, needed: str, kind: str) -> None:
+    """Refuse a folder that lacks a file or holds pickles in its place, or whose config (the first file) differs."""
+    missing = [name for name in names if not any(folder.glob(name))]
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if missing and pickles:
+        raise WeightsError(
+            f"{folder}: {pickles[0]} is a pickle, which can hold code, and was not opened; save the weights as "
+            "safetensors (save_pretrained of current transformers or peft does)"
+        )
+    if missing:
+        raise WeightsError(f"{folder}: {missing[0]} is missing; pass the folder of {kind}")
+    found = read_json(folder / names[0]).get(key)
+    if found != needed:
+        raise WeightsError(f"{folder}: {key} is {found!r}; {needed!r} is needed")

@@ -26,10 +26,9 @@ from sattxt.data.archive import open_store
 from sattxt.data.dataset import Dataset, Sample, by_split, split_of
 from sattxt.data.registry import open_data
 from sattxt.errors import InputError
-from sattxt.images.load import Failure, stream
+from sattxt.images.load import Failure, is_image, stream
 from sattxt.images.options import ImageOptions
 from sattxt.images.preprocess import Preprocessor, check_shape
-from sattxt.images.sources import is_image
 from sattxt.training.objectives.base import generator
 from sattxt.vision.device import resolve_device
 from sattxt.vision.tower import load_tower
@@ -127,7 +126,7 @@ def adapt_norms(
         ) as loaded:
             for batch in loaded:
                 if len(batch) > 1:  # one tile alone may have no variance
-                    pixels = preprocess.batch(batch.images)
+                    pixels = preprocess.batch([image for _, _, image in batch])
                     extremes.extend((float(pixels.amin()), float(pixels.amax())))
                     yield pixels.to(place).contiguous(memory_format=torch.channels_last)
 

@@ -1,9 +1,11 @@
-"""Which device and which precision a model runs in."""
+"""Which device and which precision a model runs in, and how much memory there is for it."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -52,3 +54,28 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return False
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
+
+
+def available_bytes(device: torch.device, *, spread: bool = False) -> int:
+    """Free memory of a device; ``spread``: of all CUDA devices and the CPU together."""
+    if device.type == "cuda" and not spread:
+        return int(torch.cuda.mem_get_info(device)[0])
+    cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())) if spread else 0
+    return cuda + _cpu_available()
+
+
+def _cpu_available() -> int:
+    """The least of what the system says is available, all memory there is, and what the container's limit leaves."""
+    found = [1 << 62]
+    with suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError, KeyError):  # Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * int(dict(line.split()[:2] for line in lines)["MemAvailable:"]))
+    with suppress(OSError, ValueError, KeyError):  # control groups, version 2; the page cache is not counted as used
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        cached = int(stat["inactive_file"]) + int(stat["active_file"])
+        found.append(max(0, limit - max(0, used - cached)))
+    return min(found)

@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from sattxt.config import ImageConfig
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.images.load import Failure, stream
+from sattxt.images.load import Failure, is_single, sources_of, stream
 from sattxt.images.options import ImageOptions, ReadOptions, check_count, merge_options
 from sattxt.images.preprocess import PixelValues, Preprocessor, as_pixel_values, check_shape
 from sattxt.images.read import source_name, source_path, to_rgb
-from sattxt.images.sources import is_single, sources_of
 from sattxt.vision.embeddings import Embeddings, FloatArray
 from sattxt.vision.tower import ImageTokens, VisionTower
 
@@ -162,17 +161,13 @@ class ImageEncoder:
         try:
             with closing(batches), bar:
                 for batch in batches:
-                    embedding = self.encode_pixels(self._preprocessor.batch(batch.images))
+                    embedding = self.encode_pixels(self._preprocessor.batch([rgb for _, _, rgb in batch]))
                     if normalize:
                         embedding = F.normalize(embedding, dim=-1)
                     rows.append(embedding.cpu().numpy())
-                    indices += batch.indices
-                    names += [source_path(source) for source in batch.sources]
-                    blank += [
-                        source_name(source, index)
-                        for index, source, rgb in zip(batch.indices, batch.sources, batch.images, strict=True)
-                        if _is_blank(rgb)
-                    ]
+                    indices += [index for index, _, _ in batch]
+                    names += [source_path(source) for _, source, _ in batch]
+                    blank += [source_name(source, index) for index, source, rgb in batch if _is_blank(rgb)]
                     bar.update(len(batch))
         except ImageError as error:
             error.completed = embeddings()

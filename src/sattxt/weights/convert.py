@@ -135,7 +135,7 @@ def convert(
     )
 
     def merge(folder: Path) -> None:
-        from sattxt.text.llama import save_merged
+        from sattxt.text.llm2vec import save_merged
 
         base, *extras = (hub.folder(source.location, source.revision) for source in parts)
         save_merged(base, extras, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -71,6 +72,25 @@ def read_folder(folder: str | Path) -> dict[str, Tensor]:
             raise WeightsError(f"{shard}: tensor {twice[0]!r} is also in another file of this folder")
         state.update(tensors)
     return state
+
+
+def weights_bytes(files: Sequence[Path], dtype: torch.dtype, *, skip: tuple[str, ...] = ()) -> int:
+    """Bytes that the floating tensors of safetensors files take in ``dtype``, read from the files' headers.
+
+    Tensors whose name starts with one of ``skip`` do not count.
+
+    Raises:
+        WeightsError: a file is no safetensors file.
+    """
+    numbers = 0
+    for path in files:
+        try:
+            with safe_open(path, "pt") as stored:
+                slices = [stored.get_slice(name) for name in stored.keys() if not name.startswith(skip)]  # noqa: SIM118
+                numbers += sum(math.prod(part.get_shape()) for part in slices if "F" in part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read as safetensors ({first_line(error)})") from error
+    return numbers * dtype.itemsize
 
 
 def require_tensor(state: Mapping[str, Tensor], key: str, ndim: int, where: str) -> Tensor:
