@@ -154,8 +154,7 @@ class ModelConfig:
     @classmethod
     def read(cls, path: str | Path) -> ModelConfig:
         """Read a ``config.json`` file."""
-        path = Path(path)
-        return cls.from_dict(read_json(path), name=str(path))
+        return cls.from_dict(read_json(Path(path)), name=str(path))
 
 
 def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConfig) -> ImageConfig:
@@ -177,8 +176,7 @@ def image_config(preprocess: str | dict[str, Any] | ImageConfig, base: ImageConf
         raise InputError(f"preprocess is {type(preprocess).__name__}; pass a preset's name or a dict")
     else:
         known = {f.name for f in fields(ImageConfig)} - {"preset"}
-        unknown = sorted(set(preprocess) - known)
-        if unknown:
+        if unknown := sorted(set(preprocess) - known):
             raise InputError(f"preprocess has unknown keys {unknown}; it takes {sorted(known)}")
         values = {**preprocess, "preset": "custom"}
     return build(ImageConfig, {**asdict(base), **values}, "preprocess")
@@ -198,8 +196,7 @@ def build(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, dict):
         raise WeightsError(f"{where}: expected an object for {cls.__name__}, found {type(data).__name__}")
     hints = get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
+    if unknown := sorted(set(data) - set(hints)):
         raise WeightsError(f"{where}: unknown key {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(hints))}")
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     try:

@@ -127,8 +127,7 @@ def atomic_write(target: Path) -> Iterator[BinaryIO]:
 
 def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, or its type's name where it has none."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:500]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
 def is_system_failure(error: BaseException) -> bool:

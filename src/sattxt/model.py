@@ -158,8 +158,11 @@ class SatTxt:
     def fingerprint(self) -> str:
         """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
         # No embedding depends on the window, nor on where the language model lies: its weights_sha256 counts.
-        text = replace(self.config.text, base=None, adapters=())
-        config = replace(self.config, image=replace(self.config.image, window=None), text=text)
+        config = replace(
+            self.config,
+            image=replace(self.config.image, window=None),
+            text=replace(self.config.text, base=None, adapters=()),
+        )
         digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
         if self._stored is not None:
             digest.update(repr(weight_sums(self._stored.path)).encode())

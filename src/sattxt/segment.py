@@ -106,8 +106,7 @@ class Segmentation:
 
     def plot(self, axes: Any = None, opacity: float = 0.55, colours: Mapping[str, Any] | None = None) -> Any:
         """Draw it with matplotlib (extra ``demo``), on ``axes`` or new ones; returns these."""
-        picture = self.to_image(opacity, legend=False, colours=colours)
-        return plot_map(picture, self._legend(colours), self.shares, axes)
+        return plot_map(self.to_image(opacity, legend=False, colours=colours), self._legend(colours), self.shares, axes)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
@@ -157,7 +156,8 @@ def segment_image(
     stride = max(1, round(side * (1 - overlap)))
     corners = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
     text = torch.from_numpy(weights)
-    blend = _taper(side)
+    ramp = torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).clamp(min=0.05)
+    blend = ramp[:, None] * ramp  # highest in the middle, never zero
     total = torch.zeros(len(labels), height, width)
     weight = torch.zeros(height, width)
     starts = range(0, len(corners), check_count("batch_size", batch_size))
@@ -207,9 +207,3 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     if starts[-1] != length - side:
         starts.append(length - side)
     return starts
-
-
-def _taper(side: int) -> Tensor:
-    """(side, side) blending weights, highest in the middle, never zero."""
-    ramp = torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).clamp(min=0.05)
-    return ramp[:, None] * ramp[None, :]

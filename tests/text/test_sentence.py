@@ -21,7 +21,6 @@ from sattxt.errors import InputError, WeightsError
 from sattxt.text.sentence import (
     SCALE_SUFFIX,
     SentenceEncoder,
-    digest_sentence_encoder,
     export_sentence_encoder,
     pack_int8,
     unpack_int8,
@@ -120,7 +119,7 @@ def test_an_instruction_that_leaves_no_room_is_an_error(encoder):
 
 def test_int8_export_is_small_reproducible_and_close(bert_source, exported, tmp_path):
     digest = export_sentence_encoder(bert_source, tmp_path / "a")
-    assert digest == export_sentence_encoder(bert_source, tmp_path / "b") == digest_sentence_encoder(tmp_path / "a")
+    assert digest == export_sentence_encoder(bert_source, tmp_path / "b")
     assert (tmp_path / "a/model.safetensors").stat().st_size < 0.6 * (exported / "model.safetensors").stat().st_size
     assert not any(k.startswith("pooler") for k in load_file(tmp_path / "a/model.safetensors"))
     assert "somewhere" not in (tmp_path / "a/config.json").read_text()

@@ -61,8 +61,8 @@ class FitReference:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FitReference:
         """From the tensors of a model directory, see :func:`save_reference`."""
-        numbers = {name: float(tensors[name]) for name in _NUMBERS}
-        return cls(tensors["words"].float(), tensors["pictures"].float(), **numbers)
+        numbers = (float(tensors[name]) for name in _NUMBERS)
+        return cls(tensors["words"].float(), tensors["pictures"].float(), *numbers)
 
 
 def save_reference(reference: FitReference, path: Path) -> None:

@@ -143,8 +143,8 @@ class ZeroShotBatch(list[ZeroShotResult]):
         facts = ["source", "label", "prob", "fit"]
         rows = [[getattr(r, name) for name in facts] + r.probs.tolist() for r in self]
         labels = self[0].labels if self else ()
-        frame = import_extra("pandas", "eval", "pandas", "to_pandas").DataFrame
-        return frame(rows, index=self.indices, columns=[*facts, *labels])
+        pandas = import_extra("pandas", "eval", "pandas", "to_pandas")
+        return pandas.DataFrame(rows, index=self.indices, columns=[*facts, *labels])
 
     def plot(self, limit: int = 24, columns: int = 6) -> Any:
         """Draw the first ``limit`` tiles with their labels in a grid, where their files can be read (extra ``demo``).

@@ -56,7 +56,8 @@ def transduce(
     means = F.normalize(tiles[confident].mean(dim=0), dim=-1)
     variance = torch.full((tiles.shape[1],), 1 / tiles.shape[1])
     for _ in range(_ROUNDS):
-        likely = _log_likelihood(tiles, means, variance)
+        # up to what is the same for all classes
+        likely = (tiles / variance) @ means.T - 0.5 * (means.square() / variance).sum(dim=1)
         for _ in range(_ASSIGNMENTS):
             near = (weights[..., None] * assigned[places]).sum(dim=1)
             assigned = (by_text + likely + near).softmax(dim=1)
@@ -75,11 +76,6 @@ def _neighbours(tiles: Tensor, count: int, cosines_at_once: int) -> tuple[Tensor
         places.append(found.indices)
         weights.append(found.values.clamp(min=0))
     return torch.cat(places), torch.cat(weights)
-
-
-def _log_likelihood(tiles: Tensor, means: Tensor, variance: Tensor) -> Tensor:
-    """(N, K), up to what is the same for all classes."""
-    return (tiles / variance) @ means.T - 0.5 * (means.square() / variance).sum(dim=1)
 
 
 def _gaussians(tiles: Tensor, assigned: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:

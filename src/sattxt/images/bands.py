@@ -105,8 +105,7 @@ def _default_bands(
         return 0, 0, 0
     known = [canonical(name) if name else None for name in names or ()]
     sentinel = [band for band in known[:3] if band is not None and re.fullmatch(r"B(\d\d|8A)", band)]
-    in_order = len(sentinel) < 3 or tuple(sentinel) == _RGB
-    if (count == 3 or declared_rgb) and in_order:
+    if (count == 3 or declared_rgb) and (len(sentinel) < 3 or tuple(sentinel) == _RGB):
         return 0, 1, 2
     hint = "pass bands=(red, green, blue), counted from 1"
     if names and all(known.count(band) == 1 for band in _RGB):
@@ -128,20 +127,18 @@ def is_sentinel2(names: Sequence[str | None] | None) -> bool:
     if not names or not all(name and _SENTINEL2_NAME.match(name) for name in names):
         return False
     texts = [str(name).strip().lower() for name in names]
-    return "b8a" in map(str.lower, map(canonical, texts)) or all(
-        "central wavelength" in text or len(text) == 3 for text in texts
-    )
+    return "B8A" in map(canonical, texts) or all("central wavelength" in text or len(text) == 3 for text in texts)
 
 
 def is_sentinel2_product(tags: Mapping[str, str], path: str | None) -> bool:
     """Whether pixels are certainly a Sentinel-2 product's, by a tag that names product or spacecraft, or by the file's
     name (``S2A_MSIL2A_....tif``, or that of one band: ``T32TQM_20200701T101031_B04_10m.jp2``).
     """
-    said = any(_PRODUCT.search(text) for key, text in tags.items() if re.search("PRODUCT|SPACECRAFT", key.upper()))
-    if said or path is None:
-        return said
-    in_product = _GRANULE_FILE.search(path) or re.search(r"S2[A-D]_MSIL(?:1C|2A)_", path)
-    return bool(_PRODUCT_FILE.search(path) or (_BAND_FILE.search(path) and in_product))
+    if any(_PRODUCT.search(text) for key, text in tags.items() if re.search("PRODUCT|SPACECRAFT", key.upper())):
+        return True
+    named = path or ""
+    in_product = _GRANULE_FILE.search(named) or re.search(r"S2[A-D]_MSIL(?:1C|2A)_", named)
+    return bool(_PRODUCT_FILE.search(named) or (_BAND_FILE.search(named) and in_product))
 
 
 @cache
@@ -165,8 +162,7 @@ def reflectance_offset(tags: Mapping[str, str], path: str | None) -> float | Non
             return _ADDED_SINCE_0400 if number >= 4 else 0.0
     products = [value for key, value in tags.items() if "PRODUCT" in key.upper()]
     for text in (*products, path or ""):
-        matches = _BASELINE.findall(text)
-        if matches:
+        if matches := _BASELINE.findall(text):
             return _ADDED_SINCE_0400 if int(matches[-1][0]) >= 4 else 0.0
     return None
 

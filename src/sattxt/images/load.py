@@ -25,9 +25,6 @@ from sattxt.io import first_line, is_system_failure
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Array = NDArray[Any]
-#: Makes an (H, W, 3) array of a source; errors call the source by the name given.
-Load = Callable[[Any, str], Array]
-
 #: Of each image, in the order of the sources: its source's position, the source itself, and the image.
 LoadedBatch = list[tuple[int, Any, Array]]
 #: A source's position, itself, its name, and its image or what loading it raised.
@@ -95,15 +92,15 @@ def expand(name: str) -> list[str]:
     """
     if not _is_several(name):
         return [name]
-    if not os.path.isdir(name):
-        found = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
-        lacking = "no file matches this pattern"
-    else:
+    if os.path.isdir(name):
         found = []
         for parent, folders, files in os.walk(name):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             found += [os.path.join(parent, each) for each in sorted(files) if is_image(each) and each[0] != "."]
         lacking = f"this folder holds no image (files ending in {' '.join(sorted(IMAGE_SUFFIXES))})"
+    else:
+        found = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
+        lacking = "no file matches this pattern"
     if not found:
         raise ImageError(f"{name}: {lacking}")
     return found
@@ -123,7 +120,7 @@ def default_workers() -> int:
 
 def stream(
     sources: Iterable[Any],
-    load: Load,
+    load: Callable[[Any, str], Array],
     *,
     batch_size: int,
     workers: int | None = None,
@@ -138,7 +135,8 @@ def stream(
 
     Args:
         sources: paths, or anything ``load`` takes.
-        load: makes an (H, W, 3) array of one source and its name; called from several threads.
+        load: makes an (H, W, 3) array of one source, which its errors call by the name given; called from several
+            threads.
         batch_size: images in a batch; the last one may be smaller.
         workers: threads; 0 loads in the caller's thread, ``None`` takes as many as there are cores (8 at most).
         failures: a list that grows by the images that cannot be read, which are then left out. By default the first
@@ -157,7 +155,11 @@ def stream(
 
 
 def _load_ahead(
-    numbered: enumerate[Any], load: Load, name_of: Callable[[Any, int], str], ahead: int, workers: int
+    numbered: enumerate[Any],
+    load: Callable[[Any, str], Array],
+    name_of: Callable[[Any, int], str],
+    ahead: int,
+    workers: int,
 ) -> Generator[_Loaded, None, None]:
     """Each source with its image, in order; ``ahead`` of them are in the works at most."""
 

@@ -20,17 +20,17 @@ MAX_PIXELS = 2**27
 
 
 def _is_number(value: Any) -> bool:
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    known = (int, float, np.integer, np.floating)
+    return isinstance(value, known) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A whole number that an argument called ``name`` was given; :class:`InputError` if it is none."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+    if not _is_count(value, least):
         raise InputError(f"{name}={value!r}: pass a whole number, {least} at least")
     return int(value)
 
@@ -121,8 +121,7 @@ class ImageOptions:
         if self.offset not in (None, "auto", 0) and self.stretch is None:
             raise InputError(f"offset={self.offset!r} is subtracted before stretching; pass stretch= too")
         if self.bands is not None:
-            bands = tuple(band if isinstance(band, str) else int(band) for band in self.bands)
-            object.__setattr__(self, "bands", bands)
+            object.__setattr__(self, "bands", tuple(b if isinstance(b, str) else int(b) for b in self.bands))
         if self.band_names is not None:
             known = BAND_ORDERS.get(self.band_names.lower()) if isinstance(self.band_names, str) else None
             object.__setattr__(self, "band_names", known or tuple(self.band_names))
@@ -155,7 +154,6 @@ def merge_options(given: Mapping[str, Any]) -> ImageOptions:
         InputError: a name is no image option, or a value means nothing.
     """
     chosen = {name: value for name, value in given.items() if name != "options"}
-    unknown = sorted(set(chosen) - set(_RULES))
-    if unknown:
+    if unknown := sorted(set(chosen) - set(_RULES)):
         raise InputError(f"unknown option {unknown[0]!r}; images take {', '.join(sorted(_RULES))}")
     return replace(given.get("options") or ImageOptions(), **chosen)

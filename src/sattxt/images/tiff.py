@@ -197,8 +197,7 @@ def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[tup
         MissingExtraError: rasterio is not installed.
     """
     with _opened(source, where) as first, ExitStack() as stack:
-        rasterio = _rasterio(where)
-        files = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets] or [first]
+        files = [stack.enter_context(_rasterio(where).open(name)) for name in first.subdatasets] or [first]
         for file in files:
             check_size(file.width, file.height, max_pixels, where)
         path = str(source) if isinstance(source, Path) else where
@@ -238,14 +237,14 @@ def _is_whole(mode: str, samples: int, *, all_bands: bool) -> bool:
         return mode in ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
     if samples == 4 and mode == "RGB":  # a fourth band that is not alpha, which Pillow leaves out
         return not all_bands
-    known = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-    return mode in known and samples == Image.getmodebands(mode)
+    colours = ("LA", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+    return mode in colours and samples == Image.getmodebands(mode)
 
 
 def _rgb(page: Page, options: ImageOptions, where: str) -> NDArray[Any]:
     names = page.names or page.colours if options.band_names is None else options.band_names
-    declared = page.colours is not None
-    chosen = pick_bands(options.bands, len(page.descriptions), names, where=where, declared_rgb=declared)
+    count, declared = len(page.descriptions), page.colours is not None
+    chosen = pick_bands(options.bands, count, names, where=where, declared_rgb=declared)
     pixels, valid = page.read(chosen)
     a, b, d, e = page.steps
     if not b and not d:
@@ -346,13 +345,11 @@ def _opened(source: Path | bytes, where: str) -> Iterator[Any]:
 def _rasterio(where: str) -> Any:
     purpose = f"{where}: reading this TIFF (Pillow cannot, or it is damaged)"
     rasterio = import_extra("rasterio", "geo", "rasterio", purpose)
-    _allow_missing_positions()
+    _ignore_warnings(rasterio.errors.NotGeoreferencedWarning)
     return rasterio
 
 
 @cache
-def _allow_missing_positions() -> None:
+def _ignore_warnings(category: type[Warning]) -> None:
     """Once and not around each read: catch_warnings is not safe in threads, and tiles often have no position."""
-    from rasterio.errors import NotGeoreferencedWarning
-
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    warnings.filterwarnings("ignore", category=category)

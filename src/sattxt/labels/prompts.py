@@ -196,9 +196,9 @@ def _in_latin_letters(text: str) -> bool:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise LabelError(f"{where} must be a text, not {type(value).__name__} ({value!r})")
-    if not value.strip():
-        raise LabelError(f"{where} is empty: pass a word or phrase")
     text = value.strip()
+    if not text:
+        raise LabelError(f"{where} is empty: pass a word or phrase")
     unseen = next((c for c in text if unicodedata.category(c) in _UNSEEN and c not in _JOINERS), None)
     if unseen is not None:
         raise LabelError(

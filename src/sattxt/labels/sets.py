@@ -130,7 +130,7 @@ def squash(text: str) -> str:
 def _shipped() -> dict[str, LabelSet]:
     files = (resources.files("sattxt.labels") / "sets").iterdir()
     sets = [_read(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.name.endswith(".json")]
-    return {s.name: s for s in sets}
+    return {each.name: each for each in sets}
 
 
 def _read(data: dict[str, Any]) -> LabelSet:

@@ -116,8 +116,7 @@ class _Layer(nn.Module):
         output: Any = self.attention["output"]
         hidden = output["LayerNorm"](output["dense"](mixed) + hidden)
         inner = F.gelu(self.intermediate["dense"](hidden))
-        result: Tensor = self.output["LayerNorm"](self.output["dense"](inner) + hidden)
-        return result
+        return self.output["LayerNorm"](self.output["dense"](inner) + hidden)
 
 
 def _residual_output(inputs: int, width: int, eps: float) -> nn.ModuleDict:

@@ -69,8 +69,7 @@ class LabelBank:
         for label, prompts in self.labels.items():
             if isinstance(prompts, str) or not isinstance(label, str) or not prompts:
                 raise InputError(f"label {label!r} needs a list of prompts, one at least")
-            absent = [prompt for prompt in prompts if prompt not in known]
-            if absent:
+            if absent := [prompt for prompt in prompts if prompt not in known]:
                 raise InputError(f"label {label!r} has a prompt without a vector: {absent[0]!r}")
 
     def __repr__(self) -> str:

@@ -135,8 +135,7 @@ class LLM2VecEncoder(TextEncoder):
         limit = self.config.max_text_tokens
         shorter = text
         while limit is not None:
-            tokens = self._tokenizer.encode(shorter, add_special_tokens=False).ids
-            count = min(len(tokens), self.config.max_length)
+            count = min(len(self._tokenizer.encode(shorter, add_special_tokens=False)), self.config.max_length)
             if count <= limit:
                 break
             words = shorter.split()
@@ -240,8 +239,7 @@ def save_merged(base: Path, adapters: Sequence[Path], folder: Path) -> None:
 
     with safe_open(min(base.glob("*.safetensors")), "pt") as stored:
         dtype: torch.dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
-    model = _load_merged(base, adapters, dtype=dtype, device=torch.device("cpu"))
-    model.save_pretrained(folder)
+    _load_merged(base, adapters, dtype=dtype, device=torch.device("cpu")).save_pretrained(folder)
     for path in _tokenizer_folder(base, adapters).glob("tokenizer*.json"):
         shutil.copyfile(path, folder / path.name)
 

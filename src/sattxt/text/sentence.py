@@ -106,7 +106,7 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
         int8: pack matrices as int8 with a scale per row (a quarter of the bytes); ``False`` keeps float32.
 
     Returns:
-        The folder's :func:`digest_sentence_encoder`, for ``TextEncoderConfig.weights_sha256``.
+        sha256 over the folder's weights, tokeniser and config, for ``TextEncoderConfig.weights_sha256``.
     """
     from safetensors.torch import save_file
 
@@ -125,13 +125,7 @@ def export_sentence_encoder(source: str | Path, out: str | Path, *, int8: bool =
     weights = out / "model.safetensors"
     save_file(pack_int8(state) if int8 else state, weights, metadata={"format": "pt"})
     weights.chmod(0o644)
-    return digest_sentence_encoder(out)
-
-
-def digest_sentence_encoder(folder: str | Path) -> str:
-    """sha256 over weights, tokeniser and config of a sentence encoder's folder."""
-    names = ("config.json", "tokenizer.json", "model.safetensors")
-    return digest_files((name, sha256_file(Path(folder, name))) for name in names)
+    return digest_files((name, sha256_file(out / name)) for name in ("config.json", "tokenizer.json", weights.name))
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:

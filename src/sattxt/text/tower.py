@@ -41,8 +41,7 @@ class TextHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(N, in) to (N, out)."""
-        projected: Tensor = self.proj(self.ln(pooled))
-        return projected
+        return self.proj(self.ln(pooled))
 
 
 class TextTower:
@@ -103,11 +102,10 @@ class TextTower:
             BankMismatchError: it was made by another text encoder, or its vectors have another width.
         """
         space = fingerprint(self.config, bank.instruction)
-        name = bank.source or "the label bank"
         if (bank.space, bank.vectors.shape[1]) != (space, self.config.hidden_size):
             raise BankMismatchError(
-                f"{name} was made by another text encoder ({bank.model}, width {bank.vectors.shape[1]}); build it "
-                "again with this model: `sattxt labels build --model NAME`"
+                f"{bank.source or 'the label bank'} was made by another text encoder ({bank.model}, width "
+                f"{bank.vectors.shape[1]}); build it again with this model: `sattxt labels build --model NAME`"
             )
         self._known.setdefault(space, {}).update(zip(bank.texts, bank.vectors, strict=True))
 

@@ -61,11 +61,7 @@ def available_bytes(device: torch.device, *, spread: bool = False) -> int:
     if device.type == "cuda" and not spread:
         return int(torch.cuda.mem_get_info(device)[0])
     cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())) if spread else 0
-    return cuda + _cpu_available()
-
-
-def _cpu_available() -> int:
-    """The least of what the system says is available, all memory there is, and what the container's limit leaves."""
+    # The least of what the system says is available, all memory there is, and what the container's limit leaves.
     found = [1 << 62]
     with suppress(AttributeError, OSError, ValueError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -78,4 +74,4 @@ def _cpu_available() -> int:
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         cached = int(stat["inactive_file"]) + int(stat["active_file"])
         found.append(max(0, limit - max(0, used - cached)))
-    return min(found)
+    return cuda + min(found)

@@ -165,8 +165,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
         known: Any = DINOv3ViTConfig()
-        unknown = sorted(set(config.options) - set(known.to_dict()))
-        if unknown:
+        if unknown := sorted(set(config.options) - set(known.to_dict())):
             raise TypeError(f"unknown option {unknown[0]!r}")
         return DINOv3ViTModel(DINOv3ViTConfig(**config.options))
     except TypeError as error:
