@@ -20,7 +20,7 @@ FLOORS = (
     {"vision", "text", "pictures"},
     {"classify", "segment", "data"},
     {"model"},
-    {"evaluation"},
+    {"evaluation", "scenes"},
     {"training"},
     {"cli", "demo", "__init__", "__main__"},
 )

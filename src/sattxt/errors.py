@@ -82,6 +82,14 @@ class DiskFullError(SatTxtError, OSError):
     """No space is left on the disk; what was written before is kept."""
 
 
+class StoreError(SatTxtError, RuntimeError):
+    """A store, or a file of one, is missing or damaged."""
+
+
+class StoreMismatchError(StoreError, ValueError):
+    """A store was made with other settings, or by another model, than those given; names each with both values."""
+
+
 class MissingExtraError(SatTxtError, ImportError):
     """An optional dependency is not installed; the message has the pip command."""
 

@@ -106,10 +106,13 @@ def write_directory(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(target: Path) -> Iterator[BinaryIO]:
+def atomic_write(target: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A temporary binary file beside ``target`` that becomes ``target`` when the block ends without an error.
 
     Writers that need a path use the file's ``name``. Missing parent folders are made.
+
+    Args:
+        durable: flush it to the disk first, and its name after: a loss of power takes it back no more.
 
     Raises:
         DiskFullError: no space is left. WeightsError: the folder cannot be written. ``target`` is as it was.
@@ -120,7 +123,16 @@ def atomic_write(target: Path) -> Iterator[BinaryIO]:
         try:
             with temporary.open("xb") as file:
                 yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
+            if durable and hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be flushed
+                folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -174,7 +174,8 @@ class Classifier:
             raise InputError("tiles classified together have one label each; make the classifier without multi_label")
         vectors, _ = self._embed(images, options)
         probs = transduce(vectors, self.weights, self.calibration.logit_scale)
-        return self._batch(vectors, _cosines(vectors, self.weights), probs)
+        scores = _cosines(vectors, self.weights)
+        return self._batch(vectors, scores, probs, self._fits(vectors, scores))
 
     def _embed(self, images: Any, options: Any) -> tuple[Embeddings, bool]:
         """Unit vectors of the images, or the embeddings given; and whether it is one."""
@@ -185,19 +186,29 @@ class Classifier:
             raise InputError(f"embeddings take no image options, got {', '.join(options)}")
         return Embeddings(np.atleast_2d(given)), given.ndim == 1
 
-    def _score(self, vectors: Embeddings) -> ZeroShotBatch:
-        """The results of unit vectors, each by itself."""
+    def measure(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        """(N, D) embeddings of length 1, each by itself: (N, K) cosines, (N, K) probabilities, and (N,) how sure it is
+        that any label fits (``None`` where the model cannot tell). What a call puts into results, as arrays.
+        """
         scores = _cosines(vectors, self.weights)
         if self._backgrounds is None:
             probs = self.calibration.softmax(scores)
         else:
             probs = self.calibration.contrast(scores, _cosines(vectors, self._backgrounds))
-        return self._batch(vectors, scores, probs)
+        return scores, probs, self._fits(vectors, scores)
 
-    def _batch(self, vectors: Embeddings, scores: FloatArray, probs: FloatArray) -> ZeroShotBatch:
-        fits: list[float | None] = [None] * len(scores)
-        if self._fit is not None and self._best_pictures is not None:
-            fits = self._fit.measure(vectors, scores, self._best_pictures).tolist()
+    def _fits(self, vectors: FloatArray, scores: FloatArray) -> FloatArray | None:
+        if self._fit is None or self._best_pictures is None:
+            return None
+        return self._fit.measure(vectors, scores, self._best_pictures)
+
+    def _score(self, vectors: Embeddings) -> ZeroShotBatch:
+        return self._batch(vectors, *self.measure(vectors))
+
+    def _batch(
+        self, vectors: Embeddings, scores: FloatArray, probs: FloatArray, sure: FloatArray | None
+    ) -> ZeroShotBatch:
+        fits: list[float | None] = [None] * len(scores) if sure is None else sure.tolist()
         results = [
             ZeroShotResult(self.labels, score, prob, self.multi_label, source, fit)
             for score, prob, source, fit in zip(scores, probs, vectors.sources, fits, strict=True)

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "classify": ("sattxt.cli.classify", "Name what images show, from labels of your own.", ""),
     "embed": ("sattxt.cli.embed", "Write the embeddings of images, or of texts, to a file.", ""),
     "segment": ("sattxt.cli.segment", "Draw a label map of an image, from labels of your own.", ""),
+    "store": ("sattxt.cli.store", "Scenes into a store that is searched by words, and its upkeep.", "geo"),
+    "search": ("sattxt.cli.search", "Find the chips of a store that match words, pictures or examples.", "geo"),
     "labels": ("sattxt.cli.labels", "Build and inspect label banks; list the label sets.", ""),
     "models": ("sattxt.cli.models", "List models: size, licence, where cached; verify them.", ""),
     "convert": ("sattxt.cli.convert", "Turn the published weights' files into a model directory.", ""),

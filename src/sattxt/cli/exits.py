@@ -13,7 +13,7 @@ MEANINGS = {
     DONE: "done",
     SKIPPED: "done, but some images could not be read and were skipped (--on-error skip)",
     USAGE: "wrong usage: an option, a label list, an image or a file that cannot be used",
-    MODEL: "trouble with a model: unknown name, damaged weights, the hub, the text cache or a label bank",
+    MODEL: "trouble with a model or a store: unknown name, damaged files, the hub, the text cache or a label bank",
     MACHINE: "this machine lacks something: an optional package, memory, disk space, a text encoder",
     BUG: "a fault in sattxt itself; the traceback is shown, please report it",
     INTERRUPTED: "interrupted (Ctrl-C)",
@@ -33,6 +33,8 @@ _CODES: dict[type[Exception], int] = {
     errors.WeightsError: MODEL,
     errors.HubError: MODEL,
     errors.CacheError: MODEL,
+    errors.StoreMismatchError: USAGE,
+    errors.StoreError: MODEL,
     errors.SatTxtError: USAGE,
 }
 

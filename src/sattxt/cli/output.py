@@ -15,7 +15,8 @@ DECIMALS = 4
 # Keyword arguments, as errors name them, that are options of the same name here; with the value they are given.
 _KEYWORD = re.compile(
     r"(?<![\w./-])(stretch|bands|band_names|value_range|offset|max_pixels|on_error|batch_size|workers|window|overlap"
-    r"|overwrite|preprocess|device|dtype|labels|label_set|instruction)=('[^']*'|\([^()]*\)|\[[^][]*\]|[-+\w.]+)?"
+    r"|overwrite|preprocess|device|dtype|labels|label_set|instruction|crs|bounds|item_id|mask|grid|chip|stride|gsd"
+    r"|bbox|within|after|before|like|unlike|engine|min_valid|max_cloud)=('[^']*'|\([^()]*\)|\[[^][]*\]|[-+\w.]+)?"
 )
 
 
@@ -54,6 +55,14 @@ def width(text: str) -> int:
 def pad(text: str, columns: int) -> str:
     """``text`` with spaces up to ``columns``."""
     return text + " " * (columns - width(text))
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def report(facts: Any, words: str, *, as_json: bool, quiet: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""Scenes (GeoTIFF, Sentinel-2 products) to stores that are searched by words, and to maps."""
