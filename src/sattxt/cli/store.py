@@ -23,7 +23,7 @@ StorePath = Annotated[str, typer.Argument(metavar="STORE", show_default=False, h
 @options.with_options
 def create(
     store: StorePath,
-    model: options.ImageModelFlags,
+    model: options.ModelFlags,
     grid: Annotated[
         Literal["utm", "majortom", "quadkey", "pixels"],
         typer.Option("--grid", help="Where chips lie; scenes in longitude and latitude get majortom in place of utm."),
@@ -165,10 +165,8 @@ def info(store: StorePath, as_json: options.Json = False) -> None:
     if as_json:
         output.put_json(facts)
         return
-    for key, value in {**facts, **facts.pop("settings")}.items():
-        if value is not None and key != "settings":
-            shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) if _many(value) else value
-            output.put(f"{key:<12}  {shown}\n")
+    listed = {**facts, **facts.pop("settings")}
+    output.put_facts({key: _in_words(value) for key, value in listed.items() if key != "settings"})
 
 
 @app.command(no_args_is_help=True)
@@ -227,5 +225,7 @@ def export(
     output.report(facts, f"{out}: {len(files)} files", as_json=as_json, quiet=quiet)
 
 
-def _many(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
+def _in_words(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+    return value
