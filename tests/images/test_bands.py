@@ -51,7 +51,11 @@ def test_band_names_of_an_array() -> None:
         (3, {"bands": ("x",), "band_names": ("x", "x", "y")}, "2 bands are named 'x'"),
         (3, {"band_names": ("B2", "B3", "B4")}, r"not in RGB order; pass bands="),  # Landsat 7: green, red, infrared
         (7, {"band_names": ("B1", "B2", "B3", "B4", "B5", "B6", "B7")}, "has 7 bands; pass bands="),
-        (4, {"band_names": ("red", "green", "red", "blue")}, "has 4 bands; pass bands="),
+        (
+            4,
+            {"band_names": ("red", "green", "red", "x")},
+            r"has 4 bands; pass bands=\(red, green, blue\), counted from 1 or by name among red, green, red, x, to say",
+        ),
     ],
 )
 def test_wrong_or_missing_bands(count: int, options: dict[str, object], says: str) -> None:

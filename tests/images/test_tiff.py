@@ -364,3 +364,9 @@ def test_scenes_with_and_without_names_and_nodata(data_dir: Path) -> None:
     assert 5 < flood.mean() < 250
     assert rgb.dtype == np.uint8
     assert rgb.shape == (224, 224, 3)
+
+
+def test_a_16_bit_picture_keeps_its_values(tmp_path: Path) -> None:
+    data = cube(3)
+    path = write(tmp_path / "rgb16.tif", data, photometric="RGB")
+    np.testing.assert_allclose(to_rgb(path, ImageOptions(stretch="sentinel2")), stretched(data), atol=1e-3)

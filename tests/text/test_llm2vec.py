@@ -18,6 +18,7 @@ from sattxt.config import ModelSource, TextEncoderConfig
 from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
 from sattxt.text.llm2vec import LLM2VecEncoder, save_merged
 from sattxt.text.tower import TextHead
+from sattxt.vision.device import available_bytes
 from sattxt.weights.tensors import weights_bytes
 
 TEMPLATE = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
@@ -175,6 +176,55 @@ def test_too_little_memory_is_told_before_loading_with_both_figures(folder, adap
         NotEnoughMemoryError, match=r"needs .* GB in float32.*0\.0 GB free.*labels build.*import_labels"
     ):
         LLM2VecEncoder(CONFIG, base=folder / "llama", adapters=adapters)
+
+
+@pytest.mark.parametrize(("device_map", "where"), [(None, "cpu has"), ("auto", "all devices together have")])
+def test_memory_is_that_of_the_devices_that_are_used(folder, adapters, monkeypatch, device_map, where):
+    monkeypatch.setattr(
+        "sattxt.text.llm2vec.available_bytes",
+        lambda device, *, spread=False: 50_000 if spread == bool(device_map) else 1e9,
+    )
+    with pytest.raises(NotEnoughMemoryError, match=f"float32, {where} 0.0 GB free"):
+        LLM2VecEncoder(CONFIG, base=folder / "llama", adapters=adapters, device_map=device_map)
+
+
+def test_free_memory_is_what_system_and_container_leave(monkeypatch):
+    system = {
+        "meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+        "memory.max": "4000000",
+        "memory.current": "1500000",
+        "memory.stat": "anon 7\ninactive_file 300000\nactive_file 200000\n",
+    }
+
+    def read_text(path, encoding):
+        if path.name not in system:
+            raise FileNotFoundError(path)
+        return system[path.name]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert available_bytes(torch.device("cpu")) == 4_000_000 - (1_500_000 - 500_000)
+    system["memory.stat"] = "inactive_file 2000000\nactive_file 0\n"
+    assert available_bytes(torch.device("cpu")) == 4_000_000
+    system["memory.max"] = "max"  # no limit
+    assert available_bytes(torch.device("cpu"), spread=True) == 5000 * 1024 + sum(
+        torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())
+    )
+    system.clear()
+    assert available_bytes(torch.device("cpu")) > 1 << 30
+
+
+def test_weights_go_to_the_device_without_accelerate_too(folder, monkeypatch):
+    monkeypatch.setattr("sattxt.text.llm2vec.find_spec", lambda name: None)
+    encoder = LLM2VecEncoder(CONFIG, base=folder / "llama", adapters=(), device="meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # nothing was computed on the CPU
+        encoder.encode(["river"])
+
+
+def test_a_language_model_of_another_kind_is_named(folder, tmp_path):
+    base = _base(folder, tmp_path)
+    (base / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(WeightsError, match=r"llama: model_type is 'gpt2'; 'llama' is needed"):
+        LLM2VecEncoder(CONFIG, base=base)
 
 
 def test_memory_needed_follows_the_precision(folder):

@@ -157,6 +157,11 @@ class TestPartsThatDoNotFit:
             convert_golden(tmp_path / "out", dinov3=tmp_path / "x.pth")
         assert not (tmp_path / "out").exists()
 
+    def test_a_patch_embedding_of_another_shape(self, tmp_path: Path, out: Path) -> None:
+        head = changed_checkpoint(VISION_HEAD, tmp_path / "v.pt", **{"embed.weight": torch.zeros(64)})
+        with pytest.raises(WeightsError, match=r"v.pt: not a SATtxt vision head.*'embed.weight' of 2 dimensions"):
+            convert_golden(out, vision_head=head)
+
     def test_files_in_each_others_place(self, out: Path) -> None:
         with pytest.raises(WeightsError, match="not a SATtxt vision head"):
             convert_golden(out, vision_head=TEXT_HEAD)

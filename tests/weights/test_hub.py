@@ -13,6 +13,7 @@ import pytest
 import torch
 from hub_standin import HubStandIn, Repo
 from release_files import ADAPTERS, LLM, convert_golden, write_heads, write_transformers_checkpoint
+from safetensors.torch import load_file
 
 from sattxt import SatTxt
 from sattxt.config import ModelSource
@@ -68,6 +69,7 @@ def test_the_published_model_is_fetched_converted_once_and_opens_offline(hub: Hu
     assert stored.config.name == "sattxt-vitl16"
     assert stored.config.image.preset == "official"
     assert stored.config.text.base == ModelSource(LLM_REPO, hub.repos[LLM_REPO].commit)
+    assert first.parent == cache / "converted"
 
     hub.stop()
     assert resolve("sattxt-vitl16", cache_dir=cache) == first
@@ -122,6 +124,32 @@ def test_a_file_whose_name_is_a_pattern_is_fetched(hub: HubStandIn, tmp_path: Pa
     assert (folder / "a[1].json").read_bytes() == b"{}"
 
 
+def test_a_revision_that_is_not_there_and_files_that_are_not_there_are_told(hub: HubStandIn, tmp_path: Path) -> None:
+    access = HubAccess(cache_dir=tmp_path / "hf")
+    with pytest.raises(HubError, match="no revision 'v9'"):
+        access.folder(HEADS, "v9", ("*.pt",))
+    with pytest.raises(
+        HubError, match=rf"{HEADS}: holds no file that matches \*\.bin, x/\*; is it the right repository"
+    ):
+        access.folder(HEADS, patterns=("*.bin", "x/*"))
+
+
+def test_parts_are_taken_from_the_hub_at_the_revisions_asked_for(hub: HubStandIn, tmp_path: Path) -> None:
+    pinned = {repo: hub.repos[repo].commit for repo in (BACKBONE, LLM_REPO, MNTP, SIMCSE)}
+    options = {"dinov3": BACKBONE, "llm": LLM_REPO, "adapters": [MNTP, SIMCSE], "token": hub.token}
+    options |= {"cache_dir": tmp_path / "hf"}
+    path = convert_golden(tmp_path / "a", **options, copy_llm=True, revisions=pinned)
+    local = read_model(convert_golden(tmp_path / "b", copy_llm=True))
+    assert read_model(path).config.text == local.config.text
+    assert torch.equal(
+        load_file(path / "text_encoder" / "model.safetensors")["norm.weight"],
+        load_file(tmp_path / "b" / "text_encoder" / "model.safetensors")["norm.weight"],
+    )
+    for repo in pinned:
+        with pytest.raises(HubError, match=f"{repo}: has no revision 'v9'"):
+            convert_golden(tmp_path / "c", **options, revisions={repo: "v9"})
+
+
 def test_a_broken_transfer_is_resumed(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 15)  # real files are larger than 10 MB
     hub.break_off.add("sattxt_vision_head.pt")
@@ -157,7 +185,7 @@ def test_what_was_downloaded_once_is_converted_again_offline(hub: HubStandIn, tm
     cache = tmp_path / "hf"
     first = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
     config = read_model(first).config
-    shutil.rmtree(cache / "converted")
+    (first / "config.json").unlink()  # what an interrupted copy leaves
     hub.stop()
     assert read_model(resolve("sattxt-vitl16", cache_dir=cache, local_files_only=True)).config == config
     shutil.rmtree(cache / "converted")
