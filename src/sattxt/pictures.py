@@ -52,7 +52,7 @@ _OTHERS: tuple[Colour, ...] = (
 )
 
 
-def label_colours(labels: Sequence[str], chosen: Mapping[str, Any] | None = None) -> list[Colour]:
+def label_colours(labels: Sequence[str], chosen: Mapping[str, Any] | None = None) -> dict[str, Colour]:
     """A colour for each label by what it means: water blue, forest green, soil brown, buildings red, roads grey, fields
     yellow. Labels that mean the same get shades, all others distinct colours, the same ones every time.
 
@@ -70,7 +70,7 @@ def label_colours(labels: Sequence[str], chosen: Mapping[str, Any] | None = None
             shades = (_other(i) if meant is None else _shade(meant, i) for i in count())
             colours.append(next(colour for colour in shades if colour not in colours))
             own[label] = colours[-1]
-    return [own[label] for label in labels]
+    return {label: own[label] for label in labels}
 
 
 def _meaning(label: str) -> Colour | None:
@@ -156,8 +156,8 @@ def html_table(results: Sequence[ZeroShotResult], failures: int = 0) -> str:
             picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         top = [f"{html.escape(label)} {100 * prob:.1f} %" for label, prob in result.top(3)]
         weak = "weak match" if result.fits is False else ""
-        source = (result.source or "").encode(errors="backslashreplace").decode()
-        cells = ["" if picture is None else html_picture(picture), html.escape(source), "<br>".join(top), weak]
+        source = html.escape((result.source or "").encode(errors="backslashreplace").decode())
+        cells = ["" if picture is None else html_picture(picture), source, "<br>".join(top), weak]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     notes = [f"... and {len(results) - _SHOWN} more"] if len(results) > _SHOWN else []
     notes += [f"{failures} could not be read"] if failures else []
@@ -207,7 +207,7 @@ def plot_map(picture: Image.Image, legend: Mapping[str, Colour], shares: Mapping
     found.imshow(picture)
     found.axis("off")
     for name in sorted(legend, key=lambda name: -shares[name]):
-        colour = tuple(part / 255 for part in legend[name])
+        colour = np.array(legend[name]) / 255
         found.plot([], [], "s", color=colour, label=f"{name}  {100 * shares[name]:.0f} %")
     found.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return found

@@ -65,10 +65,7 @@ class Segmentation:
     @property
     def legend(self) -> dict[str, Colour]:
         """The colour of each label in :meth:`to_image`: by what it means where that is known."""
-        return self._legend(None)
-
-    def _legend(self, colours: Mapping[str, Any] | None) -> dict[str, Colour]:
-        return dict(zip(self.labels, label_colours(self.labels, colours), strict=True))
+        return label_colours(self.labels)
 
     def to_image(
         self, opacity: float = 0.55, legend: bool = True, colours: Mapping[str, Any] | None = None
@@ -85,7 +82,7 @@ class Segmentation:
         """
         if isinstance(opacity, (str, bool)) or not 0 <= opacity <= 1:
             raise InputError(f"opacity={opacity!r}: pass a number in [0, 1]")
-        chosen = self._legend(colours)
+        chosen = label_colours(self.labels, colours)
         table = np.asarray(list(chosen.values()), dtype=np.float32)
         blended = (1 - opacity) * self.image + opacity * table[self.label_map]
         picture = Image.fromarray(blended.round().astype(np.uint8))
@@ -106,7 +103,8 @@ class Segmentation:
 
     def plot(self, axes: Any = None, opacity: float = 0.55, colours: Mapping[str, Any] | None = None) -> Any:
         """Draw it with matplotlib (extra ``demo``), on ``axes`` or new ones; returns these."""
-        return plot_map(self.to_image(opacity, legend=False, colours=colours), self._legend(colours), self.shares, axes)
+        picture = self.to_image(opacity, legend=False, colours=colours)
+        return plot_map(picture, label_colours(self.labels, colours), self.shares, axes)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape

@@ -69,7 +69,7 @@ def segmentation_picture(path: Path, rows: Sequence[tuple[Any, Any, Any]], names
     """A row an image: the image, its true label map and the predicted one; ignored pixels are black."""
     from sattxt.pictures import label_colours
 
-    colours = np.array([*label_colours(names), (0, 0, 0)], dtype=np.uint8)
+    colours = np.array([*label_colours(names).values(), (0, 0, 0)], dtype=np.uint8)
     with _figure(path, 9.5, 3.0 * len(rows) + 0.6) as figure:
         grid = figure.subplots(len(rows), 3, squeeze=False)
         for axes, (image, truth, predicted) in zip(grid, rows, strict=True):

@@ -135,7 +135,7 @@ def _limits(stretch: Stretch, values: Pixels, where: str) -> tuple[float, float]
     if stretch == "sentinel2":
         return SENTINEL2_RANGE
     if stretch == "percentile":
-        low, high = (float(v) for v in np.percentile(values, (2, 98)))
+        low, high = np.percentile(values, (2, 98)).tolist()
         if not low < high:
             raise ImageError(
                 f"{where}: stretch='percentile' needs contrast, most pixels are {low:.4g}; pass stretch=(low, high)"

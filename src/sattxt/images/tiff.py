@@ -223,7 +223,7 @@ def _read_tags(source: Path | bytes, where: str) -> Mapping[int, Any]:
         if is_system_failure(error):
             raise
         raise _unreadable(where, error) from error
-    numbers = [found.get(tag) for tag in (_WIDTH, _HEIGHT)] + [found.get(_SAMPLES, 1)]
+    numbers = (found.get(_WIDTH), found.get(_HEIGHT), found.get(_SAMPLES, 1))
     if not all(isinstance(number, int) for number in numbers) or not {_STRIPS, _TILES} & set(found):
         raise ImageError(
             f"{where}: cannot be read as a TIFF, its first page has no size or no data; it may be truncated"

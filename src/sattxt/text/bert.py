@@ -45,8 +45,7 @@ class BertSizes:
             default = None if key == "model_type" else supported
             if (described.get(key) or default) != supported:
                 raise WeightsError(f"{where}: {key} is {described.get(key)!r}; {supported!r} is needed")
-        values = {name: described[name] for name in cls.__dataclass_fields__ if described.get(name) is not None}
-        sizes = build(cls, values, where)
+        sizes = build(cls, {k: described[k] for k in cls.__dataclass_fields__ if described.get(k) is not None}, where)
         if sizes.hidden_size % sizes.num_attention_heads:
             raise WeightsError(f"{where}: hidden_size is no multiple of num_attention_heads")
         return sizes

@@ -67,8 +67,7 @@ class SentenceEncoder(TextEncoder):
 
     def _rows(self, texts: list[str], instruction: str | None) -> list[Row]:
         lead = (self.config.instruction if instruction is None else instruction).strip()
-        template = self.config.template
-        wrapped = [text if template is None else template.replace("{text}", text) for text in texts]
+        wrapped = [(self.config.template or "{text}").replace("{text}", text) for text in texts]
         start = len(lead) + 1 if lead else 0
         encodings = self._tokenizer.encode_batch([f"{lead} {text}" if lead else text for text in wrapped])
         cut = [text for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing]

@@ -28,8 +28,6 @@ from sattxt.text.cache import TextCache, TextCacheWarning
 from sattxt.text.encoder import FloatArray, TextEncoder, check_texts, fingerprint
 from sattxt.text.label_bank import LabelBank
 
-_KEPT_TEXTS = 4096  # vectors kept in memory where there is no cache on disk
-
 
 class TextHead(nn.Module):
     """LayerNorm, then a linear map without bias: (N, in) pooled vectors to (N, out); not normalised."""
@@ -212,7 +210,7 @@ class TextTower:
             return  # fewer: the file is read-only (it warned), or another process was faster
         kept = self._known.setdefault(space, {})
         kept.update(zip(texts, vectors, strict=True))
-        for oldest in list(kept)[: max(0, len(kept) - _KEPT_TEXTS)]:
+        for oldest in list(kept)[:-4096]:  # which is some megabytes
             del kept[oldest]
 
     def _ask_cache(self, ask: Callable[[TextCache], Any], otherwise: Any) -> Any:

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAYER_NORM_EPS = 1e-5
 _FEW = 32  # tokens up to which torch's fused kernel takes longer on a CPU than its parts one by one, up to twice
 
 
@@ -72,10 +71,10 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads)
         self.ls1 = LayerScale(dim)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim)
         self.mlp = SwiGLU(dim, hidden)
         self.ls2 = LayerScale(dim)
 

@@ -89,9 +89,9 @@ class ImageEncoder:
         """
         embedding = torch.cat([part.embedding for part in self.tower.in_passes(pixel_values)]).float()
         if not embedding.sum().isfinite():  # one pass, where a look at each value takes four
-            dtype = str(self.dtype).removeprefix("torch.")
             raise WeightsError(
-                f"the image tower gives NaN or infinity in {dtype}; pass dtype='float32', or check the weights"
+                f"the image tower gives NaN or infinity in {str(self.dtype).removeprefix('torch.')}; pass "
+                "dtype='float32', or check the weights"
             )
         return embedding
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sattxt.config import BackboneConfig, HeadConfig, VisionConfig
 from sattxt.errors import InputError, SatTxtError, WeightsError
 from sattxt.io import first_line
-from sattxt.vision.attention import LAYER_NORM_EPS, Block
+from sattxt.vision.attention import Block
 from sattxt.vision.mobilenet import MobileNetV1
 from sattxt.weights.dinov3_keys import rename_layers
 from sattxt.weights.tensors import check_tensors
@@ -53,7 +53,7 @@ class VisionHead(nn.Module):
             raise InputError(f"head dim {config.dim} is not a multiple of its {config.heads} attention heads")
         self.embed = nn.Linear(config.input_dim, config.dim) if config.input_dim != config.dim else nn.Identity()
         self.blocks = nn.Sequential(*(Block(config.dim, config.heads, config.ffn_dim) for _ in range(config.depth)))
-        self.ln_final = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.ln_final = nn.LayerNorm(config.dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Every token through embedding, blocks and final norm."""
