@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 import refresh_manifest
 import torch
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from sattxt import SatTxt, label_set, list_label_sets
-from sattxt.classify.fit import FitReference, save_reference
+from sattxt.classify.fit import FitReference
 from sattxt.data.dataset import Samples
 from sattxt.data.registry import open_data
 from sattxt.evaluation.embeddings import Embedder
@@ -194,7 +195,8 @@ def main() -> None:
     reference = replace(reference, scale=scale, bias=bias)
     refused = share_of_nonsense_refused(model, embedder, data, reference)
     print(f"words that nothing looks like: {100 * refused:.1f} % refused")
-    save_reference(reference, MODEL / FIT_FILE)
+    numbers = {name: torch.tensor(getattr(reference, name)) for name in ("floor", "scale", "bias")}
+    save_file({"words": reference.words.half(), "pictures": reference.pictures.half(), **numbers}, MODEL / FIT_FILE)
     config = json.loads((MODEL / CONFIG_FILE).read_text(encoding="utf-8"))
     scale, bias = fit_multi_label(model, embedder, data)
     config |= {"multi_label_scale": round(scale, 4), "multi_label_bias": round(bias, 4)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +19,6 @@ from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_NUMBERS = ("floor", "scale", "bias")
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,6 @@ class FitReference:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FitReference:
-        """From the tensors of a model directory, see :func:`save_reference`."""
-        numbers = (float(tensors[name]) for name in _NUMBERS)
+        """From the tensors of a model directory's ``fit.safetensors``: its fields, the vectors in float16."""
+        numbers = (float(tensors[name]) for name in ("floor", "scale", "bias"))
         return cls(tensors["words"].float(), tensors["pictures"].float(), *numbers)
-
-
-def save_reference(reference: FitReference, path: Path) -> None:
-    """Write a model directory's ``fit.safetensors``; vectors are kept in float16."""
-    from safetensors.torch import save_file
-
-    numbers = {name: torch.tensor(getattr(reference, name)) for name in _NUMBERS}
-    save_file({"words": reference.words.half(), "pictures": reference.pictures.half(), **numbers}, str(path))

@@ -58,7 +58,6 @@ class ImageEncoder:
         self.tower = tower.for_inference(dtype).to(device)
         self.device = device
         self.dtype = dtype
-        self.width = 2 * tower.config.head.dim
         self.config = config
         self._preprocessor = Preprocessor(config)
 
@@ -149,7 +148,7 @@ class ImageEncoder:
         blank: list[str] = []
 
         def embeddings() -> Embeddings:
-            vectors = np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+            vectors = np.concatenate(rows) if rows else np.zeros((0, 2 * self.tower.config.head.dim), np.float32)
             return Embeddings(vectors, indices, names, failures)
 
         bar = tqdm(
