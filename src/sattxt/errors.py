@@ -34,6 +34,10 @@ class ImageError(SatTxtError, ValueError):
     completed: Any = None
 
 
+class SceneError(SatTxtError, ValueError):
+    """A scene cannot be read, or cannot be placed on the ground without a guess."""
+
+
 class UnknownModelError(SatTxtError, LookupError):
     """No model goes by this name, and no directory or hub repository either."""
 

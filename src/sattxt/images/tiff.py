@@ -166,7 +166,7 @@ def read_tiff(source: Path | bytes, options: ImageOptions, where: str) -> NDArra
             failed = error  # damaged, or a compression that Pillow does not know
     try:
         with _opened(source, where) as file:
-            return _rgb(_rasterio_page(file, path), options, where)
+            return _rgb(describe_dataset(file, path), options, where)
     except MissingExtraError:
         if failed is None:
             raise
@@ -177,7 +177,7 @@ def read_dataset(file: Any, options: ImageOptions, where: str) -> NDArray[Any]:
     """Read an open rasterio dataset of any driver; arguments, result and errors as for :func:`read_tiff`."""
     try:
         check_size(file.width, file.height, options.max_pixels, where)
-        return _rgb(_rasterio_page(file, where), options, where)
+        return _rgb(describe_dataset(file, where), options, where)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # GDAL's own errors have no public base class
@@ -201,7 +201,7 @@ def read_pages(source: Path | bytes, *, max_pixels: int, where: str) -> list[tup
         for file in files:
             check_size(file.width, file.height, max_pixels, where)
         path = str(source) if isinstance(source, Path) else where
-        return [(_rasterio_page(file, path), file.read(masked=True)) for file in files]
+        return [(describe_dataset(file, path), file.read(masked=True)) for file in files]
 
 
 def _unreadable(where: str, error: Exception) -> ImageError:
@@ -296,7 +296,8 @@ def _pillow_page(image: Image.Image, tags: Mapping[int, Any], path: str) -> Page
     )
 
 
-def _rasterio_page(file: Any, path: str) -> Page:
+def describe_dataset(file: Any, path: str) -> Page:
+    """What an open rasterio dataset says of its bands; ``path``: what it is called."""
     from rasterio.enums import ColorInterp, MaskFlags
 
     def read(chosen: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
