@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sattxt.errors import InputError, SceneError
 from sattxt.images.bands import canonical, reflectance_offset
-from sattxt.images.sources import is_image
+from sattxt.images.load import is_image
 from sattxt.io import first_line
 from sattxt.scenes.mosaic import mosaic_vrt
 from sattxt.scenes.raster import Band, CloudMask
