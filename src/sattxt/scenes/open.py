@@ -15,7 +15,8 @@ from sattxt.errors import ImageError, InputError, SatTxtError, SceneError
 from sattxt.images.bands import canonical, is_sentinel2, is_sentinel2_product, pick_bands
 from sattxt.images.tiff import describe_dataset
 from sattxt.io import first_line
-from sattxt.scenes.products import RGB, Product, find_moment, find_products, read_clouds
+from sattxt.scenes.find import find_products
+from sattxt.scenes.products import RGB, Product, find_moment, read_clouds
 from sattxt.scenes.raster import Band, Scene, measure_gsd, rasterio_module
 
 
