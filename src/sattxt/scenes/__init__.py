@@ -1,1 +1,42 @@
-"""Scenes (GeoTIFF, Sentinel-2 products) to stores that are searched by words, and to maps."""
+"""Scenes (GeoTIFF, Sentinel-2 products) to stores that are searched by words, and to maps.
+
+>>> from sattxt.scenes import Store
+>>> store = Store.create("places")
+>>> store.add("scenes/*.tif")
+>>> store.search("solar farm", k=10).to_geojson("hits.geojson")
+
+The names are imported on first use. Needs the extra ``geo``; ``search`` for an index over many chips.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sattxt.scenes.hits import Hit, Hits
+    from sattxt.scenes.open import open_scenes
+    from sattxt.scenes.raster import Scene
+    from sattxt.scenes.store import Store
+
+_HOMES = {
+    "Hit": "sattxt.scenes.hits",
+    "Hits": "sattxt.scenes.hits",
+    "Scene": "sattxt.scenes.raster",
+    "Store": "sattxt.scenes.store",
+    "open_scenes": "sattxt.scenes.open",
+}
+
+__all__ = ["Hit", "Hits", "Scene", "Store", "open_scenes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sattxt.scenes' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -42,7 +42,7 @@ class Hit:
     chip at all; ``None`` where the query has no text or the model cannot tell.
     bbox: west, south, east, north in degrees; geometry: GeoJSON, longitude and latitude; both ``None`` without
     georeference. crs, pixel_bbox: where in the scene (``source``): first column and row, and one beyond the last.
-    gsd: metres a pixel. valid, cloud: shares of the chip; ``cloud`` is ``None`` where nobody said.
+    gsd: metres a pixel, or ``None``. valid, cloud: shares of the chip; ``cloud`` is ``None`` where nobody said.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Hit:
     geometry: dict[str, Any] | None
     crs: str | None
     pixel_bbox: tuple[int, int, int, int]
-    gsd: float
+    gsd: float | None
     valid: float
     cloud: float | None
 

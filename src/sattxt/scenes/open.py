@@ -31,6 +31,18 @@ class SceneReading:
     bounds: Sequence[float] | None = None
     item_id: str | None = None
 
+    def __post_init__(self) -> None:
+        bounds = self.bounds
+        if bounds is not None and self.crs is None:
+            raise InputError("bounds= needs crs=, such as crs='EPSG:4326' for degrees")
+        if bounds is not None and (len(bounds) != 4 or not bounds[0] < bounds[2] or not bounds[1] < bounds[3]):
+            raise InputError(f"bounds={tuple(bounds)}: pass (west, south, east, north), west < east and south < north")
+
+    def check_one(self, found: int) -> None:
+        """Refuse an ``item_id`` for several scenes."""
+        if self.item_id is not None and found > 1:
+            raise InputError(f"item_id={self.item_id!r} names one scene, {found} were found; pass them one by one")
+
 
 def open_scenes(
     sources: Any,
@@ -60,17 +72,12 @@ def open_scenes(
         MissingExtraError: rasterio is not installed (extra ``geo``).
     """
     rasterio_module()
-    if bounds is not None and crs is None:
-        raise InputError("bounds= needs crs=, such as crs='EPSG:4326' for degrees")
-    if bounds is not None and (len(bounds) != 4 or not bounds[0] < bounds[2] or not bounds[1] < bounds[3]):
-        raise InputError(f"bounds={tuple(bounds)}: pass (west, south, east, north), west < east and south < north")
     reading = SceneReading(bands, offset, mask, crs, bounds, item_id)
     listed = list(sources) if isinstance(sources, (list, tuple)) else [sources]
     products = [product for source in listed for product in find_products(source)]
     if not products:
         raise SceneError(f"{', '.join(map(str, listed)) or 'nothing'}: holds no scene that can be read")
-    if item_id is not None and len(products) > 1:
-        raise InputError(f"item_id={item_id!r} names one scene, {len(products)} were found; pass them one by one")
+    reading.check_one(len(products))
     return [make_scene(product, reading) for product in products]
 
 

@@ -87,7 +87,7 @@ def list_failures(files: Files) -> set[str]:
     return {PurePosixPath(entry.name).stem for entry in files.list("failed") if "/." not in entry.name}
 
 
-def write_item(record: ItemRecord, settings: StoreSettings, corners: NDArray[np.float64], gsd: float) -> bytes:
+def write_item(record: ItemRecord, settings: StoreSettings, corners: NDArray[np.float64], gsd: float | None) -> bytes:
     """The STAC Item of a scene.
 
     Args:
@@ -107,7 +107,7 @@ def write_item(record: ItemRecord, settings: StoreSettings, corners: NDArray[np.
     steps = {"bands": settings.bands, "stretch": settings.stretch, "resize": "bilinear, antialiased"}
     properties: dict[str, Any] = {
         **_times(record.start, record.end),
-        "gsd": gsd,
+        **({} if gsd is None else {"gsd": gsd}),
         "processing:datetime": _iso(datetime.now(timezone.utc).replace(microsecond=0)),
         "processing:software": {"sattxt": sattxt.__version__},
         "emb:runtime_parameters": {

@@ -197,10 +197,10 @@ class Store:
             StoreMismatchError: the store's model cannot be had.
         """
         from sattxt.scenes.engines import add_scenes
-        from sattxt.scenes.ingest import SceneOptions
+        from sattxt.scenes.open import SceneReading
 
-        options = SceneOptions(offset, mask, crs, bounds, item_id)
-        return add_scenes(self, sources, options, on_error=on_error, engine=engine, dry_run=dry_run, progress=progress)
+        reading = SceneReading(self.settings.read_bands, offset, mask, crs, bounds, item_id)
+        return add_scenes(self, sources, reading, on_error=on_error, engine=engine, dry_run=dry_run, progress=progress)
 
     def describe(self) -> None:
         """Write ``collection.json`` anew, as the items are now."""
