@@ -18,7 +18,6 @@ from sattxt.errors import InputError, import_extra
 Array = NDArray[Any]
 ROUNDS = 1000
 SEED = 0
-_LIMITS = (2.5, 97.5)  # percentiles of a 95 % interval
 _Z = 1.96  # standard deviations of a 95 % interval
 _CHUNK = 2**24  # counts of resampled samples that are held at a time
 
@@ -80,8 +79,7 @@ def average_precisions(scores: Array, truth: Array) -> NDArray[np.float64]:
         scores: (N, K). truth: (N, K) bool.
     """
     one = sklearn("metrics").average_precision_score
-    pairs = zip(truth.T, scores.T, strict=True)
-    return np.array([one(labels, column) if labels.any() else np.nan for labels, column in pairs])
+    return np.array([one(labels, s) if labels.any() else np.nan for labels, s in zip(truth.T, scores.T, strict=True)])
 
 
 def label_ranking_precision(scores: Array, truth: Array) -> NDArray[np.float64]:
@@ -106,8 +104,7 @@ def best_threshold(scores: Array, truth: Array) -> float:
     Args:
         scores: (N, K). truth: (N, K) bool.
     """
-    curve = sklearn("metrics").precision_recall_curve
-    precision, recall, thresholds = curve(truth.ravel(), scores.ravel())
+    precision, recall, thresholds = sklearn("metrics").precision_recall_curve(truth.ravel(), scores.ravel())
     f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
     best = len(f1) - 1 - int(f1[::-1].argmax())
     return float((thresholds[best] + thresholds[max(best - 1, 0)]) / 2)
@@ -261,7 +258,8 @@ def _resamples(n: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _limits(values: Array) -> tuple[float, float]:
-    low, high = (np.nan, np.nan) if np.isnan(values).all() else np.nanpercentile(values, _LIMITS)
+    """The percentiles of a 95 % interval."""
+    low, high = (np.nan, np.nan) if np.isnan(values).all() else np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 

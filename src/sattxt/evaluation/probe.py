@@ -30,8 +30,6 @@ RIDGE_STRENGTHS = np.logspace(-3, 5, 17)  # of ridge regressions
 NEIGHBOURS = (1, 5, 10, 20)
 TEMPERATURE = 0.07
 SHOTS = (1, 2, 4, 8, 16)
-REPEATS = 10
-_STEPS = 1000
 _NEVER = -1e9  # the score of a class that no training sample has
 _EVERY = 5  # of the samples of a class, every so many are held out
 #: Bands that RGB does not hold, with the names results show.
@@ -53,7 +51,7 @@ def probe(
     split: str | None = None,
     limit: int | None = None,
     shots: Sequence[int] = SHOTS,
-    repeats: int = REPEATS,
+    repeats: int = 10,
 ) -> Result:
     """How well frozen image embeddings can be classified.
 
@@ -197,7 +195,7 @@ def _regression(features: Array, targets: Array, strength: float) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         warnings.filterwarnings("ignore", message="The number of unique classes")  # few samples a class are meant
-        return linear_model.LogisticRegression(C=strength, max_iter=_STEPS).fit(features, targets)
+        return linear_model.LogisticRegression(C=strength, max_iter=1000).fit(features, targets)
 
 
 def _quality(scores: Array, targets: Array) -> float:

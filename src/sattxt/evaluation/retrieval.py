@@ -94,10 +94,12 @@ def caption_retrieval(embedder: Embedder, data: Samples) -> Result:
         result.add(f"t2i_r@{k}", Figure(column[:, None], captions))
     below = np.hstack([np.ones_like(to_text), np.repeat(captions, len(RANKS), axis=1)])
     result.add("mean_recall", Figure(np.hstack([to_text, found]), below))
-    perfect_text = _recalls(lambda rows: uses[rows][:, which], own)
-    perfect_image = _recalls(lambda rows: uses.T[which[rows]], own.T)
-    shared, perfect = (to_shared_text, to_shared_image), (*perfect_text, *perfect_image)
-    for name, ways in (("mean_recall_shared", shared), ("mean_recall_perfect", perfect)):
+    (perfect_text,) = _recalls(lambda rows: uses[rows][:, which], own)
+    (perfect_image,) = _recalls(lambda rows: uses.T[which[rows]], own.T)
+    for name, *ways in (
+        ("mean_recall_shared", to_shared_text, to_shared_image),
+        ("mean_recall_perfect", perfect_text, perfect_image),
+    ):
         result.figures[name] = percent(np.array([way.mean(axis=0) for way in ways]))
     return result
 

@@ -34,16 +34,6 @@ TOP = 5
 DRAWS = 100  # of phrases, beside those in turn
 SEED = 0
 FACTORS = (1, 2, 4, 8)
-_LEAST = 1e-30  # a probability whose logarithm is taken
-
-CENTRED = (
-    "transductive: each label's scores had their mean over all evaluated tiles subtracted, which uses these tiles, "
-    "unlabelled, and assumes that the classes are about equally frequent among them"
-)
-TOGETHER = (
-    "transductive: the evaluated tiles were classified together, unlabelled, each by its text scores and by similar "
-    "tiles (sattxt.classify.transduction)"
-)
 
 
 def zero_shot(
@@ -83,13 +73,19 @@ def zero_shot(
     if centre_scores:
         scores = centred(scores)
         result.settings |= {"centre_scores": True, "transductive": True}
-        result.notes.append(CENTRED)
+        result.notes.append(
+            "transductive: each label's scores had their mean over all evaluated tiles subtracted, which uses these "
+            "tiles, unlabelled, and assumes that the classes are about equally frequent among them"
+        )
     elif together:
         from sattxt.classify.transduction import transduce  # here: `sattxt eval --help` needs no torch
 
-        scores, scale = np.log(transduce(images, weights, scale).clip(_LEAST)), 1.0
+        scores, scale = np.log(transduce(images, weights, scale).clip(1e-30)), 1.0
         result.settings |= {"together": True, "transductive": True}
-        result.notes.append(TOGETHER)
+        result.notes.append(
+            "transductive: the evaluated tiles were classified together, unlabelled, each by its text scores and by "
+            "similar tiles (sattxt.classify.transduction)"
+        )
     if not data.multi_label:
         _measure_single_label(result, scores, classes, scale)
         fit: FitReference | None = getattr(encoder, "fit", None)

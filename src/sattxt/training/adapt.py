@@ -133,8 +133,7 @@ def adapt_norms(
     update_bn(batches(), tower.eval())
     measured = len(samples) - len(failures)
     if failures:
-        total = measured + len(failures)
-        log.warning("%s: %d of %d tiles cannot be read, first %s", source, len(failures), total, failures[0])
+        log.warning("%s: %d of %d tiles cannot be read, first %s", source, len(failures), len(samples), failures[0])
     if measured < FEWEST_TILES:
         why = f", first {failures[0]}" if failures else ""
         raise InputError(

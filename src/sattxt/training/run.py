@@ -137,11 +137,11 @@ class AlignRun(Run[AlignModel]):
                 scores, truth = score_labelled(model, tiles, texts, self.normalise, size)
                 scored.append((scores[:, : len(tiles.classes)], scores[:, len(tiles.classes) :], truth))
         vision, logit_scale, scale, bias = model.vision.config, float(model.log_scale.detach().exp()), None, None
-        source = "trained"
+        source, fit = "trained", dict[str, Tensor]()
         if self._start is not None:
             start = self._start.config
             logit_scale, source = start.logit_scale, start.logit_scale_source
-            scale, bias = start.multi_label_scale, start.multi_label_bias
+            scale, bias, fit = start.multi_label_scale, start.multi_label_bias, self._start.fit
         elif scored:
             logit_scale, source = fit_logit_scale(scored), "fitted on the validation splits"
             scale, bias = fit_multi_label(scored, logit_scale)
@@ -162,7 +162,6 @@ class AlignRun(Run[AlignModel]):
         )
         # What is stored is what is loaded: weights rounded to float16 once, here.
         tower, head = (half_precision(part.state_dict()) for part in (model.vision, model.text))
-        fit = self._start.fit if self._start is not None else {}
         return write_model(out, config, tower, head, self._text_folder, fit=fit, overwrite=overwrite)
 
     def _hold_texts(

@@ -44,8 +44,7 @@ def describe_language_model(parts: Sequence[ModelSource], hub: HubAccess, **opti
             stated = read_json(hub.folder(source.location, source.revision, ("config.json",)) / "config.json")
             width = stated.get("hidden_size")
             if isinstance(width, int):
-                digest = digest_parts(found)
-                return TextEncoderConfig("llm2vec", width, digest, base, tuple(adapters), **options)
+                return TextEncoderConfig("llm2vec", width, digest_parts(found), base, tuple(adapters), **options)
     raise WeightsError(f"{base.location}: has no config.json with a hidden_size; pass a transformers checkpoint")
 
 

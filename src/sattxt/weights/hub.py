@@ -161,8 +161,9 @@ class HubAccess:
         try:
             yield
         except hub.RevisionNotFoundError as error:
-            commits = f"https://huggingface.co/{repo}/commits"
-            raise HubError(f"{repo}: has no revision {revision!r}; see {commits}") from error
+            raise HubError(
+                f"{repo}: has no revision {revision!r}; see https://huggingface.co/{repo}/commits"
+            ) from error
         except hub.HfHubHTTPError as error:
             status = error.response.status_code
             if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):

@@ -190,10 +190,13 @@ class AlignObjective(Objective):
 
         drawn = (augmented, config.seed) if config.image_views > 1 else ()
         shared = f"{checksum(model.vision.state_dict())} {size} {config.precision} {drawn} {self.context.get('image')}"
-        facts = [f"{shared} {self.context.get(f'set {tiles.name}')}" for tiles in self.sets]
         self._embedded = [
             embed_once(
-                tiles, partial(embed, which), config.image_views, out / f"images-{which}.safetensors", facts[which]
+                tiles,
+                partial(embed, which),
+                config.image_views,
+                out / f"images-{which}.safetensors",
+                f"{shared} {self.context.get(f'set {tiles.name}')}",
             )
             for which, tiles in enumerate(self.sets)
         ]
