@@ -37,8 +37,7 @@ def split_name(text: str) -> str:
 
 def split_of(file: str) -> str:
     """The split that a folder of a path names, the innermost one; "" if none does."""
-    folders = file.lower().split("/")[:-1]
-    return next((SPLITS[folder] for folder in reversed(folders) if folder in SPLITS), "")
+    return next((SPLITS[folder] for folder in reversed(file.lower().split("/")[:-1]) if folder in SPLITS), "")
 
 
 class Sample(NamedTuple):

@@ -114,8 +114,9 @@ def read_table(
         label_column=label_column,
         split_column=split_column,
     )
-    store = open_store(images or path.parent)
-    return listed_dataset(store, rows, unusable, path, name=path.stem, several=several, options=options)
+    return listed_dataset(
+        open_store(images or path.parent), rows, unusable, path, name=path.stem, several=several, options=options
+    )
 
 
 def read_captions(path: Path, *, captions: Path | None = None, options: ImageOptions | None = None) -> Dataset:

@@ -166,9 +166,13 @@ def read_geotiffs(
     names = [name for name in store.names() if name.lower().endswith(_SUFFIXES)]
     if not names:
         raise InputError(f"{path}: holds no file ending in {' or '.join(_SUFFIXES)}")
-    samples = [(split_of(name), Sample((name,))) for name in names]
-    view = partial(BandSamples, scale=scale)
-    return Dataset(store.name, store, by_split(samples), options=reading(options, offset, bands), view=view)
+    return Dataset(
+        store.name,
+        store,
+        by_split([(split_of(name), Sample((name,))) for name in names]),
+        options=reading(options, offset, bands),
+        view=partial(BandSamples, scale=scale),
+    )
 
 
 def reading(

@@ -67,10 +67,11 @@ class SatTxtEncoder:
 
     def encode_images(self, images: Sequence[Image]) -> FloatArray:
         """See :class:`Encoder`."""
-        found = self.model.encode_image(
-            list(images), batch_size=self._batch_size, workers=0, channels="last", value_range="0-255"
+        return np.asarray(
+            self.model.encode_image(
+                list(images), batch_size=self._batch_size, workers=0, channels="last", value_range="0-255"
+            )
         )
-        return np.asarray(found)
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """See :class:`Encoder`."""

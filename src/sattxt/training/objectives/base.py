@@ -166,14 +166,12 @@ class Objective(ABC):
 
     def sample(self, turn: int) -> list[Tensor]:
         """Each data set's tile indices of a rank's whole step, the ``turn``-th of all ranks' steps."""
-        seed, sizes = self.config.seed * 1000, map(len, self.sets)
-        counted = enumerate(zip(sizes, self.counts, strict=True))
-        return [take_in_turn(size, count, seed + which, turn) for which, (size, count) in counted]
+        counted = enumerate(zip(self.sets, self.counts, strict=True))
+        return [take_in_turn(len(s), count, self.config.seed * 1000 + which, turn) for which, (s, count) in counted]
 
     def parts(self, step: int, micro: int, rank: int, ranks: int) -> list[Tensor]:
         """Each data set's tile indices of a micro-batch."""
-        whole = self.sample(step * ranks + rank)
-        return [torch.tensor_split(part, self.config.accumulate)[micro] for part in whole]
+        return [torch.tensor_split(s, self.config.accumulate)[micro] for s in self.sample(step * ranks + rank)]
 
     def describe(self, parts: list[Tensor]) -> str:
         """The first tiles of a batch by name, for messages."""
