@@ -158,7 +158,7 @@ def test_no_embedding_depends_on_the_window(golden_model_dir: Path) -> None:
 
 def test_image_tokens_are_those_of_the_vision_side(mini: SatTxt) -> None:
     tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    tokens = mini.vision.tokens(mini.vision.preprocess(tile))
+    tokens = mini.image_tokens(tile)
     rows, columns = tokens.grid
     assert tokens.patches.shape == (1, rows * columns, mini.embed_dim // 2)
     embedding = torch.cat([tokens.cls, tokens.patches.mean(1)], dim=1)[0].numpy()

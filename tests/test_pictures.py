@@ -76,6 +76,7 @@ def test_a_batch_is_a_data_frame(model: SatTxt, paths: list[Path]) -> None:
     assert list(frame.index) == [0, 2]
     assert list(frame["source"]) == [str(paths[0]), str(paths[2])]
     assert frame[LABELS].to_numpy() == pytest.approx(batch.probs)
+    assert batch.to_rows() == frame.to_dict("records")
     assert list(model.zero_shot([], LABELS).to_pandas().columns) == ["source", "label", "prob", "fit"]
 
 

@@ -30,7 +30,7 @@ from sattxt.text.tower import TextTower, open_text_tower
 from sattxt.vision.device import resolve_device, resolve_dtype
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
 from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
-from sattxt.vision.tower import VisionTower, load_tower
+from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
 from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model, weight_sums
 from sattxt.weights.resolver import push_model, resolve
 
@@ -96,9 +96,8 @@ class SatTxt:
             text_cache: path of the text cache; ``False`` keeps nothing on disk; a :class:`TextCache` is used as it is.
 
         Raises:
-            UnknownModelError, GatedModelError, OfflineError, HubError: the model cannot be had.
-            WeightsError, ChecksumError: its files are damaged or do not fit its config.
-            InputError: an argument is not one of the values above.
+            UnknownModelError, GatedModelError, OfflineError, HubError: the model cannot be had. WeightsError,
+                ChecksumError: its files are damaged or do not fit its config. InputError: an argument means nothing.
         """
         torch_device = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, torch_device)
@@ -197,8 +196,7 @@ class SatTxt:
                 a list, iterable, pandas Series or 4-D array, a folder, a glob, or what ``vision.preprocess`` gave.
             batch_size, workers: tiles read and encoded together (64), threads that read files (default: one a core).
             on_error: ``"skip"`` leaves out tiles that cannot be read; see ``failures`` and ``indices`` of the result.
-            progress: show a bar on stderr if that is a terminal.
-            normalize: ``False`` returns the raw [cls ; mean(patch)] without L2 normalisation.
+            progress: show a bar on stderr. normalize: ``False`` gives the raw [cls ; mean(patch)], not of length 1.
             options: how to read what is not plain 8-bit RGB, :class:`ImageOptions`; or its fields by name:
                 ``stretch=``, ``bands=``, ``channels=``, ``value_range=``, ``offset=``, ...
 
@@ -206,12 +204,15 @@ class SatTxt:
             float32: (D,) for one tile; for several (N, D) :class:`Embeddings`, an array with ``failures`` beside it.
 
         Raises:
-            ImageError: a tile cannot be read, or not without guessing. The message names it; ``completed`` holds the
-                :class:`Embeddings` of the tiles before it. With ``on_error="skip"`` only for the one tile given.
-            InputError: an option is unknown.
+            ImageError: a tile cannot be read, or not without guessing; ``completed`` holds the :class:`Embeddings` of
+                the tiles before it. With ``on_error="skip"`` only for the one tile given.
         """
         found = self.vision.encode(images, **options)
         return found[0] if is_single(images) else found
+
+    def image_tokens(self, images: Any, **options: Unpack[ReadOptions]) -> ImageTokens:
+        """Patch and class tokens of one image or several, float32; options and errors as in :meth:`encode_image`."""
+        return self.vision.tokens(self.vision.preprocess(images, **options))
 
     @overload
     def encode_text(  # type: ignore[overload-overlap]  # a str is a sequence of them

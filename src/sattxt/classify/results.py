@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sattxt.images.load import Failure
 
 
+_FACTS = ("source", "label", "prob", "fit")
 #: ``fit`` from which a label counts as fitting.
 FITS = 0.5
 
@@ -136,15 +137,17 @@ class ZeroShotBatch(list[ZeroShotResult]):
         """:meth:`to_dict` as JSON text."""
         return to_json(self.to_dict())
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat dict a tile: source, label, prob, fit, then a column a label."""
+        return [
+            {name: getattr(r, name) for name in _FACTS} | dict(zip(r.labels, r.probs.tolist(), strict=True))
+            for r in self
+        ]
+
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` (extra ``eval``): a row a tile, indexed by the tiles' positions in the input; source,
-        label, prob, fit, then a column a label.
-        """
-        facts = ["source", "label", "prob", "fit"]
-        rows = [[getattr(r, name) for name in facts] + r.probs.tolist() for r in self]
-        labels = self[0].labels if self else ()
-        pandas = import_extra("pandas", "eval", "pandas", "to_pandas")
-        return pandas.DataFrame(rows, index=self.indices, columns=[*facts, *labels])
+        """:meth:`to_rows` as a ``pandas.DataFrame``, indexed by the tiles' positions in the input (extra ``eval``)."""
+        frame = import_extra("pandas", "eval", "pandas", "to_pandas").DataFrame
+        return frame(self.to_rows(), index=self.indices, columns=None if self else list(_FACTS))
 
     def plot(self, limit: int = 24, columns: int = 6) -> Any:
         """Draw the first ``limit`` tiles with their labels in a grid, where their files can be read (extra ``demo``).
