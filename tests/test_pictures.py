@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from sattxt import SatTxt
 from sattxt.errors import InputError, MissingExtraError
-from sattxt.pictures import label_colours
+from sattxt.pictures import draw_legend, label_colours
 
 LABELS = ["forest", "river", "city"]
 
@@ -67,6 +67,21 @@ def test_overlays_have_the_images_own_size(model: SatTxt, tiles: list[np.ndarray
     found = model.segment(tiles[0][:40], LABELS)
     with Image.open(found.save_png(tmp_path / "own.png", legend=False)) as picture:
         assert picture.size == (tiles[0].shape[1], 40)
+
+
+def test_a_legend_names_shares_the_largest_first() -> None:
+    legend = {"sea": (0, 0, 250), "a long name": (0, 250, 0)}
+    drawn = draw_legend(Image.new("RGB", (100, 90), "red"), legend, {"sea": 0.256, "a long name": 0.744})
+    assert drawn.height == 5 * 90  # by a whole factor to 384 at least
+    assert drawn.getpixel((499, 449)) == (255, 0, 0)
+    assert [drawn.getpixel((520, top)) for top in (20, 44)] == [(0, 250, 0), (0, 0, 250)]
+    font = ImageFont.load_default(size=15)
+    for top, text in ((10, "a long name  74 %"), (34, "sea  26 %")):
+        alone = Image.new("RGB", drawn.size, "white")
+        ImageDraw.Draw(alone).text((538, top), text, fill="black", font=font)
+        box = (530, top, drawn.width, top + 24)
+        assert np.array_equal(np.asarray(drawn.crop(box)), np.asarray(alone.crop(box)))
+    assert draw_legend(Image.new("RGB", (384, 500)), legend, dict.fromkeys(legend, 0.5)).height == 500
 
 
 def test_a_batch_is_a_data_frame(model: SatTxt, paths: list[Path]) -> None:
@@ -125,7 +140,12 @@ def test_results_plot_themselves(model: SatTxt, paths: list[Path]) -> None:
     drawn = found.plot(own)
     assert drawn is own
     assert drawn.images[0].get_array().shape == (*found.label_map.shape, 3)
-    assert {text.get_text().split("  ")[0] for text in drawn.get_legend().get_texts()} == set(LABELS)
+    shown = [f"{label}  {100 * found.shares[label]:.0f} %" for label in sorted(LABELS, key=lambda x: -found.shares[x])]
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == shown
+    assert len(model.zero_shot(paths[0], [f"label {i}" for i in range(7)]).plot().patches) == 5
+    many = model.zero_shot([paths[0]] * 30, LABELS).plot()
+    assert len(many) == 24
+    assert many[0].get_gridspec().get_geometry() == (4, 6)
     with pytest.raises(InputError, match="no results"):
         model.zero_shot([], LABELS).plot()
     pyplot.close("all")

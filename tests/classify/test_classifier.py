@@ -45,6 +45,8 @@ def test_synonyms_are_averaged_and_renormalised(model: SatTxt) -> None:
 
 def test_multi_label_probabilities_are_independent_of_the_other_labels(model: SatTxt, tiles: list[np.ndarray]) -> None:
     few = model.zero_shot(tiles[0], ["forest", "river"], multi_label=True)
+    several = model.zero_shot(tiles, ["forest", "river"], multi_label=True)
+    assert several[0].probs == pytest.approx(few.probs, abs=1e-5), "and of the other tiles"
     more = model.zero_shot(tiles[0], ["forest", "river", "city", "desert"], multi_label=True)
     assert few.probs[:2] == pytest.approx(more.probs[:2], abs=1e-5)
     assert few.above(0.0) == [label for label, _ in few.top(2)]
@@ -111,3 +113,29 @@ def test_a_label_alone_and_letters_that_are_not_english_are_told_once(caplog: py
     assert len(told) == 2
     assert told[0].startswith("'forest' is the only label")
     assert told[1].startswith("1 of 2 labels (\u68ee\u6797) are not in Latin letters")
+
+
+def test_a_batch_tells_the_first_ten_and_what_could_not_be_read(model: SatTxt, tiles: list[np.ndarray]) -> None:
+    batch = model.zero_shot([*tiles, *tiles, *tiles[:2], b"no image"], LABELS, on_error="skip")
+    lines = str(batch).splitlines()
+    assert len(lines) == 12
+    assert lines[:10] == [str(result) for result in batch[:10]]
+    assert lines[10:] == ["... and 2 more", "1 could not be read, first image 12"]
+    assert str(model.zero_shot([], LABELS)) == "no results"
+    best, second, third = batch[0].top(3)
+    assert lines[0] == ", ".join(f"{label} {100 * prob:.1f} %" for label, prob in (best, second, third))
+    assert batch[0].top(0) == batch[0].top(-1) == []
+    assert batch[0].above(second[1]) == [best[0], second[0]]
+    for threshold in (-0.1, 1.1):
+        with pytest.raises(InputError, match=f"threshold={threshold}: pass a probability"):
+            batch[0].above(threshold)
+
+
+def test_the_latest_classifiers_are_remembered(model: SatTxt) -> None:
+    first, *others = ([f"label {i}", "river"] for i in range(33))
+    made = model.classifier(first)
+    for labels in others[:31]:
+        model.classifier(labels)
+    assert model.classifier(first) is made
+    model.classifier(others[31])
+    assert model.classifier(first) is not made

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from real_tiles import read_tiles
 from safetensors.torch import load_file, save_file
 
 from sattxt import SatTxt, label_set
+from sattxt.classify.fit import FitReference
 from sattxt.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -96,3 +98,22 @@ def test_a_reference_that_does_not_fit_the_model_is_refused(mini: SatTxt, tmp_pa
     write_sums(copy)
     with pytest.raises(WeightsError, match=r"fit\.safetensors.*words"):
         SatTxt.from_pretrained(copy)
+
+
+def test_the_fit_is_that_of_the_formula() -> None:
+    words = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
+    pictures = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.8, 0.6]])
+    numbers = {name: torch.tensor(value) for name, value in {"floor": 0.25, "scale": 4.0, "bias": -0.5}.items()}
+    reference = FitReference.of({"words": words.half(), "pictures": pictures.half(), **numbers})
+    images = np.array([[0.8, 0.6, 0.0], [0.0, 0.6, 0.8]], np.float32)
+    labels = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], np.float32)
+    best_pictures = reference.best_pictures(labels)
+    assert best_pictures == pytest.approx([0.6, 0.25], abs=1e-3)  # nothing looks like the second: the floor
+    scores = images @ labels.T
+    best_words = [0.8 * 0.6 + 0.6 * 0.8, 0.6 * 0.8]
+    margins = [[2 * scores[i, k] - best_words[i] - best_pictures[k] for k in range(2)] for i in range(2)]
+    assert reference.margins(images, scores, best_pictures) == pytest.approx(np.array(margins), abs=1e-3)
+    expected = [1 / (1 + np.exp(0.5 - 4 * max(row))) for row in margins]
+    found = reference.measure(images, scores, best_pictures)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found.dtype == np.float32

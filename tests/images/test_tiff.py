@@ -370,3 +370,19 @@ def test_a_16_bit_picture_keeps_its_values(tmp_path: Path) -> None:
     data = cube(3)
     path = write(tmp_path / "rgb16.tif", data, photometric="RGB")
     np.testing.assert_allclose(to_rgb(path, ImageOptions(stretch="sentinel2")), stretched(data), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_nodata_of_one_band_needs_no_rasterio(tmp_path: Path, dtype: str, without_rasterio: None) -> None:
+    data = cube(1, dtype=dtype)
+    data[:, :4] = nodata = np.nan if dtype == "float32" else -9999
+    rgb = to_rgb(write(tmp_path / "n.tif", data, nodata=nodata), ImageOptions(stretch=(0, 2750)))
+    np.testing.assert_allclose(rgb, stretched(np.repeat(np.nan_to_num(data), 3, axis=0)), atol=1e-3)
+
+
+def test_nodata_of_a_palette_is_an_index(tmp_path: Path, without_rasterio: None) -> None:
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([9, 9, 9, 200, 100, 50, 9, 0, 9])
+    image.save(tmp_path / "p.tif", tiffinfo={42113: "2"})
+    assert to_rgb(tmp_path / "p.tif").tolist() == [[[9, 9, 9], [200, 100, 50]], [[0, 0, 0], [200, 100, 50]]]

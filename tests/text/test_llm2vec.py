@@ -220,6 +220,14 @@ def test_weights_go_to_the_device_without_accelerate_too(folder, monkeypatch):
         encoder.encode(["river"])
 
 
+@pytest.mark.parametrize("named", [{}, {"eos_token": "<none>"}, {"eos_token": {"content": 3}}])
+def test_an_end_token_that_is_not_there_is_told(folder, tmp_path, named):
+    base = _base(folder, tmp_path)
+    (base / "tokenizer_config.json").write_text(json.dumps(named))
+    with pytest.raises(WeightsError, match=r"llama: tokenizer_config\.json names no eos_token that tokenizer"):
+        LLM2VecEncoder(CONFIG, base=base)
+
+
 def test_a_language_model_of_another_kind_is_named(folder, tmp_path):
     base = _base(folder, tmp_path)
     (base / "config.json").write_text('{"model_type": "gpt2"}')

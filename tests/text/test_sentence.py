@@ -189,6 +189,12 @@ def test_a_config_of_another_width_is_an_error(exported):
         SentenceEncoder(replace(CONFIG, hidden_size=33), exported)
 
 
+def test_no_more_tokens_than_the_model_has_positions(exported):
+    assert SentenceEncoder(replace(CONFIG, max_length=32), exported).encode("river " * 40).shape == (1, 32)
+    with pytest.raises(WeightsError, match=r"max_length 33 is more than the model's 32 positions"):
+        SentenceEncoder(replace(CONFIG, max_length=33), exported)
+
+
 def test_the_first_answer_does_not_wait_for_transformers(exported):
     code = (
         "import sys\nfrom sattxt.config import TextEncoderConfig\nfrom sattxt.text.sentence import SentenceEncoder\n"

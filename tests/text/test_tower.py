@@ -111,6 +111,12 @@ def test_an_uncached_prompt_without_encoder_names_the_prompts_the_cause_and_the_
     assert "labels build" in message
     assert "import_labels" in message
     assert "\n" not in message
+    with pytest.raises(
+        TextEncoderUnavailableError, match=r"^4 prompts are not cached \('a', 'b', 'c', …\) and the text"
+    ):
+        _tower(None, cache).pooled(list("abcd"))
+    with pytest.raises(TextEncoderUnavailableError, match=r"^the text encoder is not at hand"):
+        _tower(None, cache).open_encoder()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +232,20 @@ def test_without_a_cache_the_tower_still_remembers():
     tower.pooled("a")
     tower.pooled("a")
     assert encoder.encoded == ["a"]
+
+
+def test_without_a_cache_the_latest_4096_texts_are_remembered():
+    encoder = CountingEncoder(batch_size=4096)
+    tower = _tower(encoder)
+    texts = [f"text {i}" for i in range(4096)]
+    tower.pooled(texts)
+    tower.pooled(texts)
+    assert len(encoder.encoded) == 4096
+    tower.pooled("one more")
+    tower.pooled(texts[1:])
+    assert len(encoder.encoded) == 4097
+    tower.pooled(texts[0])
+    assert encoder.encoded[-1] == texts[0]
 
 
 def test_a_bank_gives_the_same_vectors_where_there_is_no_encoder(tmp_path):

@@ -136,6 +136,14 @@ def test_tiles_without_data_are_told_of_by_name(
     assert len(model.encode_image([tiles[0], empty, tiles[1], empty + 255])) == 4
     (warning,) = caplog.records
     assert warning.getMessage().startswith("image 1, image 3: all black or all white")
+    assert "3 blank" not in warning.getMessage()
+    assert warning.getMessage().endswith("2 blank images were embedded anyway; ignore their labels")
+    caplog.clear()
+    model.encode_image([empty] * 4)
+    assert caplog.messages[0].startswith("image 0, image 1, image 2, ...: all black")
+    caplog.clear()
+    model.encode_image(empty)
+    assert caplog.messages[0].endswith("1 blank image was embedded anyway; ignore its label")
     caplog.clear()
     empty[3, 5, 1] = 1
     model.encode_image([tiles[0], empty])
@@ -182,6 +190,7 @@ def test_a_whole_scene_is_no_tile(model: SatTxt, tiles: list[np.ndarray]) -> Non
             ask(scene)
         found = ask([tiles[0], scene], on_error="skip")
         assert (len(found), found.failures[0].index) == (1, 1)
+    assert model.encode_image(scene[:1500]).shape == (model.embed_dim,)
     assert model.encode_image(scene[:200]).shape == (model.embed_dim,)
 
 

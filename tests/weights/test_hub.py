@@ -60,8 +60,11 @@ def forget(cache: Path, *, ledger: bool = False) -> None:
         shutil.rmtree(os.environ["SATTXT_CACHE"])
 
 
-def test_the_published_model_is_fetched_converted_once_and_opens_offline(hub: HubStandIn, tmp_path: Path) -> None:
+def test_the_published_model_is_fetched_converted_once_and_opens_offline(
+    hub: HubStandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = tmp_path / "hf"
+    caplog.set_level("INFO", "sattxt")
     first = resolve("sattxt-vitl16", cache_dir=cache, token=hub.token)
     stored = read_model(first)
     same = read_model(convert_golden(tmp_path / "local"))
@@ -70,6 +73,8 @@ def test_the_published_model_is_fetched_converted_once_and_opens_offline(hub: Hu
     assert stored.config.image.preset == "official"
     assert stored.config.text.base == ModelSource(LLM_REPO, hub.repos[LLM_REPO].commit)
     assert first.parent == cache / "converted"
+    assert f"converting sattxt-vitl16 into {first} (once)" in caplog.messages
+    assert f"base_model:\n- {LLM_REPO}\n- {MNTP}\n- {SIMCSE}\n- {BACKBONE}\n" in (first / "README.md").read_text()
 
     hub.stop()
     assert resolve("sattxt-vitl16", cache_dir=cache) == first
@@ -145,9 +150,16 @@ def test_parts_are_taken_from_the_hub_at_the_revisions_asked_for(hub: HubStandIn
         load_file(path / "text_encoder" / "model.safetensors")["norm.weight"],
         load_file(tmp_path / "b" / "text_encoder" / "model.safetensors")["norm.weight"],
     )
+    card = (convert_golden(tmp_path / "c", **options, revisions=pinned, name="mine") / "README.md").read_text()
+    assert f"base_model:\n- {LLM_REPO}\n- {MNTP}\n- {SIMCSE}\nembedding_dimension: 128" in card
+    assert f", {LLM_REPO} at {pinned[LLM_REPO][:8]}, with {MNTP} at {pinned[MNTP][:8]}, then {SIMCSE}" in card
     for repo in pinned:
         with pytest.raises(HubError, match=f"{repo}: has no revision 'v9'"):
-            convert_golden(tmp_path / "c", **options, revisions={repo: "v9"})
+            convert_golden(tmp_path / "d", **options, revisions={repo: "v9"})
+    hub.stop()
+    convert_golden(tmp_path / "d", **options, local_files_only=True, revisions=pinned)
+    with pytest.raises(OfflineError, match=r"revision main\) is not cached"):
+        convert_golden(tmp_path / "e", **options, local_files_only=True)
 
 
 def test_a_broken_transfer_is_resumed(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
