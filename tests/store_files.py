@@ -76,3 +76,38 @@ def make_store(path: Path | str, items: int = 4, chips: int = 50, side: float = 
         vectors = unit_vectors(chips, seed=place, width=store.settings.dimensions)
         add_item(store, f"scene-{place}", vectors, squares(chips, seed=place, side=side), when)
     return store
+
+
+def write_scene(
+    path: Path,
+    seed: int = 0,
+    size: tuple[int, int] = (96, 80),
+    east: float = 0,
+    when: str | None = "2024:05:17 10:30:00",
+    **profile: Any,
+) -> Path:
+    """A GeoTIFF of smooth colours, ``size`` columns and rows of 10 m, ``east`` metres from a corner of the grid."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 12, 12), dtype=np.uint8)
+    columns, rows = (np.arange(side) * 12 // side for side in size)
+    values = coarse[:, rows][:, :, columns]
+    shape = {"width": size[0], "height": size[1], "count": 3, "dtype": "uint8"}
+    place = {"crs": "EPSG:32633", "transform": from_origin(500_000 + east, 5_000_000, 10, 10)}
+    with rasterio.open(path, "w", driver="GTiff", **{**shape, **place, **profile}) as file:
+        file.write(values)
+        if when is not None:
+            file.update_tags(TIFFTAG_DATETIME=when)
+    return path
+
+
+def all_rows(store: Store) -> dict[str, tuple[Any, ...]]:
+    """Every row by its id, embedding included."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for table, vectors in store.rows():
+        for row, vector in zip(table.to_pylist(), vectors, strict=True):
+            assert row["id"] not in found, f"{row['id']} is there twice"
+            found[row["id"]] = (*((k, str(v)) for k, v in row.items()), vector.tobytes())
+    return found

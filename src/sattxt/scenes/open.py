@@ -259,7 +259,7 @@ def sign_files(files: Sequence[str]) -> str:
             lines.append(f"{hide_credentials(name)} {_remote_version(name)}")
         else:
             state = os.stat(re.sub(r"^/vsizip/(.*?\.zip)(/.*)?$", r"\1", name))
-            lines.append(f"{name} {state.st_size} {state.st_mtime_ns}")
+            lines.append(f"{os.path.basename(name)} {state.st_size} {state.st_mtime_ns}")  # wherever it is moved to
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
