@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,7 @@ def test_the_systems_error_for_a_full_disk_is_understood(tmp_path: Path) -> None
 def test_the_first_line_of_an_error() -> None:
     assert first_line(ValueError("\n one \ntwo")) == "one "
     assert first_line(ValueError()) == "ValueError"
+    assert first_line("x" * 501) == "x" * 500
 
 
 def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
@@ -133,3 +135,39 @@ def test_what_is_the_systems_fault_and_not_the_files(error: Exception, system: b
 def test_a_device_is_never_replaced() -> None:
     with pytest.raises(InputError, match=r"/dev/null: is a folder or a device"):
         check_new(Path("/dev/null"), overwrite=True)
+
+
+def test_a_durable_file_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (steps.append("flush"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda one, two: (steps.append("name"), replace(one, two)))
+    with atomic_write(tmp_path / "a") as file:
+        file.write(b"x")
+    assert steps == ["name"]
+    with atomic_write(tmp_path / "a", durable=True) as file:
+        file.write(b"y")
+    assert steps == ["name", "flush", "name", "flush"]
+    assert (tmp_path / "a").read_bytes() == b"y"
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    rename = os.rename
+
+    def refuse(one: Path, two: Path) -> None:
+        if Path(one).suffix == ".tmp":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(one, two)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with (
+        pytest.raises(WeightsError, match=r"folder: cannot be written \(Permission denied\); pass another folder"),
+        write_directory(tmp_path / "folder") as folder,
+    ):
+        (folder / "new").touch()
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]

@@ -19,7 +19,9 @@ from sattxt.errors import (
     WeightsError,
 )
 from sattxt.text.encoder import fingerprint
+from sattxt.vision.tower import load_tower
 from sattxt.weights.checksums import write_sums
+from sattxt.weights.directory import read_model
 
 LABELS = ["forest", "river", "city"]
 
@@ -163,3 +165,41 @@ def test_image_tokens_are_those_of_the_vision_side(mini: SatTxt) -> None:
     assert tokens.patches.shape == (1, rows * columns, mini.embed_dim // 2)
     embedding = torch.cat([tokens.cls, tokens.patches.mean(1)], dim=1)[0].numpy()
     np.testing.assert_allclose(embedding, mini.encode_image(tile, normalize=False), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_parts_is_known_by_its_weights_and_has_no_files(model: SatTxt, golden_model_dir: Path) -> None:
+    stored = read_model(golden_model_dir)
+
+    def build() -> SatTxt:
+        vision = load_tower(model.config.vision, stored.vision, "here")
+        return SatTxt(model.config, vision, model.text, device=torch.device("cpu"), dtype=torch.float32)
+
+    parts = build()
+    assert parts.fingerprint == build().fingerprint
+    assert len(parts.fingerprint) == 16
+    for write in (lambda: parts.save_pretrained("nowhere"), lambda: parts.push_to_hub("org/name")):
+        with pytest.raises(InputError, match=r"was not opened from files; write it with .*write_model"):
+            write()
+    stored.vision["head.ln_final.bias"] = stored.vision["head.ln_final.bias"] + 1
+    assert build().fingerprint != parts.fingerprint
+
+
+def test_a_model_moves_to_a_device(golden_model_dir: Path) -> None:
+    model = SatTxt.from_pretrained(golden_model_dir, dtype="float32", text_cache=False)
+    assert model.to("meta") is model
+    assert model.device.type == "meta"
+    assert {tensor.device.type for tensor in model.vision.tower.parameters()} == {"meta"}
+    assert model.text.head.proj.weight.device.type == "meta"
+    with pytest.raises(InputError, match=r"device='cuda:99': this machine has \d+ CUDA devices; pass 'cpu'"):
+        model.to("cuda:99")
+
+
+def test_similarity_takes_embeddings_of_one_width(model: SatTxt) -> None:
+    a, b = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([0.0, 2.0])
+    assert model.similarity(a, b) == pytest.approx([0.8, 0])
+    assert model.similarity(b, a) == pytest.approx([0.8, 0])
+    assert model.similarity(a, a).shape == (2, 2)
+    with pytest.raises(InputError, match=r"needs \(N, D\) and \(M, D\) embeddings, got \(2, 2\) and \(3,\)"):
+        model.similarity(a, np.ones(3))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        model.similarity(a, np.array([np.nan, 1]))

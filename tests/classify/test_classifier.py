@@ -32,8 +32,15 @@ def test_a_classifier_takes_images_or_their_embeddings(model: SatTxt, tiles: lis
     from_embeddings = classifier(model.encode_image(tiles))
     assert np.allclose(from_images.scores, from_embeddings.scores, atol=1e-5)
     assert classifier(model.encode_image(tiles[0])).label == from_images[0].label
-    with pytest.raises(InputError, match="wide"):
+    with pytest.raises(InputError, match=f"of width 3 was passed; this model's are {model.embed_dim} wide"):
         classifier(np.ones(3, dtype=np.float32))
+    with pytest.raises(InputError, match="an all-zero vector"):
+        classifier(np.zeros(model.embed_dim, dtype=np.float32))
+    vectors = list(model.encode_image(tiles))
+    assert np.allclose(classifier(vectors).scores, from_images.scores, atol=1e-5)
+    grey = tiles[0].mean(axis=2)
+    assert np.allclose(classifier(grey, stretch=(0, 255)).scores, classifier(grey.astype(np.uint8)).scores, atol=0.05)
+    assert len(classifier(grey.astype(np.uint8)).labels) == 2
 
 
 def test_synonyms_are_averaged_and_renormalised(model: SatTxt) -> None:

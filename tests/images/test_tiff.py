@@ -386,3 +386,33 @@ def test_nodata_of_a_palette_is_an_index(tmp_path: Path, without_rasterio: None)
     image.putpalette([9, 9, 9, 200, 100, 50, 9, 0, 9])
     image.save(tmp_path / "p.tif", tiffinfo={42113: "2"})
     assert to_rgb(tmp_path / "p.tif").tolist() == [[[9, 9, 9], [200, 100, 50]], [[0, 0, 0], [200, 100, 50]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "LA"])
+def test_black_and_white_and_grey_with_alpha(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(cube(1, dtype="uint8")[0]).convert(mode)
+    image.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(to_rgb(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_a_file_of_more_than_4_gb_has_another_header(tmp_path: Path, count: int) -> None:
+    data = cube(count)
+    path = write(tmp_path / "big.tif", data, BIGTIFF="YES")
+    options = ImageOptions(stretch="sentinel2", bands=(1,))
+    np.testing.assert_allclose(to_rgb(path, options), stretched(data[[0, 0, 0]]), atol=1e-3)
+
+
+def test_bands_in_ten_thousandths_without_an_offset_have_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "S2A_MSIL2A_20220301T101010_N0400_R022_T32TQM.tif", cube(2))
+    with rasterio.open(path, "r+") as file:
+        file.scales = (0.0001,) * 2
+    options = ImageOptions(stretch="sentinel2", bands=(1,))
+    np.testing.assert_allclose(to_rgb(path, options), stretched(cube(2)[[0, 0, 0]]), atol=1e-3)
+
+
+def test_a_closed_dataset_is_told(tmp_path: Path) -> None:
+    with rasterio.open(write(tmp_path / "a.tif", cube(3, dtype="uint8"))) as file:
+        pass
+    with pytest.raises(ImageError, match=r"a\.tif: cannot be read, or is closed \("):
+        to_rgb(file)

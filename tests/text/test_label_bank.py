@@ -140,6 +140,14 @@ def test_other_files_are_refused(path: Path, tmp_path: Path) -> None:
         LabelBank.load(path)
 
 
+def test_more_text_than_a_file_holds_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sattxt.text.label_bank._HEADER_BYTES", 400)
+    make("a").save(path)
+    with pytest.raises(CacheError, match=r"labels\.safetensors: the texts are too long for one file; save them as"):
+        make("ä" * 200).save(path, overwrite=True)
+    assert LabelBank.load(path).texts == ("a",)
+
+
 def test_the_file_is_plain_safetensors(path: Path) -> None:
     bank = make("river")
     bank.save(path)

@@ -15,7 +15,13 @@ from release_files import LLM_DIGEST
 from safetensors.torch import load_file, save_file
 
 from sattxt.config import ModelSource, TextEncoderConfig
-from sattxt.errors import InputError, MissingExtraError, NotEnoughMemoryError, WeightsError
+from sattxt.errors import (
+    InputError,
+    MissingExtraError,
+    NotEnoughMemoryError,
+    TextEncoderUnavailableError,
+    WeightsError,
+)
 from sattxt.text.llm2vec import LLM2VecEncoder, save_merged
 from sattxt.text.tower import TextHead
 from sattxt.vision.device import available_bytes
@@ -225,6 +231,17 @@ def test_an_end_token_that_is_not_there_is_told(folder, tmp_path, named):
     base = _base(folder, tmp_path)
     (base / "tokenizer_config.json").write_text(json.dumps(named))
     with pytest.raises(WeightsError, match=r"llama: tokenizer_config\.json names no eos_token that tokenizer"):
+        LLM2VecEncoder(CONFIG, base=base)
+
+
+def test_what_the_config_and_the_folder_lack_is_told(folder, tmp_path):
+    with pytest.raises(TextEncoderUnavailableError, match="config names no language model; pass base="):
+        LLM2VecEncoder(CONFIG)
+    with pytest.raises(WeightsError, match=r"text template '\{text\}\{text\}': it must hold \{text\} exactly once"):
+        LLM2VecEncoder(replace(CONFIG, template="{text}{text}"), base=folder / "llama", adapters=())
+    base = _base(folder, tmp_path)
+    (base / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"llama: \*\.safetensors is missing; pass the folder of a Llama checkpoint"):
         LLM2VecEncoder(CONFIG, base=base)
 
 

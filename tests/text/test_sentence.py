@@ -164,6 +164,11 @@ def _truncate(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _three_heads(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 3}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -173,8 +178,9 @@ def _truncate(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "'gpt2'"),
+        (_three_heads, "hidden_size is no multiple of num_attention_heads"),
     ],
-    ids=["missing tensor", "wrong shape", "truncated", "no tokeniser", "bad tokeniser", "other model"],
+    ids=["missing tensor", "wrong shape", "truncated", "no tokeniser", "bad tokeniser", "other model", "heads"],
 )
 def test_a_damaged_folder_is_an_error_that_names_the_part(exported, tmp_path, damage, message):
     folder = tmp_path / "damaged"

@@ -373,3 +373,10 @@ def test_a_sentence_encoder_that_is_not_there_is_told():
     tower = open_text_tower(CONFIG, _head().state_dict(), None)
     with pytest.raises(TextEncoderUnavailableError, match="text_encoder/"):
         tower.embed("river")
+
+
+def test_a_head_that_gives_no_numbers_is_told():
+    tower = _tower(CountingEncoder(), dtype="bfloat16")
+    tower.head.proj.weight.data.fill_(float("nan"))
+    with pytest.raises(WeightsError, match="the text side gives NaN or infinity in bfloat16; pass dtype='float32'"):
+        tower.embed("river")

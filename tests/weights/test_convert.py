@@ -162,6 +162,16 @@ class TestPartsThatDoNotFit:
         with pytest.raises(WeightsError, match=r"v.pt: not a SATtxt vision head.*'embed.weight' of 2 dimensions"):
             convert_golden(out, vision_head=head)
 
+    def test_a_language_model_without_weights_or_width(self, tmp_path: Path, out: Path) -> None:
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        with pytest.raises(WeightsError, match=r"bare: holds no \.safetensors weights; pass a folder or hub id"):
+            convert_golden(out, llm=bare)
+        shutil.copy(LLM / "model.safetensors", bare)
+        (bare / "config.json").write_text('{"hidden_size": "48"}')
+        with pytest.raises(WeightsError, match=r"bare: has no config\.json with a hidden_size; pass a transformers"):
+            convert_golden(out, llm=bare, adapters=())
+
     def test_files_in_each_others_place(self, out: Path) -> None:
         with pytest.raises(WeightsError, match="not a SATtxt vision head"):
             convert_golden(out, vision_head=TEXT_HEAD)
@@ -194,6 +204,8 @@ class TestPartsThatDoNotFit:
         assert (out / "mine.txt").read_text() == "x"
 
     def test_bad_arguments(self, out: Path) -> None:
+        with pytest.raises(InputError, match=r"config\.json: is a file; pass the path of a new folder"):
+            convert_golden(LLM / "config.json")
         with pytest.raises(InputError, match=r"preprocess='offcial'.*'official'"):
             convert_golden(out, preprocess="offcial")
         with pytest.raises(InputError, match="template"):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -317,3 +319,51 @@ def test_a_missing_local_folder_is_named(tmp_path: Path) -> None:
         HubAccess().folder(str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="no such model directory"):
         read_model(tmp_path / "gone")
+
+
+def _answer(status: int) -> Exception:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    answer: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return HfHubHTTPError("odd\nanswer", response=answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (_answer(401), GatedModelError, "org/x: access is gated"),
+        (_answer(403), GatedModelError, "org/x: access is gated"),
+        (_answer(408), OfflineError, "org/x: the hub answered 408; try again later"),
+        (_answer(429), OfflineError, "org/x: the hub answered 429; try again later"),
+        (_answer(500), OfflineError, "org/x: the hub answered 500; try again later"),
+        (_answer(418), HubError, r"org/x: the hub answered 418 \(odd\)"),
+        (OSError("cut"), HubError, r"org/x: the download broke off \(cut\); run the command again"),
+        (OSError(5, "I/O error"), OSError, "I/O error"),
+        (KeyError("x"), KeyError, "x"),
+        (InputError("ours"), InputError, "ours"),
+    ],
+)
+def test_errors_of_the_hub_become_plain_ones(error: Exception, raised: type[Exception], says: str) -> None:
+    with pytest.raises(raised, match=says) as caught, HubAccess().errors("org/x", None):
+        raise error
+    assert type(caught.value) is raised
+
+
+def test_names_that_the_hub_refuses(hub: HubStandIn, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'org/a--b': not a hub id"):
+        HubAccess(cache_dir=tmp_path / "hf").folder("org/a--b")
+    stored = read_model(resolve("sattxt-mini"))
+    with pytest.raises(InputError, match="repo_id='mine': pass org/name"):
+        push_model(stored, "mine", token=hub.token)
+
+
+def test_a_listing_outlives_the_network_and_a_file_never_fetched_is_told(hub: HubStandIn, tmp_path: Path) -> None:
+    hub.repos["org/odd"] = Repo({"a.json": b"{}", "b.json": b"[]"})
+    access, offline = HubAccess(cache_dir=tmp_path / "hf"), HubAccess(cache_dir=tmp_path / "hf", local_files_only=True)
+    access.folder("org/odd", patterns=("a.json",))
+    found = access.listing("org/odd")
+    with pytest.raises(OfflineError, match=r"org/odd \(revision .*\) is not cached and nothing may be"):
+        offline.folder("org/odd", patterns=("b.json",))
+    hub.stop()
+    assert access.listing("org/odd") == found
+    assert found.files == {"a.json": None, "b.json": None}

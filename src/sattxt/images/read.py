@@ -77,7 +77,7 @@ def to_rgb(img: Any, options: ImageOptions = _DEFAULT, *, name: str | None = Non
         return _from_path(img, options, where)
     if isinstance(img, Image.Image):
         return _from_pil(img, options, None, where)
-    if hasattr(img, "colorinterp") and hasattr(img, "read"):
+    if hasattr(type(img), "colorinterp"):  # of the type: a closed dataset raises
         return read_dataset(img, options, where)
     if callable(getattr(img, "read", None)) and not hasattr(img, "__array__"):
         return _from_file(img, options, where)
