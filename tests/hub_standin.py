@@ -41,6 +41,8 @@ class HubStandIn:
     #: (method, repository, file) of every file request, with the Range header of each.
     requests: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
+    #: Of the commits that were pushed.
+    messages: list[str] = field(default_factory=list)
 
     def add_folder(self, repo: str, folder: Path, *, gated: bool = False) -> Repo:
         files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -106,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             repo = self.standin.repos[match.group(1)]
             for line in body.splitlines():
                 item = json.loads(line)
+                if item["key"] == "header":
+                    self.standin.messages.append(item["value"]["summary"])
                 if item["key"] == "file":
                     repo.files[item["value"]["path"]] = base64.b64decode(item["value"]["content"])
             address = f"{self.standin.url}/{match.group(1)}/commit/{repo.commit}"

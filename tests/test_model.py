@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +204,10 @@ def test_similarity_takes_embeddings_of_one_width(model: SatTxt) -> None:
         model.similarity(a, np.ones(3))
     with pytest.raises(InputError, match="NaN or infinite"):
         model.similarity(a, np.array([np.nan, 1]))
+
+
+def test_a_device_map_without_accelerate_names_it(golden_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    model = SatTxt.from_pretrained(golden_model_dir, device_map="auto", text_cache=False)
+    with pytest.raises(TextEncoderUnavailableError, match=r"device_map='auto'.*pip install 'sattxt\[llm\]'"):
+        model.encode_text("a river")

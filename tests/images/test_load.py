@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sattxt.errors import DiskFullError, ImageError, InputError, MissingExtraError
-from sattxt.images.load import Failure, LoadedBatch, stream
+from sattxt.images.load import Failure, LoadedBatch, default_workers, stream
 from sattxt.images.read import source_name, source_path, to_rgb
 
 
@@ -213,3 +214,13 @@ def test_an_error_of_the_sources_reaches_the_caller() -> None:
 def test_arguments_are_checked_at_once(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         stream([], constant, **{"batch_size": 1, **bad})
+
+
+def test_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((1, 1), (3, 3), (8, 8), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_workers() == workers
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for cores, workers in ((5, 5), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert default_workers() == workers

@@ -281,6 +281,7 @@ def test_a_model_pushes_itself(hub: HubStandIn, tmp_path: Path) -> None:
     mini = SatTxt.from_pretrained(text_cache=False, preprocess={"window": 40})
     address = mini.push_to_hub("someone/mine", token=hub.token)
     assert address.startswith(f"{hub.url}/someone/mine/commit/")
+    assert hub.messages == ["Upload sattxt-mini"]
     again = SatTxt.from_pretrained("someone/mine", cache_dir=tmp_path / "hf", text_cache=False)
     assert again.config == mini.config
     assert again.config.image.window == 40
