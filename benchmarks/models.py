@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sattxt import SatTxt
     from sattxt.config import ModelConfig
     from sattxt.text.encoder import TextEncoder
-    from sattxt.vision.tower import VisionTower
 
 Module = TypeVar("Module", bound="torch.nn.Module")
 
@@ -126,7 +125,7 @@ def fill(module: torch.nn.Module) -> None:
                 parameter.fill_(0.1 if "gamma" in name or "lambda" in name else 1.0)
 
 
-def tower(model: SatTxt) -> VisionTower:
+def tower(model: SatTxt) -> Any:
     """A model's image tower, to time by itself."""
     return model.vision.tower
 

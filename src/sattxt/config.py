@@ -54,6 +54,11 @@ class BackboneConfig:
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of its config (or module) class
     output_stride: int | None = None  # pixels between neighbouring features: 8, 16, 32; convolutional backbones only
 
+    @property
+    def patch_size(self) -> int:
+        """Side of the squares that an image must be made of, pixels."""
+        return 1 if self.model_type == "mobilenet_v1" else self.options.get("patch_size", 16)
+
 
 @dataclass(frozen=True)
 class HeadConfig:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +25,13 @@ from sattxt.segment import Segmentation, segment_image
 from sattxt.text.cache import TextCache
 from sattxt.text.label_bank import LabelBank
 from sattxt.text.tower import TextTower, open_text_tower
-from sattxt.vision.device import resolve_device, resolve_dtype
+from sattxt.vision.backend import open_tower
+from sattxt.vision.device import DTYPES, resolve_device
 from sattxt.vision.embeddings import Embeddings, FloatArray, Matrix, Vector, similarity
 from sattxt.vision.encode import DEFAULT_BATCH, EncodeOptions, ImageEncoder
-from sattxt.vision.tower import ImageTokens, VisionTower, load_tower
-from sattxt.weights.directory import VISION_FILE, StoredModel, copy_model, read_model, weight_sums
+from sattxt.vision.openvino import OpenVinoTower
+from sattxt.vision.tower import ImageTokens, VisionTower
+from sattxt.weights.directory import StoredModel, copy_model, fingerprint, read_model
 from sattxt.weights.resolver import push_model, resolve
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SatTxt:
     def __init__(
         self,
         config: ModelConfig,
-        vision: VisionTower,
+        vision: VisionTower | OpenVinoTower,
         text: TextTower,
         *,
         device: torch.device,
@@ -74,6 +74,7 @@ class SatTxt:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        backend: Literal["auto", "torch", "openvino"] = "auto",
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         device_map: str | None = None,
@@ -87,8 +88,9 @@ class SatTxt:
                 hub), a model directory, or a hub id that :meth:`push_to_hub` wrote.
             revision, cache_dir, local_files_only, token: as in ``huggingface_hub``. With ``local_files_only`` (or
                 ``HF_HUB_OFFLINE=1``) nothing is downloaded.
-            dtype: of both sides. ``"auto"``: the image side in bfloat16 on CUDA and on CPUs with AMX or AVX512-bf16,
-                else in float32; the text encoder in the precision its config names.
+            backend, dtype: what runs the image side, in which precision. ``"auto"``: the fastest, measured once a
+                machine and model, of torch's float32 and bfloat16 and (extra ``openvino``) the int8 that the model
+                ships. OpenVINO takes ``"float32"`` and ``"int8"``; the text encoder takes torch's precisions too.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default: CUDA where there is one.
             device_map: ``"auto"`` spreads a large text encoder over the devices there are (extra ``llm``).
             preprocess: another pixel scaling: ``"official"``, ``"unit"``, ``"dinov3-sat"``, or a dict with any of
@@ -97,35 +99,45 @@ class SatTxt:
 
         Raises:
             UnknownModelError, GatedModelError, OfflineError, HubError: the model cannot be had. WeightsError,
-                ChecksumError: its files are damaged or do not fit its config. InputError: an argument means nothing.
+                ChecksumError: its files are damaged or do not fit its config. InputError: an argument means nothing, or
+                no such form is there. MissingExtraError: OpenVINO is not.
         """
         torch_device = resolve_device(device)
-        torch_dtype = resolve_dtype(dtype, torch_device)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         path = resolve(name_or_path, revision=revision, **hub)
-        stored = read_model(path)
+        stored = read_model(path, vision=False)
         config = stored.config
         if preprocess is not None:
             config = replace(config, image=image_config(preprocess, config.image))
-        if text_cache is not False and not isinstance(text_cache, TextCache):
-            text_cache = TextCache(None if text_cache is True else text_cache)
-        vision = load_tower(config.vision, stored.vision, path / VISION_FILE)
+        vision = open_tower(path, config, backend=backend, dtype=dtype, device=torch_device)
         text = open_text_tower(
             config.text,
             stored.text_head,
             stored.text_encoder_dir,
-            cache=text_cache or None,
-            dtype=None if dtype == "auto" else torch_dtype,
+            cache=text_cache,
+            dtype=DTYPES.get(str(dtype).removeprefix("torch.")),
             device=torch_device,
             device_map=device_map,
             **hub,
         )
-        stored = replace(stored, config=config, vision={}, text_head={})  # the towers hold them now
-        return cls(config, vision, text, device=torch_device, dtype=torch_dtype, stored=stored)
+        stored = replace(stored, config=config, text_head={})  # the tower holds it now
+        return cls(config, vision, text, device=torch_device, dtype=vision.dtype, stored=stored)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the model as a directory that :meth:`from_pretrained` opens, its pixel scaling included."""
         return copy_model(self._files(), Path(directory))
+
+    def export_openvino(
+        self, directory: str | os.PathLike[str], *, quantize: Literal["int8"] | None = "int8", calibration: Any = None
+    ) -> Path:
+        """Write the model with its image side as OpenVINO (extra ``openvino``) runs it, in int8 or (``None``) float32.
+
+        ``calibration``, a few hundred images like those to come, tells int8 what ranges it needs; default: drawn ones.
+        """
+        from sattxt.vision.quantize import add_form
+
+        form = add_form(self.config, self.vision.preprocess, quantize or "float32", calibration)
+        return copy_model(self._files(), Path(directory), form)
 
     def push_to_hub(
         self, repo_id: str, *, token: str | None = None, private: bool = False, revision: str | None = None
@@ -149,6 +161,11 @@ class SatTxt:
         return self.vision.dtype
 
     @property
+    def backend(self) -> str:
+        """What encodes images: ``"torch"`` or ``"openvino"``."""
+        return self.vision.tower.backend
+
+    @property
     def embed_dim(self) -> int:
         """Width D of the shared space."""
         return self.config.embed_dim
@@ -156,19 +173,7 @@ class SatTxt:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over weights, config and pixel scaling; equal ones mean equal embeddings at one dtype."""
-        # No embedding depends on the window, nor on where the language model lies: its weights_sha256 counts.
-        config = replace(
-            self.config,
-            image=replace(self.config.image, window=None),
-            text=replace(self.config.text, base=None, adapters=()),
-        )
-        digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-        if self._stored is not None:
-            digest.update(repr(weight_sums(self._stored.path)).encode())
-        else:
-            for name, tensor in self.vision.tower.state_dict().items():
-                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.config, self._stored, self.vision.precision, self.vision.tower)
 
     def to(self, device: str | torch.device) -> SatTxt:
         """Move the image tower and text head to ``device``; returns self. The precision is kept."""
@@ -179,7 +184,8 @@ class SatTxt:
     def __repr__(self) -> str:
         return (
             f"SatTxt({self.config.name}, embed_dim={self.embed_dim}, device={self.device}, "
-            f"dtype={str(self.dtype).removeprefix('torch.')}, preprocess={self.config.image.preset})"
+            f"dtype={self.vision.precision}, backend={self.backend}, "
+            f"preprocess={self.config.image.preset})"
         )
 
     @overload
@@ -316,14 +322,8 @@ class SatTxt:
             LabelError: no labels, duplicates, or an unknown label set.
             InputError: a template without exactly one ``{}``.
         """
-        return self._classifiers.make(
-            labels,
-            label_set=label_set,
-            templates=templates,
-            instruction=instruction,
-            multi_label=multi_label,
-            progress=progress,
-        )
+        prompts = (labels, label_set, templates, instruction)
+        return self._classifiers.make(*prompts, multi_label=multi_label, progress=progress)
 
     def export_labels(
         self,

@@ -252,10 +252,10 @@ class Classifiers:
     def make(
         self,
         labels: LabelInput | None,
-        *,
         label_set: str | None,
         templates: str | Sequence[str] | None,
         instruction: str | None,
+        *,
         multi_label: bool,
         progress: bool,
     ) -> Classifier:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "labels": ("sattxt.cli.labels", "Build and inspect label banks; list the label sets.", ""),
     "models": ("sattxt.cli.models", "List models: size, licence, where cached; verify them.", ""),
     "convert": ("sattxt.cli.convert", "Turn the published weights' files into a model directory.", ""),
+    "optimize": ("sattxt.cli.optimize", "Write a model that OpenVINO runs faster on a CPU.", "openvino"),
     "demo": ("sattxt.cli.demo", "Search and classify NASA's Blue Marble, offline.", "demo"),
     "eval": ("sattxt.cli.eval", "Measure a model on labelled images.", "eval"),
     "train": ("sattxt.cli.train", "Train a model.", "train"),

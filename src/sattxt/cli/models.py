@@ -59,6 +59,8 @@ def models(
 
     entries = list_models() if name is None else [find_model(name)]
     found = [_describe_directory(str(name), verify) if each is None else _describe(each, verify) for each in entries]
+    if name is not None and found[0]["path"] is not None:
+        found[0]["images_per_second"] = _rates(Path(found[0]["path"]))
     if as_json:
         output.put_json(found if name is None else found[0])
     elif name is None:
@@ -116,6 +118,20 @@ def _check(path: Path, verify: bool) -> dict[str, Any]:
     except SatTxtError as error:
         facts |= {"verified": False, "damage": output.one_line(str(error))}
     return facts
+
+
+def _rates(path: Path) -> dict[str, float]:
+    """Images a second by backend and precision as they were measured on this machine, the fastest first."""
+    import torch
+
+    from sattxt.config import ModelConfig
+    from sattxt.vision.backend import list_choices, recall_rates
+    from sattxt.weights.directory import CONFIG_FILE
+
+    config = ModelConfig.read(path / CONFIG_FILE)
+    choices = list_choices(path, config, backend="auto", dtype="auto", device=torch.device("cpu"))
+    rates = recall_rates(path, config, choices)
+    return {" ".join(choice): rates[choice] for choice in sorted(rates, key=lambda choice: -rates[choice])}
 
 
 def _find_directory(entry: ModelEntry) -> Path | None:

@@ -79,8 +79,12 @@ class ModelFlags:
     device_map: Annotated[
         str | None, typer.Option("--device-map", help="auto: spread a large text encoder over the devices there are.")
     ] = None
+    backend: Annotated[
+        Literal["auto", "torch", "openvino"], typer.Option("--backend", help="What computes; auto: the fastest here.")
+    ] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the model.")
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        typer.Option("--dtype", help="Precision of the model; auto: the fastest here."),
     ] = "auto"
 
     preprocess: Annotated[
@@ -98,6 +102,7 @@ class ModelFlags:
             local_files_only=self.offline,
             device=self.device,
             device_map=self.device_map,
+            backend=self.backend,
             dtype=self.dtype,
             preprocess=self.preprocess if image_size is None else {"size": image_size},
         )

@@ -20,6 +20,7 @@ import sattxt
 from sattxt.errors import StoreError, import_extra
 from sattxt.scenes.parts import footprints
 from sattxt.scenes.settings import StoreSettings, chip_layout
+from sattxt.vision.tower import count_parameters
 
 if TYPE_CHECKING:
     from sattxt.model import SatTxt
@@ -240,7 +241,7 @@ def write_model(settings: StoreSettings, model: SatTxt) -> bytes:
         "mlm:tasks": ["similarity-search", "scene-classification", "semantic-segmentation"],
         "mlm:framework": "PyTorch",
         "mlm:framework_version": str(torch.__version__),
-        "mlm:total_parameters": sum(weight.numel() for weight in model.vision.tower.parameters()),
+        "mlm:total_parameters": count_parameters(config.vision),
         "mlm:pretrained": True,
         "mlm:input": [
             {

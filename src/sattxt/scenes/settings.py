@@ -112,7 +112,7 @@ class StoreSettings:
             )
 
     def open_model(self, where: str) -> SatTxt:
-        """The model of the store at ``where``, from where it was, in the store's precision.
+        """The model of the store at ``where``, from where it was, on the store's backend and in its precision.
 
         Raises:
             StoreMismatchError: it gives other vectors by now. UnknownModelError: it is not to be had.
@@ -120,7 +120,8 @@ class StoreSettings:
         from sattxt.model import SatTxt
 
         name = self.location if self.location and Path(self.location).is_dir() else self.model
-        model = SatTxt.from_pretrained(name, dtype=self.precision)
+        backend: Any = self.backend
+        model = SatTxt.from_pretrained(name, backend=backend, dtype=self.precision)
         self.check_model(model, where)
         return model
 
@@ -223,8 +224,8 @@ def model_settings(model: SatTxt) -> dict[str, Any]:
         "model": model.config.name,
         "location": None if bundled or stored is None else str(stored.path),
         "fingerprint": model.fingerprint,
-        "backend": getattr(model, "backend", "torch"),
-        "precision": str(model.dtype).removeprefix("torch."),
+        "backend": model.backend,
+        "precision": model.vision.precision,
     }
 
 

@@ -233,7 +233,7 @@ def open_text_tower(
     head_state: Mapping[str, Tensor],
     encoder_dir: str | Path | None,
     *,
-    cache: TextCache | None = None,
+    cache: TextCache | str | os.PathLike[str] | bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     device_map: str | None = None,
@@ -246,10 +246,13 @@ def open_text_tower(
     Args:
         head_state: the text head's tensors, which ``read_model`` checked.
         encoder_dir: the model directory's ``text_encoder/``; ``None``: the encoder is where ``config.base`` says.
+        cache: a text cache or its path; ``True``: in its usual place, ``False``: none.
         dtype: precision of the encoder; ``None``: the config's.
         device, device_map: where the encoder runs; the head is on ``device``.
         cache_dir, local_files_only, token: as in ``huggingface_hub``.
     """
+    if cache is not False and not isinstance(cache, TextCache):
+        cache = TextCache(None if cache is True else cache)
     hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
     head = TextHead(config.hidden_size, len(head_state["proj.weight"]))
     head.load_state_dict(head_state)
@@ -257,7 +260,7 @@ def open_text_tower(
         config,
         head,
         encoder_factory=partial(_open_encoder, config, encoder_dir, dtype, device, {"device_map": device_map, **hub}),
-        cache=cache,
+        cache=cache or None,
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),
     ).to(device)
 

@@ -16,7 +16,8 @@ if hasattr(
 ):  # the threads that torch computes with do not survive a fork: it would wait for ever
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Precisions that torch runs in.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -41,9 +42,9 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    if name not in _DTYPES:
-        raise InputError(f"dtype={dtype!r}: pass 'auto', {', '.join(map(repr, _DTYPES))}")
-    return _DTYPES[name]
+    if name not in DTYPES:
+        raise InputError(f"dtype={dtype!r}: pass 'auto', {', '.join(map(repr, DTYPES))}")
+    return DTYPES[name]
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +17,12 @@ from tqdm import tqdm
 
 from sattxt.config import ImageConfig
 from sattxt.errors import ImageError, InputError, WeightsError
-from sattxt.images.load import Failure, is_single, sources_of, stream
+from sattxt.images.load import Failure, LoadedBatch, is_single, sources_of, stream
 from sattxt.images.options import ImageOptions, ReadOptions, check_count, merge_options
 from sattxt.images.preprocess import PixelValues, Preprocessor, as_pixel_values, check_shape
 from sattxt.images.read import source_name, source_path, to_rgb
 from sattxt.vision.embeddings import Embeddings, FloatArray
+from sattxt.vision.openvino import OpenVinoTower
 from sattxt.vision.tower import ImageTokens, VisionTower
 
 if TYPE_CHECKING:
@@ -44,15 +47,17 @@ class EncodeOptions(ReadOptions, total=False):
 
 
 class ImageEncoder:
-    """A vision tower with everything before it.
+    """A vision tower, of torch or of OpenVINO, with everything before it.
 
     Raises:
         InputError: the config's window is too small, or its size is no multiple of the tower's patches, whose last
             ones would be cut off.
     """
 
-    def __init__(self, tower: VisionTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype) -> None:
-        patch = getattr(getattr(tower.backbone, "config", None), "patch_size", 1)
+    def __init__(
+        self, tower: VisionTower | OpenVinoTower, config: ImageConfig, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        patch = tower.config.backbone.patch_size
         if config.size % patch:
             raise InputError(f"size={config.size}: pass a multiple of {patch}, the side of the model's patches")
         self.tower = tower.for_inference(dtype).to(device)
@@ -60,6 +65,11 @@ class ImageEncoder:
         self.dtype = dtype
         self.config = config
         self._preprocessor = Preprocessor(config)
+
+    @property
+    def precision(self) -> str:
+        """In which the tower computes: ``"float32"``, ``"bfloat16"``, ``"int8"``, ..."""
+        return str(self.dtype).removeprefix("torch.")
 
     def to(self, device: torch.device) -> None:
         """Move the tower."""
@@ -89,10 +99,32 @@ class ImageEncoder:
         embedding = torch.cat([part.embedding for part in self.tower.in_passes(pixel_values)]).float()
         if not embedding.sum().isfinite():  # one pass, where a look at each value takes four
             raise WeightsError(
-                f"the image tower gives NaN or infinity in {str(self.dtype).removeprefix('torch.')}; pass "
-                "dtype='float32', or check the weights"
+                f"the image tower gives NaN or infinity in {self.precision}; pass dtype='float32', or check the weights"
             )
         return embedding
+
+    def _embed(self, batches: Iterable[LoadedBatch]) -> Generator[tuple[LoadedBatch, Tensor], None, None]:
+        """Batches and their embeddings, in order. OpenVINO works on one while the next is read and preprocessed; the
+        threads of torch would wait for one another on a CPU.
+        """
+        if self.tower.backend == "torch":
+            for batch in batches:
+                yield batch, self.encode_pixels(self._preprocessor.batch([rgb for _, _, rgb in batch]))
+            return
+        working: tuple[LoadedBatch, Future[Tensor]] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="sattxt-tower") as pool:
+            try:
+                for batch in batches:
+                    pixels = self._preprocessor.batch([rgb for _, _, rgb in batch])
+                    done, working = working, (batch, pool.submit(self.encode_pixels, pixels))
+                    if done is not None:
+                        yield done[0], done[1].result()
+            except ImageError:
+                if working is not None:
+                    yield working[0], working[1].result()
+                raise
+            if working is not None:
+                yield working[0], working[1].result()
 
     @torch.inference_mode()
     def encode(
@@ -158,9 +190,8 @@ class ImageEncoder:
             leave=False,
         )
         try:
-            with closing(batches), bar:
-                for batch in batches:
-                    embedding = self.encode_pixels(self._preprocessor.batch([rgb for _, _, rgb in batch]))
+            with closing(batches), closing(self._embed(batches)) as embedded, bar:
+                for batch, embedding in embedded:
                     if normalize:
                         embedding = F.normalize(embedding, dim=-1)
                     rows.append(embedding.cpu().numpy())

@@ -63,6 +63,8 @@ class VisionHead(nn.Module):
 class VisionTower(nn.Module):
     """Backbone and head: (N, 3, H, W) float pixel values to :class:`ImageTokens`."""
 
+    backend = "torch"
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
@@ -150,6 +152,12 @@ def load_tower(config: VisionConfig, state: Mapping[str, Tensor], where: object 
     if rope is not None:  # its frequencies are a buffer that no file holds
         tower.backbone.rope_embeddings = type(rope)(tower.backbone.config)
     return tower
+
+
+def count_parameters(config: VisionConfig) -> int:
+    """Of a tower of this config."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in VisionTower(config).parameters())
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:

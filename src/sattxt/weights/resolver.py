@@ -18,6 +18,7 @@ from sattxt.weights.checksums import SUMS_FILE
 from sattxt.weights.directory import (
     CARD_FILE,
     CONFIG_FILE,
+    OPENVINO_DIR,
     TEXT_ENCODER_DIR,
     TEXT_HEAD_FILE,
     VISION_FILE,
@@ -133,7 +134,9 @@ def _repository(repo: str, hub: HubAccess, revision: str | None) -> Path:
         raise HubError(
             f"{repo}: not a sattxt model, {missing[0]} is missing; convert published weights with 'sattxt convert'"
         )
-    return hub.folder(repo, revision, ("*.json", "*.safetensors", SUMS_FILE, CARD_FILE, f"{TEXT_ENCODER_DIR}/*"))
+    return hub.folder(
+        repo, revision, ("*.json", "*.safetensors", SUMS_FILE, CARD_FILE, f"{TEXT_ENCODER_DIR}/*", f"{OPENVINO_DIR}/*")
+    )
 
 
 def _published(entry: ModelEntry, hub: HubAccess, revision: str | None) -> Path:
