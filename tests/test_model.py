@@ -120,7 +120,7 @@ def test_unknown_names_suggest_near_ones() -> None:
 
 def test_bad_dtype_and_device(golden_model_dir: Path) -> None:
     with pytest.raises(InputError, match="bfloat16"):
-        SatTxt.from_pretrained(golden_model_dir, dtype="int8")
+        SatTxt.from_pretrained(golden_model_dir, dtype="int4")
     with pytest.raises(InputError, match="cpu"):
         SatTxt.from_pretrained(golden_model_dir, device="gpu")
 

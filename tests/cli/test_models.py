@@ -6,6 +6,7 @@ import json
 
 from cli_fakes import sattxt
 
+from sattxt import SatTxt
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
 from sattxt.weights.checksums import write_sums
 
@@ -29,6 +30,20 @@ def test_models_shows_licences_and_citation_of_one(capsys):
     assert "arXiv:2602.22613" in out
     assert sattxt("models", "satxt-mini") == 3
     assert "did you mean 'sattxt-mini'" in capsys.readouterr().err
+
+
+def test_what_was_measured_here_is_told(golden_model_dir, capsys, monkeypatch):
+    from sattxt.vision.backend import Choice
+
+    choices = [Choice("torch", "float32"), Choice("torch", "bfloat16")]
+    monkeypatch.setattr("sattxt.vision.backend.list_choices", lambda *args, **given: choices)
+    seconds = iter((0.004, 0.008))
+    monkeypatch.setattr("sattxt.vision.backend._seconds", lambda tower, size: next(seconds))
+    assert sattxt("models", golden_model_dir) == 0
+    assert "measured here" not in capsys.readouterr().out
+    SatTxt.from_pretrained(golden_model_dir, text_cache=False)
+    assert sattxt("models", golden_model_dir) == 0
+    assert "measured here  torch float32 250 images/s, torch bfloat16 125 images/s" in capsys.readouterr().out
 
 
 def test_models_verify_finds_a_changed_file(tmp_path, capsys):

@@ -31,6 +31,7 @@ _SHOWN = (
     "logit_scale_note",
     "size",
     "licence",
+    "measured_here",
     "verified",
     "damage",
 )
@@ -164,6 +165,8 @@ def _state(facts: dict[str, Any], verify: bool) -> str:
 
 def _put_model(facts: dict[str, Any]) -> None:
     shown = facts | {"size": _size(facts["bytes"])}
+    rates = [f"{name} {rate:.3g} images/s" for name, rate in (facts.get("images_per_second") or {}).items()]
+    shown["measured_here"] = ", ".join(rates) or None
     output.put_facts({key: shown.get(key) for key in _SHOWN})
     for part in facts.get("components", ()):
         gate = ", licence to accept" if part["gated"] else ""

@@ -1,8 +1,8 @@
 """The image tower exported for OpenVINO, in float32 or int8 (extra ``openvino``).
 
-A convolution whose input varies little within a tile, beside what it may reach on others, loses that tile in 8 bits:
-what is left of dark, even water is one colour. Which layers those are is measured on the calibration tiles: layers are
-left in float, in the order of the error that rounding the input of each alone brings, until the embeddings agree.
+The first layers see how little a dark, even tile varies; in 8 bits, whose steps are as wide as the brightest tile
+needs, that is lost, and no later layer brings it back. How many of them stay in float is measured: as many as it takes
+until the embeddings of the calibration tiles agree with those in float32.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from sattxt.weights.directory import VISION_FILE, form_files, read_vision
 CALIBRATION_TILES = 300
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _FLOAT = {"INFERENCE_PRECISION_HINT": "f32"}
-_MOST_FLOAT = 12  # groups of layers
-_HARDEST = 48  # tiles
+_MOST_FLOAT = 6  # layers
 _BATCH = 8
 
 log = logging.getLogger(__name__)
@@ -82,45 +81,18 @@ def quantize_graph(graph: Any, pixels: Tensor, *, transformer: bool) -> tuple[An
         cosines = (unit_rows(_embeddings(made, pixels)) * unit_rows(wanted)).sum(axis=1)
         return made, Agreement(*(round(float(np.percentile(cosines, q)), 4) for q in (0, 1, 50)))
 
-    kept: list[str] = []
-    made, agreement = quantized(kept, exact=False)
-    for names in [] if agreement.good else _rank_by_error(made, pixels, wanted)[:_MOST_FLOAT]:
-        kept += names
-        made, agreement = quantized(kept, exact=False)
-        log.info("%s in float: %s", ", ".join(kept), agreement)
+    layers = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() in _LAYERS]
+    for count in range(_MOST_FLOAT + 1):
+        made, agreement = quantized(layers[:count], exact=False)
+        log.info("first %d layers in float: %s", count, agreement)
         if agreement.good:
             break
+    kept = layers[:count]
     if not transformer:  # correcting biases layer after layer: minutes for a large model, and it needs it less
         made, agreement = quantized(kept, exact=True)
     if not agreement.good:
         log.warning("int8 agrees little with float32 on the calibration tiles: %s", agreement)
     return made, kept, agreement
-
-
-def _rank_by_error(quantized: Any, pixels: Tensor, wanted: FloatArray) -> list[list[str]]:
-    """The layers whose inputs are rounded, from what each alone brings as error, the largest first.
-
-    Measured on the tiles with which the quantised graph as a whole does worst.
-    """
-
-    def rounds(graph: Any) -> list[Any]:
-        return [op for op in graph.get_ordered_ops() if op.get_type_name() == "FakeQuantize"]
-
-    def cosines(graph: Any, tiles: NDArray[np.intp] | slice) -> FloatArray:
-        return (unit_rows(_embeddings(graph, pixels[tiles])) * unit_rows(wanted[tiles])).sum(axis=1)
-
-    hardest = np.argsort(cosines(quantized, slice(None)))[:_HARDEST]
-    errors: list[tuple[float, list[str]]] = []
-    for index, op in enumerate(rounds(quantized)):
-        users = [target.get_node() for target in op.output(0).get_target_inputs()]
-        names = [user.get_friendly_name() for user in users if user.get_type_name() in _LAYERS]
-        if names:
-            alone = quantized.clone()
-            for number, other in enumerate(rounds(alone)):
-                if number != index:
-                    other.output(0).replace(other.input_value(0))
-            errors.append((1 - float(cosines(alone, hardest).mean()), names))
-    return [names for _, names in sorted(errors, key=lambda found: -found[0])]
 
 
 def _embeddings(graph: Any, pixels: Tensor) -> FloatArray:
