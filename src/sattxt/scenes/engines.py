@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import time
@@ -174,7 +175,9 @@ def _run_on_ray(store: Store, jobs: Sequence[Job], on_error: OnError, *, progres
         for place in range(len(plan_job(job, store.settings)[1]))
     ]
     files = Folder(store.files.root.absolute()) if isinstance(store.files, Folder) else store.files
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="WARNING")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     data.DataContext.get_current().enable_progress_bars = progress
     cpus = int(ray.cluster_resources().get("CPU", 1))
     gpus = int(ray.cluster_resources().get("GPU", 0))
