@@ -1,6 +1,6 @@
 """Adds scenes to a store on Ray, on two CPUs, while an actor is killed in the middle.
 
-    python ray_store.py MODEL SCENES FOLDER
+python ray_store.py MODEL SCENES FOLDER
 """
 
 from __future__ import annotations
