@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, Full, Queue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,18 @@ _AHEAD = 8  # batches read before they are needed
 Batch = tuple[NDArray[np.int64], NDArray[np.uint8], FloatArray, "FloatArray | None"]
 
 
-def read_ahead(scene: Scene, chips: Chips, settings: StoreSettings) -> Generator[Batch, None, None]:
-    """A unit's chips in batches of ``BATCH``, read in a thread of their own, a few batches ahead."""
-    ready: Queue[Batch | Exception | None] = Queue(_AHEAD)
+def read_ahead(
+    scene: Scene, chips: Chips, settings: StoreSettings, prepare: Callable[[NDArray[np.uint8]], Any]
+) -> Generator[tuple[NDArray[np.int64], Any, FloatArray, FloatArray | None], None, None]:
+    """A unit's chips in batches of ``BATCH``, read in a thread of their own, a few batches ahead.
+
+    Args:
+        prepare: what the thread makes of the pixels (n, H, W, 3) of a batch, which stands in their place.
+    """
+    ready: Queue[Any] = Queue(_AHEAD)
     stopped = threading.Event()
 
-    def put(value: Batch | Exception | None) -> None:
+    def put(value: Any) -> None:
         while not stopped.is_set():
             with suppress(Full):
                 ready.put(value, timeout=0.1)
@@ -37,8 +44,8 @@ def read_ahead(scene: Scene, chips: Chips, settings: StoreSettings) -> Generator
 
     def read() -> None:
         try:
-            for batch in _batches(scene, chips, settings):
-                put(batch)
+            for indices, rgb, valid, cloud in _batches(scene, chips, settings):
+                put((indices, prepare(rgb), valid, cloud))
                 if stopped.is_set():
                     return
             put(None)

@@ -208,6 +208,9 @@ class Engine:
     def __init__(self, target: Target, model: SatTxt, bar: Any = None) -> None:
         self._target = target
         self._model = model
+        # Two threads of torch on a CPU would wait for one another; else the reader resizes too.
+        alone = model.backend == "torch" and model.device.type == "cpu"
+        self._prepare = (lambda rgb: rgb) if alone else model.vision.preprocess
         self._bar = bar
         self.rows = 0
         self.chips = 0
@@ -286,9 +289,9 @@ class Engine:
         kept: list[NDArray[np.int64]] = []
         shares: list[tuple[FloatArray, FloatArray | None]] = []
         vectors: list[FloatArray] = [np.zeros((0, settings.dimensions), np.float32)]
-        with closing(read_ahead(scene, chips, settings)) as batches:
-            for indices, rgb, valid, cloud in batches:
-                vectors.append(encode(self._model, rgb))
+        with closing(read_ahead(scene, chips, settings, self._prepare)) as batches:
+            for indices, pixels, valid, cloud in batches:
+                vectors.append(encode(self._model, pixels))
                 kept.append(indices)
                 shares.append((valid, cloud))
                 self._progress(len(indices))
@@ -321,14 +324,14 @@ class Engine:
         return write_part(table, embeddings, stored=settings.stored, unit=key, store=settings.key, emb=emb)
 
 
-def encode(model: SatTxt, rgb: NDArray[np.uint8]) -> FloatArray:
-    """(n, H, W, 3) uint8 chips to (n, D) float32 embeddings of length 1."""
+def encode(model: SatTxt, pixels: Any) -> FloatArray:
+    """(n, H, W, 3) uint8 chips, or their pixel values, to (n, D) float32 embeddings of length 1."""
     import torch
     import torch.nn.functional as F
 
     with torch.inference_mode():
-        vectors = model.vision.encode_pixels(model.vision.preprocess(rgb))
-        return F.normalize(vectors, dim=-1).cpu().numpy()
+        ready = pixels if torch.is_tensor(pixels) else model.vision.preprocess(pixels)
+        return F.normalize(model.vision.encode_pixels(ready), dim=-1).cpu().numpy()
 
 
 def crs_name(crs: Any) -> str:

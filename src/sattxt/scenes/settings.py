@@ -128,19 +128,22 @@ class StoreSettings:
     def check_model(self, model: SatTxt, where: str) -> None:
         """Raise :class:`StoreMismatchError` if ``model`` gives other vectors than those of the store at ``where``."""
         given = model_settings(model)
-        if given["fingerprint"] != self.fingerprint:
-            raise StoreMismatchError(
-                f"{where}: was made by {self.model} with fingerprint {self.fingerprint}, not {given['fingerprint']} "
-                f"({given['model']}); pip install sattxt=={self.package} adds to it and searches it by words; rows, "
-                "like= and export work without"
-            )
         differing = [
             f"{name} is {getattr(self, name)!r}, not {given[name]!r}"
             for name in ("precision", "backend")
             if given[name] != getattr(self, name)
         ]
         if differing:
-            raise StoreMismatchError(f"{where}: {'; '.join(differing)}; open the model with the store's own")
+            raise StoreMismatchError(
+                f"{where}: {'; '.join(differing)}; open the model with dtype={self.precision!r}, "
+                f"backend={self.backend!r}"
+            )
+        if given["fingerprint"] != self.fingerprint:
+            raise StoreMismatchError(
+                f"{where}: was made by {self.model} with fingerprint {self.fingerprint}, not {given['fingerprint']} "
+                f"({given['model']}); pip install sattxt=={self.package} adds to it and searches it by words; rows, "
+                "like= and export work without"
+            )
 
 
 class CreateOptions(TypedDict, total=False):
