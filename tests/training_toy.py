@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,10 @@ COLOURS = {"water": (20, 40, 160), "wood": (20, 90, 30), "sand": (210, 180, 130)
 
 
 class Toy(Run[AlignModel]):
-    """Three colours of noisy tiles, random frozen text vectors, a small MobileNet."""
+    """Three colours of noisy tiles, random frozen text vectors, a small MobileNet.
+
+    halves: the right half of a tile has the next colour, and a map tells so.
+    """
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class Toy(Run[AlignModel]):
         seed: int = 0,
         normalise: Normalise | None = None,
         counts: tuple[int, ...] = (18,),
+        halves: bool = False,
         **options: object,
     ) -> None:
         generator = torch.Generator().manual_seed(9)
@@ -41,6 +46,13 @@ class Toy(Run[AlignModel]):
             captions += [[f"caption {label} {i}" for i in range(3)]] * 20
         keys = [str(i) for i in labels]
         tiles = Tiles("toy", keys, torch.cat(images), torch.tensor(labels), tuple(COLOURS), captions)
+        if halves:
+            shown = tiles.take(torch.arange(60))
+            shown[..., 16:] = shown.roll(-20, dims=0)[..., 16:]
+            maps = torch.zeros(60, 3, 4, 4, dtype=torch.uint8)
+            for index, label in enumerate(labels):
+                maps[index, label, :, :2] = maps[index, (label + 1) % 3, :, 2:] = 255
+            tiles = replace(tiles, pixels=shown, maps=maps)
         book = PromptBook(
             PromptConfig(templates=("a photo of {}",)),
             [([[colour] for colour in COLOURS], captions, tiles.labels)],

@@ -14,7 +14,7 @@ from sattxt.training.augment import AugmentConfig, atmosphere, augment, random_g
 
 def test_augmentation_is_a_function_of_its_generator() -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    draws = [augment(images, 24, AugmentConfig(), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    draws = [augment(images, 24, AugmentConfig(), torch.Generator().manual_seed(s))[0] for s in (1, 1, 2)]
     assert draws[0].shape == (4, 3, 24, 24)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])

@@ -33,6 +33,7 @@ def joined(batches: list[AlignBatch]) -> AlignBatch:
         parts=[torch.cat([b.parts[which] for b in batches]) for which in range(len(first.parts))],
         images=by_set(lambda b: b.images),
         labels=[torch.cat([b.labels[which] for b in batches]) for which in range(len(first.parts))],
+        maps=[torch.cat([b.maps[which] for b in batches]) for which in range(len(first.parts))],
         classes=first.classes,
         rows=by_set(lambda b: b.rows),
         texts=by_set(lambda b: b.texts),

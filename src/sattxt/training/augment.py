@@ -101,7 +101,9 @@ def resize(images: Tensor, size: int) -> Tensor:
     return F.interpolate(floats, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 1)
 
 
-def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above but :func:`atmosphere` applied."""
+def augment(images: Tensor, size: int, config: AugmentConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(N, 3, H, W) uint8 to (N, 3, size, size) float in [0, 1], everything above but :func:`atmosphere` applied; and
+    the (N, 2, 3) maps that moved them.
+    """
     geometry = random_geometry(len(images), config, generator)
-    return radiometry(resample(images.to(torch.float32).div_(255), geometry, size), config, generator)
+    return radiometry(resample(images.to(torch.float32).div_(255), geometry, size), config, generator), geometry

@@ -24,8 +24,14 @@ from sattxt.errors import ImageError, InputError, near
 from sattxt.images.options import ImageOptions
 from sattxt.training.fields import draw_fields
 from sattxt.training.schema import Config, Count, Whole
+from sattxt.training.start import find_path
+from sattxt.training.teachers.dynamicworld import DynamicWorldSource, DynamicWorldTeacher
 from sattxt.training.tiles import Tiles
 
+#: Places a side of a teacher's map of land cover.
+_MAP_SIDE = 16
+#: Share of a tile's places that one land cover has where it is the tile's class.
+_PURE = 0.8
 #: How image files are to be read, see :class:`sattxt.images.options.ImageOptions`.
 _READING = ("stretch", "bands", "band_names", "value_range", "offset")
 
@@ -107,6 +113,7 @@ class TilesEntry(FilesEntry):
     """RGB tiles with classes, captions or both."""
 
     vocabulary: str | None = None  # of align.vocabulary: phrases for its classes; None: their names
+    teacher: DynamicWorldSource | None = None  # of kind s2: says which land cover lies where, and what the classes are
 
     def _open(self, root: Path, split: str) -> Tiles:
         samples, skipped = self._read(root, split)
@@ -124,7 +131,12 @@ class TilesEntry(FilesEntry):
             [list(sample.captions) for sample in samples.samples],
             skipped=skipped,
         )
-        return _describe_bands(tiles, samples, size) if self.kind == "s2" else self._hold(tiles, 3 * size**2)
+        if self.kind == "s2":
+            teacher = None if self.teacher is None else _open_teacher(self.teacher, root)
+            return _describe_bands(tiles, samples, size, teacher)
+        if self.teacher is not None:
+            raise InputError(f"teacher: needs multispectral tiles; pass kind: s2, not {self.kind}")
+        return self._hold(tiles, 3 * size**2)
 
 
 class PairsEntry(FilesEntry):
@@ -207,17 +219,34 @@ def _side(bands: Bands) -> int:
     return max(len(band) for band in bands.values())
 
 
-def _describe_bands(tiles: Tiles, samples: Samples, size: int) -> Tiles:
-    """RGB tiles in memory, with captions written from their bands."""
+def _open_teacher(source: DynamicWorldSource, root: Path) -> DynamicWorldTeacher:
+    return DynamicWorldTeacher.from_folder(find_path(source.path, root, "teacher.path"))
+
+
+def _describe_bands(tiles: Tiles, samples: Samples, size: int, teacher: DynamicWorldTeacher | None) -> Tiles:
+    """RGB tiles in memory, with captions written from their bands and, by a teacher, maps of land cover; its classes
+    are then the set's, and a tile that is nearly all of one is labelled so.
+    """
     written: dict[str, list[str]] = {}
+    maps: dict[str, torch.Tensor] = {}
 
     def decode(index: int) -> NDArray[np.uint8]:
         bands, key = cast("BandSamples", samples).bands(index), tiles.keys[index]
         written[key] = index_captions(bands)
+        if teacher is not None:
+            maps[key] = (255 * teacher.land_cover(bands, _MAP_SIDE)).round().byte()
         return _fit(picture(bands, key), size)
 
     held = replace(tiles, pixels=decode).in_memory()
-    return replace(held, captions=[written[key] for key in held.keys])
+    held = replace(held, captions=[written[key] for key in held.keys])
+    if teacher is None:
+        return held
+    told = torch.stack([maps[key] for key in held.keys])
+    shares = F.one_hot(told.argmax(dim=1), len(teacher.classes)).float().mean(dim=(1, 2))
+    largest, labels = shares.max(dim=1)
+    return replace(
+        held, maps=told, classes=teacher.classes, labels=torch.where(largest >= _PURE, labels, torch.tensor(-1))
+    )
 
 
 def _read_rgb(samples: Samples, size: int, index: int) -> NDArray[np.uint8]:

@@ -45,6 +45,7 @@ class Tiles:
     labels: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) int64 into ``classes``; -1: none (default)
     classes: tuple[str, ...] = ()
     captions: list[list[str]] = field(default_factory=list)  # the texts of each tile, possibly none
+    maps: Tensor = field(default_factory=lambda: torch.empty(0))  # (N, K, R, R) uint8: 255 times each class's share
     bands: tuple[str, ...] = ()  # names of the C bands, int16 reflectance x 10,000; (): RGB in 0-255
     skipped: list[tuple[str, str]] = field(default_factory=list)  # names of what could not be used, and why
 

@@ -197,3 +197,22 @@ def test_without_two_classes_or_captions_there_is_nothing_to_learn(tmp_path: Pat
     pooled = torch.zeros(len(book.prompts), 24)
     with pytest.raises(InputError, match="nothing to learn from"):
         AlignObjective(run.aligner.config, run.sets, (18,), book, pooled, to_pixels)
+
+
+def test_maps_of_land_cover_move_with_their_tiles(tmp_path: Path) -> None:
+    run = Toy(tmp_path, halves=True, augment=AugmentConfig(radiometry_probability=0, coarse_probability=0))
+    batch = run.aligner.draw(0)
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    told, shown = pool(batch.maps[0], 4), pool(batch.images, 4)
+    sure = told.amax(dim=1) > 0.95
+    assert float(sure.float().mean()) > 0.5
+    colours = to_pixels(torch.tensor(list(COLOURS.values())) / 255)
+    nearest = (shown[:, None] - colours[None, :, :, None, None]).square().sum(dim=2).argmin(dim=1)
+    assert torch.equal(told.argmax(dim=1)[sure], nearest[sure])
+
+
+def test_places_learn_what_lies_there(tmp_path: Path) -> None:
+    run = Toy(tmp_path, halves=True, seed=1, caption_weight=0.0)
+    run.train(EVERY_STEP)
+    by_place = losses(run, "place")
+    assert np.mean(by_place[-10:]) < np.mean(by_place[:10]) - 0.1

@@ -34,6 +34,7 @@ class AlignConfig(StepConfig):
     warmup: Whole = 200  # steps over which the learning rates rise
     clip_norm: Positive = 5.0  # largest norm of the gradient
     class_weight: NotNegative = 1.0  # of the class term in the loss; 0 leaves it out
+    place_weight: NotNegative = 1.0  # of the land-cover term, place by place, of sets with a teacher; 0 leaves it out
     caption_weight: NotNegative = 0.6  # of the caption term; 0 leaves it out
     keep_weight: NotNegative = 30.0  # of the mean squared distance that kept texts (keep_texts) have moved
     pool: Whole = 1024  # captions drawn as further negatives

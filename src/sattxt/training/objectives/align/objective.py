@@ -8,6 +8,7 @@ contrasted across all data sets (and all ranks), and class prompts, contrasted w
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from sattxt.errors import InputError
-from sattxt.training.augment import atmosphere, augment, resize
+from sattxt.segment import patch_scores
+from sattxt.training.augment import atmosphere, augment, resample, resize
 from sattxt.training.objectives.align.model import AlignConfig, AlignModel, add_noise, info_nce, positive_pairs
 from sattxt.training.objectives.base import Batch, Objective, StepLosses, generator
 from sattxt.training.prompts import PromptBook
@@ -29,6 +31,7 @@ from sattxt.training.records import checksum
 from sattxt.training.tiles import Tiles
 from sattxt.training.vectors import embed_once
 from sattxt.vision.device import resolve_dtype
+from sattxt.vision.tower import ImageTokens
 
 # What is drawn, the generator's key after the seed: what a step's ranks share, a rank's own, BatchNorm statistics,
 # views that are embedded once.
@@ -41,8 +44,9 @@ class AlignBatch(Batch):
     """A micro-batch of stage 2; N tiles, set after set.
 
     images: (N, 3, S, S) float32 pixel values; with ``image_views`` (N, D) float32 embeddings. labels: for each data set
-    (n,) int64 into its classes, or -1. classes: for each data set (K, hidden), one frozen text vector a class, the same
-    on every rank; no rows where it has no classes or they are not learnt from. rows: (N,) int64, each tile's own text
+    (n,) int64 into its classes, or -1. maps: for each data set with a teacher (n, K, R, R), what share of each place of
+    the images a class has; else no rows. classes: for each data set (K, hidden), one frozen text vector a class, the
+    same on every rank; no rows where it has none or they are not learnt from. rows: (N,) int64, each tile's own text
     (a caption, or a phrase of its class) in ``book``; -1: none. texts: (N, hidden), their vectors, zeros where there is
     none. image_group, text_group: (N,) int64, see ``PromptBook.draw``; -1: none. extra_rows: (E,), extra: (E, hidden),
     further captions, the same on every rank, which are negatives of tiles that they are not written of. noise_seed: of
@@ -51,6 +55,7 @@ class AlignBatch(Batch):
 
     images: Tensor
     labels: list[Tensor]
+    maps: list[Tensor]
     classes: list[Tensor]
     rows: Tensor
     texts: Tensor
@@ -113,7 +118,7 @@ class AlignObjective(Objective):
         classes = self._draw_classes(shared)
         pool = config.pool if len(self._captions) else 0
         extra = self._captions[torch.randint(max(1, len(self._captions)), (pool,), generator=shared)]
-        images, parts = self._draw_views(parts, step, own)
+        images, parts, geometry = self._draw_views(parts, step, own)
         drawn = self.book.draw(parts, own)
         noise_seed = int(torch.randint(2**62, (1,), generator=shared))
         held = torch.randperm(len(self._kept[0]), generator=shared)[:_KEPT]
@@ -125,6 +130,10 @@ class AlignObjective(Objective):
             parts=parts,
             images=images,
             labels=[s.labels[index] for s, index in zip(self.sets, parts, strict=True)],
+            maps=[
+                resample(s.maps[index].float() / 255, theta, s.maps.shape[-1]) if len(s.maps) else s.maps
+                for s, index, theta in zip(self.sets, parts, geometry, strict=True)
+            ],
             classes=classes,
             rows=rows,
             texts=torch.where(rows[:, None] >= 0, self.pooled[rows.clamp(min=0)], 0.0),
@@ -137,23 +146,26 @@ class AlignObjective(Objective):
             kept_at=self._kept[1][held],
         )
 
-    def _draw_views(self, parts: list[Tensor], step: int, own: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        """(N, 3, S, S) in [0, 1], of a side S that all ranks share, or (N, D) stored embeddings; and which tiles these
-        are: another where one could not be read.
+    def _draw_views(
+        self, parts: list[Tensor], step: int, own: torch.Generator
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """(N, 3, S, S) in [0, 1], of a side S that all ranks share, or (N, D) stored embeddings; which tiles these
+        are: another where one could not be read; and the (n, 2, 3) maps that moved them.
         """
         config, chosen = self.config, list(zip(self.sets, parts, strict=True))
         if not config.image_views:
             weights, shared = torch.tensor(config.size_weights), generator(config.seed, _SHARED, step, 0)
             size = config.sizes[int(torch.multinomial(weights, 1, generator=shared))]
             drawn = [augment(s.take(index), size, config.augment, own) for s, index in chosen]
-            return torch.cat(drawn), [s.actual(index) for s, index in chosen]
+            images, moved = zip(*drawn, strict=True)
+            return torch.cat(images), [s.actual(index) for s, index in chosen], list(moved)
         if not self._embedded:
             raise InputError("image_views: the tiles are not embedded yet; call prepare() before a batch is drawn")
         stored = []
         for (views, _), index in zip(self._embedded, parts, strict=True):
             stored.append(views[index, torch.randint(views.shape[1], (len(index),), generator=own)])
         actual = [tiles[index] for (_, tiles), index in zip(self._embedded, parts, strict=True)]
-        return torch.cat(stored), actual
+        return torch.cat(stored), actual, [torch.eye(2, 3).repeat(len(index), 1, 1) for index in parts]
 
     def _draw_classes(self, random: torch.Generator) -> list[Tensor]:
         """For each data set, (K, hidden): a text vector of each class, with ``text_mix`` between two of its texts."""
@@ -184,7 +196,7 @@ class AlignObjective(Objective):
                 images = resize(images, size)
             else:
                 random = generator(config.seed, _VIEWS, which, number, int(index[0]))
-                images = atmosphere(augment(images, size, augmented, random), augmented, random)
+                images = atmosphere(augment(images, size, augmented, random)[0], augmented, random)
             embedded = torch.cat([seen.embedding.float() for seen in vision.in_passes(self.pixels(images))])
             return F.normalize(embedded, dim=-1).cpu()
 
@@ -204,16 +216,20 @@ class AlignObjective(Objective):
     # -- losses ----------------------------------------------------------------------------------------------------
 
     def losses(self, model: AlignModel, batch: AlignBatch) -> StepLosses:
-        """``class``: softmax over a set's own classes. ``caption``: the contrast over all ranks' captioned tiles.
-        ``keep``: how far kept texts have moved.
+        """``class``: softmax over a set's own classes. ``place``: the same of patch tokens, where a teacher tells what
+        lies there. ``caption``: the contrast over all ranks' captioned tiles. ``keep``: how far kept texts have moved.
 
         ``scale`` is among the terms for the log; it is not minimised.
         """
         config, image, noise = self.config, batch.images, generator(batch.noise_seed)
+        weights, terms = {"class": config.class_weight, "caption": config.caption_weight}, {}
         if image.ndim == 4:
             with autocast(config.precision, image.device):
-                image = model.image(image)
-        weights, terms = {"class": config.class_weight, "caption": config.caption_weight}, {}
+                tokens = model.vision(image)
+            image = F.normalize(tokens.embedding.float(), dim=-1)
+            if config.place_weight > 0 and any(map(len, batch.maps)):
+                weights["place"] = config.place_weight
+                terms["place"] = self._place_loss(model, tokens, batch, noise)
         if config.class_weight > 0:
             terms["class"] = self._class_loss(model, image, batch, noise)
         if config.caption_weight > 0:
@@ -224,16 +240,32 @@ class AlignObjective(Objective):
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return StepLosses(total, {**terms, "scale": model.scale()[0]}, {})
 
+    def _place_loss(self, model: AlignModel, tokens: ImageTokens, batch: AlignBatch, noise: torch.Generator) -> Tensor:
+        """Cross-entropy of a teacher's shares at each place against the scores that segmentation gives the place."""
+        errors = []
+        starts = itertools.accumulate([0, *map(len, batch.parts)])
+        for start, maps, classes in zip(starts, batch.maps, batch.classes, strict=False):
+            if len(maps):
+                backbone, cls, patches = (part[start : start + len(maps)].float() for part in tokens[:3])
+                own = ImageTokens(backbone, cls, patches, tokens.grid)
+                scores = patch_scores(own, model.texts(add_noise(classes, self.config.text_noise, noise)))
+                errors.append(F.cross_entropy(model.scale() * scores, F.adaptive_avg_pool2d(maps, tokens.grid)))
+        return torch.stack(errors).mean()
+
     def _class_loss(self, model: AlignModel, image: Tensor, batch: AlignBatch, noise: torch.Generator) -> Tensor:
-        """Mean over labelled tiles; without any, 0 with every parameter in its graph, as data-parallel training needs
-        it.
+        """Mean over labelled tiles, and those whose shares of the classes a teacher tells; without any, 0 with every
+        parameter in its graph, as data-parallel training needs it.
         """
         errors = []
         images = torch.split(image, [len(part) for part in batch.parts])
-        for own, labels, classes in zip(images, batch.labels, batch.classes, strict=True):
+        for own, labels, maps, classes in zip(images, batch.labels, batch.maps, batch.classes, strict=True):
             texts, known = model.texts(add_noise(classes, self.config.text_noise, noise)), labels >= 0
-            logits = model.scale() * own[known] @ texts.T
-            errors.append(F.cross_entropy(logits, labels[known], reduction="none", label_smoothing=0.05))
+            logits = model.scale() * own @ texts.T
+            if len(maps):
+                errors.append(F.cross_entropy(logits, maps.mean(dim=(2, 3)), reduction="none"))
+            else:
+                smooth = F.cross_entropy(logits[known], labels[known], reduction="none", label_smoothing=0.05)
+                errors.append(smooth)
         found = torch.cat(errors)
         return found.sum() / max(1, len(found))
 
