@@ -172,7 +172,7 @@ def test_leaving_a_data_set_out_takes_everything_of_it() -> None:
     recipe = read_recipe("mini")
     left = leave_out(recipe, "eurosat")
     assert [e.name for e in left.align.sets] == [e.name for e in recipe.align.sets if e.name != "eurosat"]
-    assert set(left.align.vocabulary) == {"resisc45", "aid", "ucm"}
+    assert set(left.align.vocabulary) == {"resisc45", "aid", "ucm", "dynamicworld"}
     assert left.srd is not None
     assert [e.name for e in left.srd.pairs] == ["s2"]  # eurosat-ms shows the same ground
     assert [e.count for e in left.srd.pairs] == [40]
