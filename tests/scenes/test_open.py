@@ -97,7 +97,7 @@ def test_an_offset_that_no_metadata_tell_is_suspected(tmp_path: Path, caplog: py
 
 def test_single_band_files_are_one_scene_and_may_be_coarser(tmp_path: Path) -> None:
     folder = tmp_path / "20200604T054639_T43RCP"
-    for band, value in (("B2", 100), ("B3", 200), ("B4", 300)):
+    for band, value in (("B2", 100), ("B3", 200), ("B4", 300), ("B8A", 400)):
         write_raster(folder / f"{band}.tif", pixels=reflectance(value))
     write_raster(folder / "B11.tif", pixels=reflectance(500, 48), transform=Affine(20, 0, WEST, 0, -20, NORTH))
     (scene,) = open_scenes(folder)

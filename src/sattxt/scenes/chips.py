@@ -17,7 +17,8 @@ from sattxt.vision.embeddings import FloatArray
 
 ChipBatch = tuple[NDArray[np.int64], NDArray[np.uint8], FloatArray, FloatArray | None]
 
-_STRIP = 48 << 20  # bytes of values that are held at once
+_STRIP = 48 << 20  # bytes of values that are held at once; where blocks are high, up to four times as many
+_HIGHEST = 2048  # rows of blocks that are read whole
 _VALUE_BYTES = 16  # of a pixel: three values as float32, and its masks
 
 
@@ -38,9 +39,9 @@ def read_chips(
         SceneError: a file cannot be read, or its values cannot be understood without a guess.
     """
     scene.check_offset()
+    options = _settle_stretch(scene, stretch)
     if chips.warp is not None:
         scene = scene.warp(chips.warp.crs, chips.warp.transform, chips.warp.width, chips.warp.height)
-    options = _settle_stretch(scene, stretch)
     for strip in _strips(scene, chips):
         yield from _cut(scene, chips, strip, options, min_valid, max_cloud)
 
@@ -48,8 +49,7 @@ def read_chips(
 def _settle_stretch(scene: Scene, stretch: Any) -> ImageOptions:
     """Options that mean the same for every chip: a percentile stretch becomes a range."""
     if stretch == "percentile":
-        values, valid = scene.sample
-        seen = values[valid]
+        seen = scene.sample
         if not len(seen):
             return ImageOptions(stretch=(0.0, 255.0))  # no chip is kept
         low, high = (float(value) for value in np.percentile(seen, (2, 98)))
@@ -60,16 +60,19 @@ def _settle_stretch(scene: Scene, stretch: Any) -> ImageOptions:
 
 
 def _strips(scene: Scene, chips: Chips) -> Iterator[NDArray[np.int64]]:
-    """Chips whose first rows lie together, few enough for a strip to be held; it starts with a row of blocks."""
+    """Chips that lie together, few enough for what they cover to be held: of rows of blocks, or of a part of them."""
     if not len(chips):
         return
-    height = int(chips.pixel_bbox[0, 3] - chips.pixel_bbox[0, 1])
-    block = max(1, scene.block[0])
-    fitting = max(height, _STRIP // (_VALUE_BYTES * scene.width))
-    step = max(block, (fitting - height) // block * block) if block > 1 else max(1, fitting - height)
-    first = np.maximum(chips.pixel_bbox[:, 1], 0) // step
-    for number in np.unique(first):
-        yield np.flatnonzero(first == number)
+    side = int(chips.pixel_bbox[0, 3] - chips.pixel_bbox[0, 1])
+    block_rows, block_columns = scene.block
+    room = max(side, _STRIP // (_VALUE_BYTES * scene.width) - side)
+    down = room // block_rows * block_rows or min(block_rows, _HIGHEST)
+    most = max(2 * side, 4 * _STRIP // (_VALUE_BYTES * (down + side)))
+    along = scene.width if scene.width <= most else (most - side) // block_columns * block_columns or most - side
+    rows, columns = (np.maximum(chips.pixel_bbox[:, axis], 0) // step for axis, step in ((1, down), (0, along)))
+    number = rows * (scene.width // along + 1) + columns
+    order = np.argsort(number, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 
 
 def _cut(

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.errors import InputError, SceneError
-from sattxt.scenes.raster import Scene, rasterio_module
+from sattxt.scenes.handles import rasterio_module
+from sattxt.scenes.raster import METRES_A_DEGREE, Scene
 
 _EQUATOR_KM = 6378.137  # radius, as Major TOM has it
 _MERCATOR = 20037508.342789244  # half the width of the web map, in metres
 _OVERLAP = 0.5  # of a chip that lies in the scene, at least
 _HILBERT_BITS = 16
+_FARTHEST = 85.0  # degrees north or south, for which chips still narrow
 _DEEPEST = 24  # zoom
 
 
@@ -123,7 +125,7 @@ def _utm(scene: Scene, chip: int, stride: int, _: float) -> _Found:
     x = np.rint((columns * apart - west) / step).astype(int)
     y = np.rint((north - rows * apart) / step).astype(int) - chip
     keep_x, keep_y = _inside(x, chip, scene.width), _inside(y, chip, scene.height)
-    side = f"{chip * step:g}" if stride == chip else f"{chip * step:g}-{apart:g}"
+    side = f"{chip * step:.9g}" if stride == chip else f"{chip * step:.9g}-{apart:.9g}"
     name = f"{authority[1]}/{side}"
     found = [(i, j, a, b) for j, b in zip(rows[keep_y], y[keep_y], strict=True)
              for i, a in zip(columns[keep_x], x[keep_x], strict=True)]  # fmt: skip
@@ -139,43 +141,66 @@ def _majortom(scene: Scene, chip: int, stride: int, grid_km: float) -> _Found:
     """``433D_629L``: Major TOM's cell, whose chip lies in its middle; ``433D_629L_3_1``: row and column in the cell,
     from its south west.
     """
-    warp = rasterio_module().warp
-    side = scene.gsd * stride / 1000
-    parts = max(1, round(grid_km / side))
     west, south, east, north = _bounds(scene)
     height = 180 / math.ceil(math.pi * _EQUATOR_KM / grid_km)
     cells: list[str] = []
-    points: list[tuple[float, float]] = []
+    points = []
     for row in range(math.floor(south / height), math.floor(north / height) + 1):
-        around = 2 * math.pi * _EQUATOR_KM * math.cos(math.radians(row * height))
-        width = 360 / max(1, math.ceil(around / grid_km))
-        for column in range(math.floor(west / width), math.floor(east / width) + 1):
-            name = f"{abs(row)}{'U' if row >= 0 else 'D'}_{_column(column, width)}"
-            for down in range(parts):
-                for along in range(parts):
-                    latitude, longitude = (
-                        (row + (down + 0.5) / parts) * height,
-                        (column + (along + 0.5) / parts) * width,
-                    )
-                    cells.append(name if parts == 1 else f"{name}_{down}_{along}")
-                    points.append((longitude, latitude))
-    longitudes, latitudes = np.array(points).T
-    x, y = warp.transform("OGC:CRS84", scene.crs, (longitudes + 180) % 360 - 180, latitudes)
-    if scene.crs.is_geographic:  # as far east as the scene is, which may lie over the antimeridian
-        middle = scene.transform.c + scene.transform.a * scene.width / 2
-        x = middle + (np.asarray(x) - middle + 180) % 360 - 180
-    columns, rows = ~scene.transform * (np.asarray(x), np.asarray(y))
-    starts = np.rint(np.stack([columns, rows], axis=1) - chip / 2)
-    usable = np.asarray(np.isfinite(starts).all(axis=1))
-    starts = np.where(usable[:, None], starts, -2 * chip).astype(np.int64)
+        parts = _parts(scene, stride, grid_km, (row + 0.5) * height)
+        inside = (np.arange(parts) + 0.5) / parts
+        circle = 2 * math.pi * _EQUATOR_KM * math.cos(math.radians(row * height))
+        around = max(1, math.ceil(circle / grid_km))
+        width = 360 / around
+        columns = range(math.floor(west / width), math.floor(east / width) + 1)
+        for column in columns:
+            name = f"{abs(row)}{'U' if row >= 0 else 'D'}_{_column(column, around)}"
+            of_cell = [f"{name}_{down}_{along}" for down in range(parts) for along in range(parts)]
+            cells += of_cell if parts > 1 else [name]
+        latitudes = np.tile(np.repeat((row + inside) * height, parts), len(columns))
+        longitudes = (np.array(columns)[:, None] + np.tile(inside, parts)).ravel() * width
+        points.append(np.stack([longitudes, latitudes]))
+    longitudes, latitudes = np.concatenate(points, axis=1)
+    starts = _starts_around(scene, longitudes, latitudes, chip)
     keep = _inside(starts[:, 0], chip, scene.width) & _inside(starts[:, 1], chip, scene.height)
     return [cells[row] for row in np.flatnonzero(keep)], starts[keep], None
 
 
-def _column(column: int, width: float) -> str:
-    """A column's name, for one east of 180 degrees that of the same ground in the west."""
-    around = round(360 / width)
-    column = (column + around // 2) % around - around // 2
+def _parts(scene: Scene, stride: int, grid_km: float, latitude: float) -> int:
+    """Chips a side that fill a Major TOM cell; by its latitude where pixels are degrees, the same in every scene."""
+    metres = scene.gsd
+    if scene.crs.is_geographic:
+        shrunk = math.cos(math.radians(min(abs(latitude), _FARTHEST)))
+        metres = math.sqrt(abs(scene.transform.a * scene.transform.e) * shrunk) * METRES_A_DEGREE
+    side = metres * stride / 1000
+    if side > 2 * grid_km:
+        raise SceneError(
+            f"{scene.source}: a chip is {side:.0f} km wide, a cell of the grid {grid_km:g} km; pass "
+            f"grid_km={math.ceil(side)}, or grid='pixels'"
+        )
+    return max(1, round(grid_km / side))
+
+
+def _starts_around(
+    scene: Scene, longitudes: NDArray[np.float64], latitudes: NDArray[np.float64], chip: int
+) -> NDArray[np.int64]:
+    """(N, 2) first columns and rows of chips around places; far outside where the scene's CRS does not reach."""
+    x, y = rasterio_module().warp.transform("OGC:CRS84", scene.crs, (longitudes + 180) % 360 - 180, latitudes)
+    x, y = np.asarray(x), np.asarray(y)
+    if scene.crs.is_geographic:  # as far east as the scene is, which may lie over the antimeridian
+        middle = scene.transform.c + scene.transform.a * scene.width / 2
+        x = middle + (x - middle + 180) % 360 - 180
+    columns, rows = ~scene.transform * (x, y)
+    starts = np.rint(np.stack([columns, rows], axis=1) - chip / 2)
+    usable = np.asarray((np.abs(starts) < 2**31 - chip).all(axis=1))  # no NaN is
+    return np.where(usable[:, None], starts, -2 * chip).astype(np.int64)
+
+
+def _column(column: int, around: int) -> str:
+    """The name of a column of a row that has so many, counted on beyond 180 degrees or not."""
+    half = around // 2
+    column = (column + half) % around - half
+    if column == -half and around == 2 * half and half * (360 / around) - 180 < 0:
+        column = half  # of an even number, ESA's code rounds the one at 180 degrees to the east or to the west of it
     return f"{abs(column)}{'R' if column >= 0 else 'L'}"
 
 
@@ -227,7 +252,8 @@ def _locate(scene: Scene, boxes: NDArray[np.int32], warp: Warp | None) -> tuple[
     for points in (ring.reshape(-1, 2), middles):
         x, y = transform * (points[:, 0], points[:, 1])
         longitude, latitude = rasterio_module().warp.transform(crs, "OGC:CRS84", x, y)
-        places.append(np.stack([(np.asarray(longitude) + 180) % 360 - 180, latitude], axis=1))
+        around, up = (np.asarray(longitude) + 180) % 360 - 180, np.clip(latitude, -90, 90)
+        places.append(np.stack([around, up], axis=1))
     return places[0].reshape(-1, 5, 2), hilbert_place(places[1])
 
 

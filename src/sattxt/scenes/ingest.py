@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from sattxt.errors import DiskFullError, InputError, SatTxtError, SceneError, StoreError
 from sattxt.images.load import Failure
 from sattxt.io import first_line
+from sattxt.scenes.address import hide_credentials
 from sattxt.scenes.batches import read_ahead
 from sattxt.scenes.find import find_products
 from sattxt.scenes.grids import Chips, plan_chips
-from sattxt.scenes.open import SceneReading, hide_credentials, make_scene
+from sattxt.scenes.open import SceneReading, make_scene
 from sattxt.scenes.parts import build_table, read_facts, write_part
 from sattxt.scenes.products import Product
 from sattxt.scenes.raster import Scene

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from sattxt.errors import SceneError
 from sattxt.io import first_line
-from sattxt.scenes.raster import rasterio_module
+from sattxt.scenes.handles import rasterio_module
 
 _TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32", "uint32": "UInt32"}
 

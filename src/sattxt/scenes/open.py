@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
-import re
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from sattxt.errors import ImageError, InputError, SatTxtError, SceneError
 from sattxt.images.bands import canonical, is_sentinel2, is_sentinel2_product, pick_bands
+from sattxt.images.options import ImageOptions
 from sattxt.images.tiff import describe_dataset
 from sattxt.io import first_line
+from sattxt.scenes.address import hide_credentials, sign_files
 from sattxt.scenes.find import find_products
+from sattxt.scenes.handles import rasterio_module
 from sattxt.scenes.products import RGB, Product, find_moment, read_clouds
-from sattxt.scenes.raster import Band, Scene, measure_gsd, rasterio_module
+from sattxt.scenes.raster import Band, Scene, measure_gsd
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,17 @@ class SceneReading:
     item_id: str | None = None
 
     def __post_init__(self) -> None:
-        bounds = self.bounds
-        if bounds is not None and self.crs is None:
+        ImageOptions(bands=self.bands, offset=self.offset, stretch="sentinel2")
+        if self.bounds is None:
+            return
+        if self.crs is None:
             raise InputError("bounds= needs crs=, such as crs='EPSG:4326' for degrees")
-        if bounds is not None and (len(bounds) != 4 or not bounds[0] < bounds[2] or not bounds[1] < bounds[3]):
-            raise InputError(f"bounds={tuple(bounds)}: pass (west, south, east, north), west < east and south < north")
+        try:
+            west, south, east, north = (float(side) for side in self.bounds)
+        except (TypeError, ValueError):
+            west, south, east, north = (math.nan,) * 4
+        if not (west < east and south < north and all(map(math.isfinite, (west, south, east, north)))):
+            raise InputError(f"bounds={self.bounds!r}: pass (west, south, east, north), west < east and south < north")
 
     def check_one(self, found: int) -> None:
         """Refuse an ``item_id`` for several scenes."""
@@ -104,58 +110,60 @@ def make_scene(product: Product, reading: SceneReading) -> Scene:
             chosen = [(str(names[i] if names and names[i] else i + 1), Band(product.path, i + 1)) for i in places]
             sentinel2 = is_sentinel2(names) or is_sentinel2_product(page.tags, product.source)
             moment = product.start or find_moment(product.id, page.tags)
-            added = page.offset(places[0])
+            added = {canonical(name): page.offset(i) for (name, _), i in zip(chosen, places, strict=True)}
             product = replace(
                 product, sentinel2=product.sentinel2 or sentinel2, start=moment,
-                added=product.added or ({} if added is None else {"": added}),
+                added=product.added or {band: told for band, told in added.items() if told is not None},
             )  # fmt: skip
     except SatTxtError as error:
         raise SceneError(str(error)) if isinstance(error, ImageError) else error from None
     except Exception as error:  # GDAL's own errors have no public base class
-        raise SceneError(f"{where}: cannot be read as a raster ({first_line(error)})") from error
+        raise _unreadable(where, error) from error
     clouds = product.clouds
     if reading.mask is not None:
         clouds = read_clouds(os.fsdecode(reading.mask).replace("{id}", item))
-    offset = reading.offset
-    taken = 0.0
-    if offset == "auto" and facts.kind in "ui":
-        told = {product.added.get(canonical(name), product.added.get("", 0.0)) for name, _ in chosen}
-        if len(told) > 1:
-            raise SceneError(f"{where}: its bands have different offsets ({sorted(told)}); pass offset=")
-        taken = told.pop()
-    elif offset not in ("auto", None):
-        taken = float(offset)
-    crs, transform = facts.crs, facts.transform
-    if crs is None and reading.crs is not None:
-        crs = _parse_crs(reading.crs)
-        if reading.bounds is not None:
-            transform = rasterio.transform.from_bounds(*reading.bounds, facts.width, facts.height)
-    placed = _place_north_up(rasterio, crs, transform, facts.width, facts.height)
-    files = [*product.files, *([clouds.band.path] if clouds and reading.mask is not None else [])]
+    placed = _place(rasterio, facts, reading, where)
+    files = [*product.files, *facts.files, *([clouds.band.path] if clouds and reading.mask is not None else [])]
     scene = Scene(
         id=item,
         source=where,
         signature=sign_files(files),
         start=product.start,
         end=product.end,
-        crs=crs,
-        gsd=measure_gsd(crs, placed["transform"], placed["height"]),
         bands=tuple(name for name, _ in chosen),
         rgb=tuple(band for _, band in chosen),  # type: ignore[arg-type]
-        offset=taken,
+        offset=_find_offset(reading.offset, facts, product, [name for name, _ in chosen], where),
         sentinel2=product.sentinel2,
         nodata=0 if product.sentinel2 and facts.kind in "ui" and not facts.declares_nodata else None,
         clouds=clouds,
         block=facts.block,
+        overviews=facts.overviews,
+        gsd=measure_gsd(placed["crs"], placed["transform"], placed["height"]),
         **placed,
     )
     _check_files(rasterio, scene, facts)
     return scene
 
 
+def _unreadable(where: str, error: Exception) -> SceneError:
+    return SceneError(f"{where}: cannot be read as a raster ({hide_credentials(first_line(error))})")
+
+
+def _find_offset(wanted: Any, facts: _Facts, product: Product, names: Sequence[str], where: str) -> float:
+    """What is to be taken off the values of some bands."""
+    if wanted != "auto":
+        return float(wanted or 0)
+    if facts.kind not in "ui":
+        return 0.0
+    told = {product.added.get(canonical(name), product.added.get("", 0.0)) for name in names}
+    if len(told) > 1:
+        raise SceneError(f"{where}: its bands have different offsets ({sorted(told)}); pass offset=")
+    return told.pop()
+
+
 @dataclass(frozen=True)
 class _Facts:
-    """What the first file of a scene says."""
+    """What the first file of a scene says. files: what it is read from, on this machine."""
 
     crs: Any
     transform: Any
@@ -164,6 +172,8 @@ class _Facts:
     kind: str
     declares_nodata: bool
     block: tuple[int, int]
+    overviews: bool
+    files: tuple[str, ...]
 
     @classmethod
     def of(cls, file: Any) -> _Facts:
@@ -171,14 +181,25 @@ class _Facts:
 
         declares = any(flags != [MaskFlags.all_valid] for flags in file.mask_flag_enums)
         kind = str(file.dtypes[0]).lstrip("c")[0]
-        return cls(file.crs, file.transform, file.width, file.height, kind, declares, tuple(file.block_shapes[0]))
+        # What viewers note beside a file (.aux.xml) is none of the scene.
+        files = tuple(name for name in file.files if os.path.isfile(name) and not name.endswith(".aux.xml"))
+        on_earth = file.crs is not None and (file.crs.is_geographic or file.crs.is_projected)
+        return cls(
+            file.crs if on_earth else None, file.transform, file.width, file.height, kind, declares,
+            tuple(file.block_shapes[0]), bool(file.overviews(1)), files,
+        )  # fmt: skip
 
 
 def _choose_named(product: Product, wanted: Sequence[int | str] | None, where: str) -> list[tuple[str, Band]]:
     """Red, green and blue among named single bands."""
     names = list(product.bands)
     if wanted is None:
-        wanted = RGB if set(RGB) <= set(names) else ("red", "green", "blue")
+        wanted = RGB
+        if not product.known:
+            raise SceneError(
+                f"{where}: its bands are {', '.join(names)}, of which sensor is not said; pass bands=('B04', 'B03', "
+                "'B02') if they are Sentinel-2's"
+            )
     if any(not isinstance(band, str) for band in wanted):
         raise SceneError(f"{where}: its bands are files of their own; pass their names, such as {', '.join(names[:3])}")
     missing = [str(band) for band in wanted if canonical(str(band)) not in names]
@@ -188,26 +209,39 @@ def _choose_named(product: Product, wanted: Sequence[int | str] | None, where: s
     return found * 3 if len(found) == 1 else found
 
 
-def _place_north_up(rasterio: Any, crs: Any, transform: Any, width: int, height: int) -> dict[str, Any]:
-    """The scene's own pixels: turned north up, or resampled where the file lies askew."""
-    step = max(abs(transform.a), abs(transform.e), abs(transform.b), abs(transform.d))
-    size = {"width": width, "height": height}
+def _place(rasterio: Any, facts: _Facts, reading: SceneReading, where: str) -> dict[str, Any]:
+    """Where a scene lies: its own pixels turned north up, or resampled where its files lie askew."""
+    crs, at, size = facts.crs, facts.transform, {"width": facts.width, "height": facts.height}
+    if reading.crs is not None:
+        given = _parse_crs(reading.crs)
+        if crs is not None and (crs != given or reading.bounds is not None):
+            raise SceneError(
+                f"{where}: has a georeference of its own, in {crs.to_string()}; leave crs= and bounds= out"
+            )
+        if crs is None and reading.bounds is not None:
+            at = rasterio.transform.from_bounds(*reading.bounds, facts.width, facts.height)
+        elif crs is None and at.is_identity:
+            raise SceneError(f"{where}: does not say where it lies; pass bounds= with crs=")
+        crs = given
     if crs is None:
-        return {"transform": rasterio.Affine.identity(), **size}
-    if abs(transform.b) > 1e-9 * step or abs(transform.d) > 1e-9 * step:
-        bounds = rasterio.transform.array_bounds(height, width, transform)
-        moved, columns, rows = rasterio.warp.calculate_default_transform(crs, crs, width, height, *bounds)
-        corners = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
-        xs, ys = zip(*corners, strict=True)
-        side = (abs(transform.a * transform.e - transform.b * transform.d)) ** 0.5
+        return {"crs": None, "transform": rasterio.Affine.identity(), **size}
+    step = max(abs(at.a), abs(at.e), abs(at.b), abs(at.d))
+    if abs(at.b) > 1e-9 * step or abs(at.d) > 1e-9 * step:
+        corners = [(x, y) for x in (0, facts.width) for y in (0, facts.height)]
+        xs, ys = zip(*(at * corner for corner in corners), strict=True)
+        side = abs(at.a * at.e - at.b * at.d) ** 0.5
         columns, rows = (max(1, round((max(v) - min(v)) / side)) for v in (xs, ys))
-        moved = rasterio.Affine(side, 0, min(xs), 0, -side, max(ys))
-        return {"transform": moved, "width": columns, "height": rows, "rotated": True}
-    south_up, mirrored = transform.e > 0, transform.a < 0
-    x = transform.c + (transform.a * width if mirrored else 0)
-    y = transform.f + (transform.e * height if south_up else 0)
-    turned = rasterio.Affine(abs(transform.a), 0, x, 0, -abs(transform.e), y)
-    return {"transform": turned, "flip": (south_up, mirrored), **size}
+        turned = rasterio.Affine(side, 0, min(xs), 0, -side, max(ys))
+        placed = {"crs": crs, "transform": turned, "width": columns, "height": rows, "rotated": True}
+    else:
+        south_up, mirrored = at.e > 0, at.a < 0
+        x = at.c + (at.a * facts.width if mirrored else 0)
+        y = at.f + (at.e * facts.height if south_up else 0)
+        turned = rasterio.Affine(abs(at.a), 0, x, 0, -abs(at.e), y)
+        placed = {"crs": crs, "transform": turned, "flip": (south_up, mirrored), **size}
+    if facts.crs is None:
+        placed["given"] = crs, rasterio.transform.array_bounds(facts.height, facts.width, at)
+    return placed
 
 
 def _check_files(rasterio: Any, scene: Scene, facts: _Facts) -> None:
@@ -221,7 +255,9 @@ def _check_files(rasterio: Any, scene: Scene, facts: _Facts) -> None:
             with rasterio.open(path) as file:
                 other = _Facts.of(file)
         except Exception as error:  # GDAL's own errors have no public base class
-            raise SceneError(f"{hide_credentials(path)}: cannot be read as a raster ({first_line(error)})") from error
+            raise SceneError(
+                f"{hide_credentials(path)}: cannot be read as a raster ({hide_credentials(first_line(error))})"
+            ) from error
         ours, theirs = (
             rasterio.transform.array_bounds(each.height, each.width, each.transform) for each in (facts, other)
         )
@@ -241,36 +277,3 @@ def _parse_crs(crs: Any) -> Any:
         return CRS.from_user_input(crs)
     except Exception as error:  # GDAL's own errors have no public base class
         raise InputError(f"crs={crs!r}: is no CRS ({first_line(error)}); pass 'EPSG:32633', say") from error
-
-
-def hide_credentials(source: str) -> str:
-    """An address without user, password and signature."""
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def sign_files(files: Sequence[str]) -> str:
-    """16 hex digits that change with any of the files: of size and time of change, or what a server calls a version."""
-    lines = []
-    for name in dict.fromkeys(files):
-        if "://" in name:
-            lines.append(f"{hide_credentials(name)} {_remote_version(name)}")
-        else:
-            state = os.stat(re.sub(r"^/vsizip/(.*?\.zip)(/.*)?$", r"\1", name))
-            lines.append(f"{os.path.basename(name)} {state.st_size} {state.st_mtime_ns}")  # wherever it is moved to
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _remote_version(address: str) -> str:
-    """ETag, or else size and date, of an address; nothing where a server does not say."""
-    if not address.startswith(("http://", "https://")):
-        return ""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=30) as answer:
-            return str(
-                answer.headers.get("ETag") or [answer.headers.get(k) for k in ("Content-Length", "Last-Modified")]
-            )
-    except OSError as error:
-        raise SceneError(f"{hide_credentials(address)}: cannot be reached ({first_line(error)})") from error

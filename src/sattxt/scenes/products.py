@@ -17,7 +17,7 @@ SCL_CLOUDS = (3, 8, 9, 10)
 #: A file that tells of clouds, by its name's end.
 MASK_FILE = re.compile(r"(?:^|[_-])(SCL|cloud_?mask)(?:_\d0m)?$", re.IGNORECASE)
 _MOMENT = re.compile(r"(?<!\d)(\d{8}T\d{6})(?!\d)")
-_MOMENT_TAGS = ("datetime", "DATATAKE_1_DATATAKE_SENSING_START", "PRODUCT_START_TIME", "TIFFTAG_DATETIME")
+_MOMENT_TAGS = ("datetime", "DATATAKE_1_DATATAKE_SENSING_START", "PRODUCT_START_TIME")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Product:
     """An item: what a scene is made of.
 
     files: what its signature is made of. path: one raster with all bands; or ``bands``, each band by its name.
+    known: whether the bands' names tell red, green and blue: Landsat has a B4, B3 and B2 of other colours.
     added: what metadata say was added to reflectance x 10,000, by band or, under "", to all; empty: they do not say.
     """
 
@@ -33,6 +34,7 @@ class Product:
     files: tuple[str, ...]
     path: str | None = None
     bands: Mapping[str, Band] = field(default_factory=dict)
+    known: bool = True
     start: datetime | None = None
     end: datetime | None = None
     added: Mapping[str, float] = field(default_factory=dict)
@@ -47,7 +49,7 @@ def read_clouds(path: str) -> CloudMask:
 
 
 def find_moment(name: str, tags: Mapping[str, str]) -> datetime | None:
-    """When a scene was taken, by its tags or its name; in UTC."""
+    """When a scene was taken, by its tags or its name; in UTC. TIFF's own date is that of the file."""
     for key in _MOMENT_TAGS:
         if key in tags and (moment := parse_moment(tags[key])) is not None:
             return moment

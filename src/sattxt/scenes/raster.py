@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-import warnings
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -15,20 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import SceneError, import_extra
+from sattxt.errors import SceneError
 from sattxt.images.bands import log_once
 from sattxt.io import first_line
+from sattxt.scenes.address import hide_credentials, local_file
+from sattxt.scenes.handles import all_valid, close_files, open_file, palette, read_bands
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
 #: Times that a read is tried; a file that is not on this machine is given time to come back.
 _TRIES, _PAUSE = 3, 0.5
-_OPEN_FILES = 16  # kept open in each thread
 #: Reflectance x 10,000 that no scene has: below it the offset was taken off twice, above it not at all.
 _TOO_LOW, _TOO_HIGH = -200.0, 900.0
 _SAMPLE = 256  # side in pixels of what is looked at for that
-_METRES_A_DEGREE = 111_195.0  # of latitude, on a sphere
+_PIECES = 8  # a side, of a scene without overviews that is too large to be looked at whole
+METRES_A_DEGREE = 111_195.0  # of latitude, on a sphere
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,11 @@ class Scene:
     rgb: the bands themselves. flip: whether the files' rows run from the south, and columns from the east.
     rotated: the files lie askew and are resampled (bilinear). offset: taken off every value. sentinel2: values are
     certainly reflectance x 10,000. nodata: value without data where the files name none. clouds: where they are told.
+    given: CRS and (west, south, east, north) that files without a CRS were given. block: rows and columns that are
+    decoded together. overviews: whether the files hold smaller copies of themselves.
+
+    A pixel has data where each of its three bands has, or, where 0 means none, where any is not 0: black in one colour
+    alone is a colour.
     """
 
     id: str
@@ -78,7 +82,9 @@ class Scene:
     sentinel2: bool = False
     nodata: float | None = None
     clouds: CloudMask | None = None
-    block: tuple[int, int] = field(default=(256, 256))  # rows and columns that are decoded together
+    given: tuple[Any, tuple[float, float, float, float]] | None = None
+    block: tuple[int, int] = (256, 256)
+    overviews: bool = False
 
     def read(self, window: Any, size: tuple[int, int] | None = None) -> tuple[Pixels, Mask, Mask | None]:
         """Read a window.
@@ -96,7 +102,7 @@ class Scene:
         """
         failed: Exception | None = None
         for attempt in range(_TRIES):
-            if attempt and any("://" in band.path or band.path.startswith("/vsi") for band in self.rgb):
+            if attempt and any(local_file(band.path) is None for band in self.rgb):
                 time.sleep(_PAUSE * 2**attempt)
             try:
                 return self._read(window, size)
@@ -104,30 +110,33 @@ class Scene:
                 raise
             except Exception as error:  # GDAL's own errors have no public base class
                 failed = error
-                _close_files()
-        raise SceneError(
-            f"{self.source}: cannot be read ({first_line(failed or '')}); nothing of it was kept"
-        ) from failed
+                close_files()
+        reason = hide_credentials(first_line(failed or ""))
+        raise SceneError(f"{self.source}: cannot be read ({reason}); nothing of it was kept") from failed
 
     def _read(self, window: Any, size: tuple[int, int] | None) -> tuple[Pixels, Mask, Mask | None]:
         rows, columns = size or (int(window.height), int(window.width))
         values: Pixels = np.empty((rows, columns, 3), np.uint8)
-        valid = np.ones((rows, columns), bool)
-        paths = list(dict.fromkeys(band.path for band in self.rgb))
-        for path in paths:
+        seen = np.ones((rows, columns, 3), bool)
+        black_is_none = self.nodata == 0
+        for path in dict.fromkeys(band.path for band in self.rgb):
             places = [place for place, band in enumerate(self.rgb) if band.path == path]
             file, where = self._file(path), self._place(path, window)
             indexes = [self.rgb[place].index for place in places]
-            found = file.read(indexes, window=where, out_shape=(len(indexes), rows, columns), resampling=_bilinear())
-            if file.count == 1 and (table := _palette(file)) is not None:
+            table = palette(file)
+            shape = (len(indexes), rows, columns)
+            found = read_bands(file, indexes, where, shape)
+            if not all(all_valid(file, index) for index in indexes):
+                masks = file.read_masks(indexes, window=where, out_shape=shape)
+                seen[..., places] = (masks > 0).transpose(1, 2, 0)
+                black_is_none = black_is_none or file.nodata == 0
+            if table is not None:
                 found, places = table[found[0]].transpose(2, 0, 1), [0, 1, 2]
             values = values.astype(np.result_type(values, found), copy=False)
             values[..., places] = found.transpose(1, 2, 0)
-            if not all(_all_valid(file, index) for index in indexes):
-                masks = file.read_masks(indexes, window=where, out_shape=(len(indexes), rows, columns))
-                valid &= (masks > 0).all(axis=0)
         if self.nodata is not None:
-            valid &= (values != self.nodata).all(axis=-1)
+            seen &= values != self.nodata
+        valid = np.asarray((np.any if black_is_none and values.dtype.kind in "ui" else np.all)(seen, axis=-1))
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(axis=-1)
         if self.offset:
@@ -138,12 +147,12 @@ class Scene:
             told = self._file(band.path, nearest=True).read(
                 band.index, window=self._place(band.path, window), out_shape=(rows, columns)
             )
-            cloud = np.isin(told, kinds) if kinds else told != 0
+            cloud = np.asarray(np.isin(told, kinds) if kinds else told != 0)
         turn = slice(None, None, -1 if self.flip[0] else 1), slice(None, None, -1 if self.flip[1] else 1)
         return values[turn], valid[turn], None if cloud is None else cloud[turn]
 
     def _file(self, path: str, *, nearest: bool = False) -> Any:
-        return _open(path, self if self.rotated else None, nearest=nearest)
+        return open_file(self, path, nearest=nearest)
 
     def _place(self, path: str, window: Any) -> Any:
         """A window in a file's own rows and columns, which may be coarser."""
@@ -159,14 +168,27 @@ class Scene:
         return Window(column * x, row * y, width * x, height * y)
 
     @cached_property
-    def sample(self) -> tuple[Pixels, Mask]:
-        """(h, w, 3) float32 values of the whole scene, at most 256 pixels a side, and where there is data."""
+    def sample(self) -> Pixels:
+        """(N, 3) float32 values with data, from all over the scene: the same ones each time.
+
+        The scene at 256 pixels a side, where it is small or holds smaller copies of itself; else of 64 places, evenly
+        spread, at full size.
+        """
         from rasterio.windows import Window
 
-        scale = min(1.0, _SAMPLE / max(self.width, self.height))
-        size = max(1, round(self.height * scale)), max(1, round(self.width * scale))
-        values, valid, _ = self.read(Window(0, 0, self.width, self.height), size)
-        return values.astype(np.float32), valid
+        whole, side = Window(0, 0, self.width, self.height), _SAMPLE
+        if self.overviews or max(self.width, self.height) <= _PIECES * side:
+            scale = min(1.0, side / max(self.width, self.height))
+            size = max(1, round(self.height * scale)), max(1, round(self.width * scale))
+            pieces = [self.read(whole, size)]
+        else:
+            width, height = min(side, self.width), min(side // 4, self.height)
+            lefts, tops = (
+                np.linspace(0, length - part, _PIECES).astype(int)
+                for length, part in ((self.width, width), (self.height, height))
+            )
+            pieces = [self.read(Window(int(x), int(y), width, height)) for y in tops for x in np.unique(lefts)]
+        return np.concatenate([values[valid] for values, valid, _ in pieces]).astype(np.float32)
 
     def check_offset(self) -> None:
         """Look whether the offset that metadata told is there.
@@ -176,8 +198,7 @@ class Scene:
         """
         if not self.sentinel2:
             return
-        values, valid = self.sample
-        seen = values[valid]
+        seen = self.sample
         if not len(seen):
             return
         if self.offset and float(np.percentile(seen, 5, axis=0).min()) < _TOO_LOW:
@@ -193,8 +214,6 @@ class Scene:
 
     def warp(self, crs: Any, transform: Any, width: int, height: int) -> Scene:
         """The same scene resampled (bilinear) to other pixels."""
-        from dataclasses import replace
-
         return replace(
             self, crs=crs, transform=transform, width=width, height=height, flip=(False, False), rotated=True
         )
@@ -207,79 +226,5 @@ def measure_gsd(crs: Any, transform: Any, height: int) -> float:
     area = abs(transform.a * transform.e - transform.b * transform.d)
     if crs.is_geographic:
         _, latitude = transform * (0, height / 2)
-        return math.sqrt(area * math.cos(math.radians(latitude))) * _METRES_A_DEGREE
+        return math.sqrt(area * max(0.0, math.cos(math.radians(latitude)))) * METRES_A_DEGREE
     return math.sqrt(area) * float(crs.linear_units_factor[1])
-
-
-def rasterio_module() -> Any:
-    """rasterio, which scenes are read with."""
-    found = import_extra("rasterio", "geo", "rasterio", "scenes")
-    for part in ("vrt", "warp", "transform", "windows"):
-        import_extra(f"rasterio.{part}", "geo", "rasterio", "scenes")
-    from rasterio.errors import NotGeoreferencedWarning
-
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return found
-
-
-_files = threading.local()
-
-
-def _open(path: str, warped: Scene | None, *, nearest: bool) -> Any:
-    """A file's handle, one a thread; resampled to the pixels of ``warped``."""
-    handles: OrderedDict[Any, Any] = _files.__dict__.setdefault("handles", OrderedDict())
-    key: Any = path
-    if warped is not None:
-        key = (path, str(warped.crs), tuple(warped.transform), warped.width, warped.height, nearest)
-    if key not in handles:
-        rasterio = rasterio_module()
-        # A cache of GDAL's default size, 5 % of memory, would grow with every thread's files.
-        with rasterio.Env(GDAL_CACHEMAX=128, GDAL_HTTP_MAX_RETRY=3, GDAL_HTTP_RETRY_DELAY=1):
-            file = rasterio.open(path)
-            if warped is not None:
-                options = {} if file.nodata is not None or any(_is_alpha(file)) else {"add_alpha": True}
-                file = rasterio.vrt.WarpedVRT(
-                    file, crs=warped.crs, transform=warped.transform, width=warped.width, height=warped.height,
-                    resampling=rasterio.enums.Resampling.nearest if nearest else _bilinear(), **options,
-                )  # fmt: skip
-        handles[key] = file
-    handles.move_to_end(key)
-    while len(handles) > _OPEN_FILES:
-        handles.popitem(last=False)[1].close()
-    return handles[key]
-
-
-def _close_files() -> None:
-    handles = _files.__dict__.pop("handles", {})
-    for file in handles.values():
-        file.close()
-
-
-def _is_alpha(file: Any) -> list[bool]:
-    from rasterio.enums import ColorInterp
-
-    return [each == ColorInterp.alpha for each in file.colorinterp]
-
-
-def _all_valid(file: Any, index: int) -> bool:
-    from rasterio.enums import MaskFlags
-
-    return file.mask_flag_enums[index - 1] == [MaskFlags.all_valid]
-
-
-def _palette(file: Any) -> NDArray[np.uint8] | None:
-    """(256, 3) colours of a file's numbers."""
-    from rasterio.enums import ColorInterp
-
-    if file.colorinterp[0] != ColorInterp.palette:
-        return None
-    table = np.zeros((256, 3), np.uint8)
-    for number, colour in file.colormap(1).items():
-        table[number] = colour[:3]
-    return table
-
-
-def _bilinear() -> Any:
-    from rasterio.enums import Resampling
-
-    return Resampling.bilinear

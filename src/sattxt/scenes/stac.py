@@ -17,6 +17,15 @@ _SPECTRAL = (*(f"B{number:02d}" for number in range(1, 13)), "B8A")
 _SINCE_0400 = 1000.0
 
 
+def is_item(path: Path) -> bool:
+    """Whether a JSON file is a STAC item."""
+    try:
+        content = path.read_bytes()
+        return b'"stac_version"' in content and json.loads(content).get("type") == "Feature"
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
 def read_item(path: Path) -> Product:
     """The product of a STAC item with its assets at hand.
 
