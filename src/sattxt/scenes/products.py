@@ -49,12 +49,13 @@ def read_clouds(path: str) -> CloudMask:
 
 
 def find_moment(name: str, tags: Mapping[str, str]) -> datetime | None:
-    """When a scene was taken, by its tags or its name; in UTC. TIFF's own date is that of the file."""
-    for key in _MOMENT_TAGS:
-        if key in tags and (moment := parse_moment(tags[key])) is not None:
-            return moment
+    """When a scene was taken, in UTC: by its tags, else its name, else TIFF's own date, which may be the file's."""
     match = _MOMENT.search(name)
-    return parse_moment(match[1]) if match else None
+    told = [tags.get(key, "") for key in _MOMENT_TAGS]
+    for text in (*told, match[1] if match else "", tags.get("TIFFTAG_DATETIME", "")):
+        if (moment := parse_moment(text)) is not None:
+            return moment
+    return None
 
 
 def parse_moment(text: str) -> datetime | None:
