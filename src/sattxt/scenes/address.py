@@ -17,8 +17,15 @@ _ARCHIVE = re.compile(r"(.*?\.(?:zip|tar))(?:[/!].*)?$", re.IGNORECASE)
 _BUCKETS = ("s3://", "gs://", "az://", "abfs://", "abfss://", "adl://")
 
 
-def hide_credentials(text: str) -> str:
-    """A text without the users, passwords and signatures (all that follows "?") of addresses in it."""
+def hide_credentials(text: str, address: str = "") -> str:
+    """A text without the users, passwords and signatures (all that follows "?") of addresses in it.
+
+    Args:
+        address: that the text is about; it may call it by its last part.
+    """
+    _, mark, query = address.partition("?")
+    if query and "://" in address:
+        text = text.replace(mark + query, "")
     text = re.sub(r"(?<=://)[^/\s]*@", "", text)
     return re.sub(r"(://[^\s?]*)\?[^\s'\"]*", r"\1", text)
 

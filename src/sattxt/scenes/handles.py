@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sattxt.errors import import_extra
+from sattxt.errors import SatTxtError, import_extra
+from sattxt.scenes.address import local_file
 
 if TYPE_CHECKING:
     from sattxt.scenes.raster import Scene
 
+_Found = TypeVar("_Found")
+
 _OPEN_FILES = 16  # kept open in each thread
+_TRIES, _PAUSE = 3, 0.5
 
 
 def rasterio_module() -> Any:
@@ -27,6 +33,21 @@ def rasterio_module() -> Any:
 
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     return found
+
+
+def try_often(work: Callable[[], _Found], paths: Iterable[str]) -> _Found:
+    """What reading files gives; tried three times, after a pause where a file is not on this machine."""
+    away = any(local_file(path) is None for path in paths)
+    for attempt in range(1, _TRIES):
+        try:
+            return work()
+        except (SatTxtError, MemoryError):
+            raise
+        except Exception:  # GDAL's own errors have no public base class
+            close_files()
+            if away:
+                time.sleep(_PAUSE * 2**attempt)
+    return work()
 
 
 _files = threading.local()

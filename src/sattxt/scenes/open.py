@@ -11,11 +11,11 @@ from typing import Any, Literal
 from sattxt.errors import ImageError, InputError, SatTxtError, SceneError
 from sattxt.images.bands import canonical, is_sentinel2, is_sentinel2_product, pick_bands
 from sattxt.images.options import ImageOptions
-from sattxt.images.tiff import describe_dataset
+from sattxt.images.tiff import Page, describe_dataset
 from sattxt.io import first_line
-from sattxt.scenes.address import hide_credentials, sign_files
+from sattxt.scenes.address import hide_credentials, local_file, sign_files
 from sattxt.scenes.find import find_products
-from sattxt.scenes.handles import rasterio_module
+from sattxt.scenes.handles import rasterio_module, try_often
 from sattxt.scenes.products import RGB, Product, find_moment, read_clouds
 from sattxt.scenes.raster import Band, Scene, measure_gsd
 
@@ -98,11 +98,9 @@ def make_scene(product: Product, reading: SceneReading) -> Scene:
     try:
         if product.path is None:
             chosen = _choose_named(product, reading.bands, where)
-            with rasterio.open(chosen[0][1].path) as file:
-                facts = _Facts.of(file)
+            facts = _look(rasterio, chosen[0][1].path)[0]
         else:
-            with rasterio.open(product.path) as file:
-                page, facts = describe_dataset(file, product.source), _Facts.of(file)
+            facts, page = _look(rasterio, product.path, product.source)
             names = page.names or page.colours
             places = pick_bands(
                 reading.bands, len(page.descriptions), names, where=where, declared_rgb=page.colours is not None
@@ -118,7 +116,7 @@ def make_scene(product: Product, reading: SceneReading) -> Scene:
     except SatTxtError as error:
         raise SceneError(str(error)) if isinstance(error, ImageError) else error from None
     except Exception as error:  # GDAL's own errors have no public base class
-        raise _unreadable(where, error) from error
+        raise _unreadable(where, product.path or chosen[0][1].path, error) from error
     clouds = product.clouds
     if reading.mask is not None:
         clouds = read_clouds(os.fsdecode(reading.mask).replace("{id}", item))
@@ -145,8 +143,18 @@ def make_scene(product: Product, reading: SceneReading) -> Scene:
     return scene
 
 
-def _unreadable(where: str, error: Exception) -> SceneError:
-    return SceneError(f"{where}: cannot be read as a raster ({hide_credentials(first_line(error))})")
+def _look(rasterio: Any, path: str, source: str = "") -> tuple[_Facts, Page]:
+    """What a file says of itself and of its bands; ``source``: what it is called."""
+
+    def look() -> tuple[_Facts, Page]:
+        with rasterio.open(path) as file:
+            return _Facts.of(file), describe_dataset(file, source)
+
+    return try_often(look, [path])
+
+
+def _unreadable(where: str, path: str, error: Exception) -> SceneError:
+    return SceneError(f"{where}: cannot be read as a raster ({hide_credentials(first_line(error), path)})")
 
 
 def _find_offset(wanted: Any, facts: _Facts, product: Product, names: Sequence[str], where: str) -> float:
@@ -182,7 +190,8 @@ class _Facts:
         declares = any(flags != [MaskFlags.all_valid] for flags in file.mask_flag_enums)
         kind = str(file.dtypes[0]).lstrip("c")[0]
         # What viewers note beside a file (.aux.xml) is none of the scene.
-        files = tuple(name for name in file.files if os.path.isfile(name) and not name.endswith(".aux.xml"))
+        listed = [] if local_file(file.name) is None else file.files
+        files = tuple(name for name in listed if os.path.isfile(name) and not name.endswith(".aux.xml"))
         on_earth = file.crs is not None and (file.crs.is_geographic or file.crs.is_projected)
         return cls(
             file.crs if on_earth else None, file.transform, file.width, file.height, kind, declares,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -15,14 +14,12 @@ from numpy.typing import NDArray
 from sattxt.errors import SceneError
 from sattxt.images.bands import log_once
 from sattxt.io import first_line
-from sattxt.scenes.address import hide_credentials, local_file
-from sattxt.scenes.handles import all_valid, close_files, open_file, palette, read_bands
+from sattxt.scenes.address import hide_credentials
+from sattxt.scenes.handles import all_valid, close_files, open_file, palette, read_bands, try_often
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
-#: Times that a read is tried; a file that is not on this machine is given time to come back.
-_TRIES, _PAUSE = 3, 0.5
 #: Reflectance x 10,000 that no scene has: below it the offset was taken off twice, above it not at all.
 _TOO_LOW, _TOO_HIGH = -200.0, 900.0
 _SAMPLE = 256  # side in pixels of what is looked at for that
@@ -100,19 +97,17 @@ class Scene:
         Raises:
             SceneError: a file cannot be read, after three tries. It is never taken for missing data.
         """
-        failed: Exception | None = None
-        for attempt in range(_TRIES):
-            if attempt and any(local_file(band.path) is None for band in self.rgb):
-                time.sleep(_PAUSE * 2**attempt)
-            try:
-                return self._read(window, size)
-            except (SceneError, MemoryError):
-                raise
-            except Exception as error:  # GDAL's own errors have no public base class
-                failed = error
-                close_files()
-        reason = hide_credentials(first_line(failed or ""))
-        raise SceneError(f"{self.source}: cannot be read ({reason}); nothing of it was kept") from failed
+        paths = dict.fromkeys(band.path for band in (*self.rgb, *([self.clouds.band] if self.clouds else [])))
+        try:
+            return try_often(lambda: self._read(window, size), paths)
+        except (SceneError, MemoryError):
+            raise
+        except Exception as error:  # GDAL's own errors have no public base class
+            close_files()
+            reason = first_line(error)
+            for path in paths:
+                reason = hide_credentials(reason, path)
+            raise SceneError(f"{self.source}: cannot be read ({reason}); nothing of it was kept") from error
 
     def _read(self, window: Any, size: tuple[int, int] | None) -> tuple[Pixels, Mask, Mask | None]:
         rows, columns = size or (int(window.height), int(window.width))
