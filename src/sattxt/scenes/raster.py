@@ -16,6 +16,7 @@ from sattxt.images.bands import log_once
 from sattxt.io import first_line
 from sattxt.scenes.address import hide_credentials
 from sattxt.scenes.handles import all_valid, close_files, open_file, palette, read_bands, try_often
+from sattxt.scenes.handles import rasterio_module as rasterio_module  # which others take from here
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
