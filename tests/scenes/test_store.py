@@ -13,6 +13,7 @@ import geopandas
 import geoparquet_validator
 import numpy as np
 import pytest
+from s3_standin import S3StandIn
 from store_files import add_item, all_rows, make_store, squares, unit_vectors, write_scene
 
 from sattxt import SatTxt
@@ -371,3 +372,30 @@ def test_a_wide_store_reads_only_the_items_it_needs(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(type(store.files), "open", lambda self, name: opened.append(name) or read(self, name))
     assert sum(table.num_rows for table, _ in store.rows(["id"], bbox=(39, -90, 46, 90))) == 10
     assert len(opened) == 1
+
+
+def test_a_store_in_s3(tmp_path: Path, scenes: list[str], model: SatTxt, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = Store.create(tmp_path / "local", model, chip=CHIP)
+    local.add(scenes)
+    with S3StandIn() as cloud:
+        settings = {"ENDPOINT": cloud.url, "ALLOW_HTTP": "true", "REGION": "here", "ACCESS_KEY_ID": "a"}
+        for name, value in {**settings, "SECRET_ACCESS_KEY": "b"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        store = Store.create("s3://bucket/places", model, chip=CHIP)
+        store.add(scenes[:2])
+        parts = {key: content for key, content in cloud.objects.items() if "/parts/" in key}
+        cloud.failing.update({"PUT": 1, "GET": 1})  # a server that is busy is asked again
+        assert store.add(scenes).done == 2
+        assert all(cloud.objects[key] is content for key, content in parts.items())
+        assert all_rows(store) == all_rows(local)
+        opened = Store.open("s3://bucket/places", model)
+        assert opened.search("river", k=5).to_rows() == local.search("river", k=5).to_rows()
+        assert "s3://bucket/places" in repr(opened)
+        del cloud.objects["/bucket/places/items/s0.json"]
+        assert opened.add(scenes).done == 2  # the part is there, and stays
+        assert all_rows(opened) == all_rows(local)
+        key = next(key for key in cloud.objects if "/parts/s1/" in key)
+        cloud.objects[key] = cloud.objects[key][:-50]
+        assert len(opened.check().damaged) == 1
+        assert opened.add(scenes).done == 2
+        assert opened.check().damaged == []

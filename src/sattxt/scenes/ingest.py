@@ -282,7 +282,8 @@ class Engine:
         record = ItemRecord(scene.id, scene.source, job.signature, start, end, bounds, tuple(parts))
         content = write_item(record, self._target.settings, chips.corners, _gsd(scene))
         files.write(f"items/{file_name(scene.id)}.json", content)
-        files.remove(f"failed/{file_name(scene.id)}.json")
+        if job.redo:
+            files.remove(f"failed/{file_name(scene.id)}.json")
 
     def _embed(self, job: Job, chips: Chips, key: str, interrupted: threading.Event) -> bytes:
         """A unit's part."""
