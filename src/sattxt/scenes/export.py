@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 from sattxt.errors import InputError, import_extra
 from sattxt.io import atomic_write, write_directory
 from sattxt.scenes.filters import Filter
-from sattxt.scenes.parts import write_part
+from sattxt.scenes.parts import read_part, write_part
 from sattxt.scenes.records import PARQUET, emb_fields, write_collection
 from sattxt.scenes.scan import read_blocks
 from sattxt.vision.embeddings import FloatArray
@@ -36,11 +35,14 @@ def export_store(store: Store, out: Path, *, names: Names, overwrite: bool, prog
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise InputError(f"{out}: is there already; pass another folder, or overwrite=True")
     items = store.items
-    places = [
-        table["hilbert"].to_numpy()
-        for table, _ in read_blocks(store.files, items, Filter(), ["hilbert"], embeddings=False)
-    ]
-    curve = np.sort(np.concatenate(places)) if places else np.zeros(0, np.int64)
+    places = {
+        part.unit: read_part(store.files.open(part.name), ["hilbert"], embeddings=False)[0]["hilbert"].to_numpy()
+        for item in items
+        for part in item.parts
+        if part.rows
+    }
+    curve = np.sort(np.concatenate([np.zeros(0, np.int64), *places.values()]))
+    spans = {unit: (int(found.min()), int(found.max())) for unit, found in places.items()}
     width = store.settings.dimensions * (1 if store.settings.stored == "int8" else 2)
     rows = max(1, FILE_BYTES // width)
     starts = [int(curve[0]), *sorted({int(p) for p in curve[rows::rows]} - {int(curve[0])})] if len(curve) else []
@@ -49,8 +51,9 @@ def export_store(store: Store, out: Path, *, names: Names, overwrite: bool, prog
         write_directory(out) as folder,
         tqdm(total=len(curve), unit=" rows", disable=None if progress else True, leave=False) as bar,
     ):
-        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], None], strict=True)):
-            table, vectors = _stretch(store, start, stop)
+        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], 2**62], strict=True)):
+            units = {unit for unit, (first, last) in spans.items() if first < stop and last >= start}
+            table, vectors = _stretch(store, units, start, stop)
             name = f"embeddings-{number:05}.parquet"
             _write(store, table, vectors, folder / name, names)
             written.append(out / name)
@@ -69,23 +72,19 @@ def export_store(store: Store, out: Path, *, names: Names, overwrite: bool, prog
     return [*written, out / "collection.json", out / "model.json"]
 
 
-def _stretch(store: Store, start: int, stop: int | None) -> tuple[Any, FloatArray]:
+def _stretch(store: Store, units: set[str], start: int, stop: int) -> tuple[Any, FloatArray]:
     """The rows of a stretch of the curve, in order of place and then of id."""
     arrow = import_extra("pyarrow", "geo", "pyarrow", "a store")
     tables, vectors = [], []
-    for table, embeddings in _blocks(store):
+    for table, embeddings in read_blocks(store.files, store.items, Filter(), units=units):
         place = table["hilbert"].to_numpy()
-        rows = np.flatnonzero((place >= start) & (place < (2**62 if stop is None else stop)))
+        rows = np.flatnonzero((place >= start) & (place < stop))
         if len(rows):
             tables.append(table.take(rows))
             vectors.append(embeddings[rows])
     whole = arrow.concat_tables(tables)
     order = np.lexsort((whole["id"].to_numpy(), whole["hilbert"].to_numpy()))
     return whole.take(order), np.concatenate(vectors)[order]
-
-
-def _blocks(store: Store) -> Iterator[tuple[Any, FloatArray]]:
-    return read_blocks(store.files, store.items, Filter())
 
 
 def _write(store: Store, table: Any, vectors: FloatArray, path: Path, names: Names) -> None:
