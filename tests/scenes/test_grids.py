@@ -120,3 +120,67 @@ def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
         plan_chips(scene, "pixels", 256, 256)
     with pytest.raises(InputError, match="grid='h3'"):
         plan_chips(scene, "h3", 64, 64)
+
+
+@pytest.mark.parametrize(("latitude", "west", "cell"), [(37.16, 180.2, "41U_161R"), (37.16, -179.9, "41U_161R")])
+def test_the_cell_at_180_degrees_has_the_name_that_esas_code_rounds_to(
+    latitude: float, west: float, cell: str, tmp_path: Path
+) -> None:
+    # Row 41 has 322 columns. ESA's Grid(100) lays the one at 180 degrees a rounding error to the west of it.
+    lattice = np.sort(np.mod(np.linspace(-180, 180, 323)[:-1], 360) - 180)
+    assert lattice[-1] > 179.99
+    step = 100 / 111.2 / 64
+    at = Affine(step, 0, west - 20 * step, 0, -step, latitude + 50 * step)
+    (scene,) = open_scenes(write_raster(tmp_path / "s.tif", 200, 100, crs="EPSG:4326", transform=at))
+    assert cell in plan_chips(scene, "majortom", 64, 64, grid_km=100).cell
+
+
+@settings(max_examples=25, deadline=None)
+@given(latitude=st.floats(-75, 75), longitude=st.floats(-179, 178), grid_km=st.sampled_from([5, 10, 25]))
+def test_major_toms_cells_are_those_of_the_earth_genome_package(
+    latitude: float, longitude: float, grid_km: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shapely, majortom_eg = pytest.importorskip("shapely"), pytest.importorskip("majortom_eg")
+    step = grid_km / 111.2 / 32
+    at = Affine(step, 0, longitude, 0, -step, latitude + 48 * step)
+    path = write_raster(tmp_path_factory.mktemp("m") / "s.tif", 96, 96, crs="EPSG:4326", transform=at)
+    chips = plan_chips(open_scenes(path)[0], "majortom", 32, 32, grid_km=grid_km)
+    theirs = majortom_eg.MajorTomGrid(grid_km * 1000, overlap=False)
+    found = 0
+    for cell, ring in zip(chips.cell, chips.corners, strict=True):
+        if cell.count("_") > 1 or abs(ring[:4, 0].mean()) > 179:
+            continue
+        x, y = ring[:4].mean(axis=0)
+        (box,) = {
+            each.geom.bounds
+            for each in theirs.generate_grid_cells(shapely.box(x, y, x + 1e-9, y + 1e-9))
+            if each.geom.buffer(-step).contains(shapely.Point(x, y))
+        }
+        assert np.allclose([x, y], [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], atol=0.51 * step)
+        row, column = (int(part[:-1]) * (-1 if part[-1] in "DL" else 1) for part in cell.split("_"))
+        assert np.allclose([box[0], box[1]], [column * (box[2] - box[0]), row * (box[3] - box[1])], atol=1e-9)
+        found += 1
+    assert found or chips.cell
+
+
+def test_scenes_in_degrees_share_their_cells_whatever_they_cover(tmp_path: Path) -> None:
+    step = 9e-5
+    cells = []
+    for name, rows in (("a", 600), ("b", 3000)):
+        at = Affine(step, 0, 20.0, 0, -step, 48.0)
+        (scene,) = open_scenes(write_raster(tmp_path / f"{name}.tif", 300, rows, crs="EPSG:4326", transform=at))
+        chips = plan_chips(scene, "majortom", 64, 64)
+        cells.append({c: tuple(box) for c, box in zip(chips.cell, chips.pixel_bbox.tolist(), strict=True)})
+    small, large = cells
+    assert len(small) > 20
+    assert all(large[cell] == box for cell, box in small.items() if box[3] <= 600)
+
+
+def test_cells_that_are_finer_than_a_chip_are_refused_and_latitudes_end_at_the_poles(tmp_path: Path) -> None:
+    at = Affine(1.0, 0, -180, 0, -1.0, 90)
+    (world,) = open_scenes(write_raster(tmp_path / "w.tif", 360, 180, crs="EPSG:4326", transform=at))
+    with pytest.raises(SceneError, match="km wide, a cell of the grid 10 km; pass grid_km="):
+        plan_chips(world, "utm", 30, 30)
+    chips = plan_chips(world, "majortom", 30, 30, grid_km=3000)
+    assert (chips.pixel_bbox < 0).any()
+    assert np.abs(chips.corners[..., 1]).max() <= 90

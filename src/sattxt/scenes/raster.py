@@ -180,10 +180,10 @@ class Scene:
         else:
             width, height = min(side, self.width), min(side // 4, self.height)
             lefts, tops = (
-                np.linspace(0, length - part, _PIECES).astype(int)
+                np.linspace(0, length - part, min(_PIECES, length // part)).astype(int)
                 for length, part in ((self.width, width), (self.height, height))
             )
-            pieces = [self.read(Window(int(x), int(y), width, height)) for y in tops for x in np.unique(lefts)]
+            pieces = [self.read(Window(int(x), int(y), width, height)) for y in tops for x in lefts]
         return np.concatenate([values[valid] for values, valid, _ in pieces]).astype(np.float32)
 
     def check_offset(self) -> None:
