@@ -19,11 +19,13 @@ from sattxt.images.read import to_rgb
 
 if TYPE_CHECKING:
     from sattxt.classify.results import ZeroShotBatch, ZeroShotResult
+    from sattxt.vision.embeddings import FloatArray
 
 Colour = tuple[int, int, int]
 
 _ROW = 24  # height of a label in the legend, pixels
 _THUMBNAIL = 64  # side of the largest, pixels
+_LONGEST = 2048  # side of a map's picture, pixels
 _SHOWN = 20  # results of a batch that a notebook shows
 #: The colour of what a label's last word that is known names.
 _MEANINGS: tuple[tuple[Colour, str], ...] = (
@@ -211,3 +213,45 @@ def plot_map(picture: Image.Image, legend: Mapping[str, Colour], shares: Mapping
         found.plot([], [], "s", color=colour, label=f"{name}  {100 * shares[name]:.0f} %")
     found.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return found
+
+
+#: Colours of probabilities: share, colour and opacity in 0-255. What is improbable lets through what lies below.
+RAMP: tuple[tuple[float, Colour, int], ...] = (
+    (0.0, (13, 8, 60), 0),
+    (0.25, (90, 20, 110), 90),
+    (0.5, (187, 55, 84), 190),
+    (0.75, (249, 142, 9), 230),
+    (1.0, (252, 240, 120), 255),
+)
+
+
+def ramp_colours(probs: FloatArray) -> Image.Image:
+    """(H, W) probabilities as a picture over white; grey where they are NaN."""
+    shares, colours, alphas = zip(*RAMP, strict=True)
+    alpha = np.interp(probs, shares, alphas)[..., None] / 255
+    rgb = np.stack([np.interp(probs, shares, channel) for channel in zip(*colours, strict=True)], axis=-1)
+    rgb = np.where(np.isnan(probs)[..., None], 200, alpha * rgb + (1 - alpha) * 255)
+    return Image.fromarray(rgb.round().astype(np.uint8))
+
+
+def draw_scale(picture: Image.Image, title: str) -> Image.Image:
+    """``picture`` under its title, with the scale of :func:`ramp_colours` beside it; brought to a size to look at."""
+    from PIL import ImageDraw, ImageFont
+
+    short, long = sorted(picture.size)
+    factor = max(1, min(-(-384 // short), _LONGEST // long))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
+    font, top = ImageFont.load_default(size=15), _ROW + 18
+    tall = max(picture.height - 20, 100)
+    width = max(picture.width, round(font.getlength(title)))
+    canvas = Image.new("RGB", (width + 90, top + tall + 12), "white")
+    canvas.paste(picture, (0, _ROW + 8))
+    left = width + 14
+    canvas.paste(ramp_colours(np.linspace(1, 0, tall, dtype=np.float32)[:, None]).resize((18, tall)), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((left, top, left + 18, top + tall), outline="black")
+    draw.text((6, 8), title, fill="black", font=font)
+    for share in (0.0, 0.5, 1.0):
+        draw.text((left + 26, top + (1 - share) * (tall - 1) - 9), f"{share:g}", fill="black", font=font)
+    return canvas

@@ -193,10 +193,15 @@ def choose_window(config: ImageConfig, gsd: float | None) -> int | None:
 
 def patch_scores(tokens: ImageTokens, weights: Tensor) -> Tensor:
     """(N, K, rows, columns) cosine of every patch with (K, 2 D) unit text embeddings."""
-    cls = (CLS_WEIGHT * tokens.cls).unsqueeze(1).expand_as(tokens.patches)
-    local = F.normalize(torch.cat([cls, tokens.patches], dim=-1), dim=-1)
+    local = patch_embeddings(tokens)
     scores = local @ weights.to(local).T
     return scores.transpose(1, 2).reshape(len(scores), len(weights), *tokens.grid)
+
+
+def patch_embeddings(tokens: ImageTokens) -> Tensor:
+    """(N, P, 2 D) of length 1: the embedding that each image would have if all of it looked like one patch."""
+    cls = (CLS_WEIGHT * tokens.cls).unsqueeze(1).expand_as(tokens.patches)
+    return F.normalize(torch.cat([cls, tokens.patches], dim=-1), dim=-1)
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:

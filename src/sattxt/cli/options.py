@@ -290,3 +290,29 @@ class BankFlags(LabelFlags):
         """Give the model the banks' vectors; returns the labels as an argument where they come from the bank."""
         banks = [model.import_labels(file) for file in self.bank or ()]
         return {"labels": banks[0]} if self.from_bank else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceFlags:
+    """Which chips of a store count, by place."""
+
+    bbox: Annotated[
+        str | None, typer.Option("--bbox", help="WEST,SOUTH,EAST,NORTH in degrees; WEST > EAST crosses 180.")
+    ] = None
+    within: Annotated[str | None, typer.Option("--within", help="Polygons: a .geojson or .gpkg file.")] = None
+
+    def filters(self) -> dict[str, Any]:
+        """Arguments as :class:`sattxt.scenes.filters.FilterOptions` has them."""
+        return {"bbox": None if self.bbox is None else inputs.numbers(self.bbox, "--bbox"), "within": self.within}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereFlags(PlaceFlags):
+    """Which chips of a store count, by place and date."""
+
+    after: Annotated[str | None, typer.Option("--after", help="From the start of: 2024, 2024-05, 2024-05-17.")] = None
+    before: Annotated[str | None, typer.Option("--before", help="To the start of the same.")] = None
+
+    def filters(self) -> dict[str, Any]:
+        """Arguments as :class:`sattxt.scenes.filters.FilterOptions` has them."""
+        return {**super().filters(), "after": self.after, "before": self.before}

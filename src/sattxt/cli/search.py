@@ -17,17 +17,12 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def search(
     store: Annotated[str, typer.Argument(metavar="STORE", show_default=False, help="Folder, or s3://bucket/store.")],
     reading: options.ReadFlags,
+    where: options.WhereFlags,
     text: Annotated[str | None, typer.Argument(show_default=False, help="What chips should show.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="A picture of what is looked for.")] = None,
     like: Annotated[list[str] | None, typer.Option("--like", help="Id of a chip like it; repeatable.")] = None,
     unlike: Annotated[list[str] | None, typer.Option("--unlike", help="Id of a chip unlike it; repeatable.")] = None,
     count: Annotated[int, typer.Option("--k", "-k", min=1, help="Hits at most.")] = 20,
-    bbox: Annotated[
-        str | None, typer.Option("--bbox", help="WEST,SOUTH,EAST,NORTH in degrees; WEST > EAST crosses 180.")
-    ] = None,
-    within: Annotated[str | None, typer.Option("--within", help="Polygons: a .geojson or .gpkg file.")] = None,
-    after: Annotated[str | None, typer.Option("--after", help="From the start of: 2024, 2024-05, 2024-05-17.")] = None,
-    before: Annotated[str | None, typer.Option("--before", help="To the start of the same.")] = None,
     one_per_cell: Annotated[
         bool, typer.Option("--one-per-cell", help="Of one place at several dates, only the best.")
     ] = False,
@@ -56,13 +51,10 @@ def search(
         like=like,
         unlike=unlike,
         k=count,
-        bbox=None if bbox is None else inputs.numbers(bbox, "--bbox"),
-        within=within,
-        after=after,
-        before=before,
         one_per_cell=one_per_cell,
         templates=template or None,
         options=reading.image_options(),
+        **where.filters(),
     )
     if geojson is not None:
         hits.to_geojson(geojson)

@@ -14,20 +14,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sattxt.scenes.heatmap import HeatLayer, HeatMap, heatmap_scene
     from sattxt.scenes.hits import Hit, Hits
     from sattxt.scenes.open import open_scenes
     from sattxt.scenes.raster import Scene
     from sattxt.scenes.store import Store
 
 _HOMES = {
+    "HeatLayer": "sattxt.scenes.heatmap",
+    "HeatMap": "sattxt.scenes.heatmap",
     "Hit": "sattxt.scenes.hits",
     "Hits": "sattxt.scenes.hits",
     "Scene": "sattxt.scenes.raster",
     "Store": "sattxt.scenes.store",
+    "heatmap_scene": "sattxt.scenes.heatmap",
     "open_scenes": "sattxt.scenes.open",
 }
 
-__all__ = ["Hit", "Hits", "Scene", "Store", "open_scenes"]
+__all__ = ["HeatLayer", "HeatMap", "Hit", "Hits", "Scene", "Store", "heatmap_scene", "open_scenes"]
 
 
 def __getattr__(name: str) -> Any:

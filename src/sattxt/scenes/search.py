@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sattxt.errors import InputError
 from sattxt.labels.prompts import parse_templates
 from sattxt.scenes.filters import Filter
 from sattxt.scenes.hits import HIT_COLUMNS, Hits, make_hits
-from sattxt.scenes.index import EXACT, Index
+from sattxt.scenes.index import EXACT, Index, open_index
 from sattxt.scenes.scan import Best, read_blocks
 from sattxt.vision.embeddings import FloatArray, unit_rows
 
@@ -59,6 +60,28 @@ class Rows:
         return " AND ".join(f"({part})" for part in parts if part)
 
 
+def open_rows(files: Files, items: Sequence[ItemRecord], index_folder: Path) -> Rows:
+    """The rows of a store, with a warning where the index lacks some of them."""
+    rows = Rows(files, items, open_index(index_folder))
+    missing = len(rows.scanned())
+    if missing and rows.index is not None:
+        log.warning(
+            "%s: the index lacks %s of %s units, which are scanned; 'sattxt store index' adds them",
+            files,
+            missing,
+            sum(len(item.parts) for item in items),
+        )
+    return rows
+
+
+def measure_fits(model: SatTxt, embeddings: FloatArray, query: FloatArray) -> Sequence[float | None]:
+    """How sure it is that a query (D,) of words fits each of (N, D) embeddings, in [0, 1]; ``None``: cannot tell."""
+    if model.fit is None:
+        return [None] * len(embeddings)
+    scores = (embeddings @ query)[:, None]
+    return [float(sure) for sure in model.fit.measure(embeddings, scores, model.fit.best_pictures(query[None]))]
+
+
 def search(
     rows: Rows,
     query: FloatArray,
@@ -87,7 +110,7 @@ def search(
             _add(best, table, embeddings, without)
     table, embeddings, scores = best.rows()
     if table is None:
-        return Hits([], words, matches, exact, _why_empty(rows, chosen))
+        return Hits([], words, matches, exact, why_empty(rows, chosen))
     sure = [None] * len(scores) if fits is None else fits(embeddings)
     return Hits(make_hits(table, scores, sure, exact=exact), words, matches, exact)
 
@@ -138,7 +161,8 @@ def _add(best: Best, table: Any, embeddings: FloatArray, without: Collection[str
         best.add(table, embeddings)
 
 
-def _why_empty(rows: Rows, chosen: Filter) -> str:
+def why_empty(rows: Rows, chosen: Filter) -> str:
+    """Which part of a filter leaves no chips."""
     total = sum(item.rows for item in rows.items)
     if not total:
         return "the store holds no chips; add scenes to it"

@@ -9,7 +9,6 @@ model.json        the model, as an MLM item         failed/ITEM.json          sc
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ from sattxt.io import user_cache_dir
 from sattxt.scenes.files import Entry, Files, Folder, open_files
 from sattxt.scenes.filters import FilterOptions, make_filter
 from sattxt.scenes.hits import Hits
-from sattxt.scenes.index import IndexReport, open_index, update_index
+from sattxt.scenes.index import IndexReport, update_index
 from sattxt.scenes.records import ItemRecord, read_item, write_collection, write_model
 from sattxt.scenes.scan import read_blocks
-from sattxt.scenes.search import Rows, check_ids, embed_query, find_vectors, search
+from sattxt.scenes.search import Rows, check_ids, embed_query, find_vectors, measure_fits, open_rows, search
 from sattxt.scenes.settings import CreateOptions, StoreSettings, make_settings
 from sattxt.vision.embeddings import FloatArray
 
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
     from sattxt.model import SatTxt
     from sattxt.scenes.check import CheckReport
     from sattxt.scenes.engines import AddReport
+    from sattxt.scenes.heatmap import HeatMap
     from sattxt.scenes.labelled import Labelled
-
-log = logging.getLogger(__name__)
 
 _SETTINGS = "store.json"
 
@@ -258,7 +256,7 @@ class Store:
             raise InputError(f"text={text!r}: pass some words")
         likes, unlikes = check_ids("like", like), check_ids("unlike", unlike)
         chosen = make_filter(**where)
-        rows = self._rows()
+        rows = open_rows(self.files, self.items, self.index_folder)
         query = embed_query(
             self.model if text is not None or image is not None else None,
             text=text,
@@ -277,27 +275,27 @@ class Store:
             words=", ".join(each for each in said if each),
             without=[*likes, *unlikes],
             one_per_cell=one_per_cell,
-            fits=None if text is None else lambda embeddings: self._fits(embeddings, query),
+            fits=None if text is None else lambda embeddings: measure_fits(self.model, embeddings, query),
         )
 
-    def _fits(self, embeddings: FloatArray, query: FloatArray) -> Sequence[float | None]:
-        fit = self.model.fit
-        if fit is None:
-            return [None] * len(embeddings)
-        scores = (embeddings @ query)[:, None]
-        return [float(sure) for sure in fit.measure(embeddings, scores, fit.best_pictures(query[None]))]
+    def heatmap(
+        self, text: str, *, templates: str | Sequence[str] | None = None, **where: Unpack[FilterOptions]
+    ) -> HeatMap:
+        """How probable it is that each chip shows what a text says: rasters in the CRS of the grid, a pixel a stride.
 
-    def _rows(self) -> Rows:
-        rows = Rows(self.files, self.items, open_index(self.index_folder))
-        missing = len(rows.scanned())
-        if missing and rows.index is not None:
-            log.warning(
-                "%s: the index lacks %s of %s units, which are scanned; 'sattxt store index' adds them",
-                self,
-                missing,
-                sum(len(item.parts) for item in rows.items),
-            )
-        return rows
+        Where several chips cover a pixel, at several dates say, it is their mean.
+
+        Args:
+            text: what is looked for, contrasted with "none of these". templates, where: as in :meth:`search`.
+
+        Raises:
+            InputError: an argument means nothing, no chips are left, or they lie too far apart for one raster.
+            StoreMismatchError: the store's model cannot be had. StoreError: a part is damaged.
+        """
+        from sattxt.scenes.heatmap import heatmap_store
+
+        rows, chosen = Rows(self.files, self.items, None), make_filter(**where)
+        return heatmap_store(rows, self.settings, self.model, text, chosen, templates=templates)
 
     @property
     def index_folder(self) -> Path:
@@ -378,3 +376,11 @@ class Store:
         from sattxt.scenes.check import describe_store
 
         return describe_store(self)
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a store lies there, and no scene: a folder with settings, or an address without a file's ending."""
+    text = os.fspath(path)
+    if "://" in text:
+        return not text.startswith("http") and not Path(text).suffix
+    return (Path(text) / _SETTINGS).is_file()
