@@ -138,7 +138,6 @@ def test_files_are_what_they_claim(tmp_path: Path, model: SatTxt) -> None:
     assert cog_validate(path, strict=True) == (True, [], [])
     with rasterio.open(path) as file:
         assert file.compression.name == "zstd"
-        assert file.descriptions == ("river",)
     style = ElementTree.parse(tmp_path / "heat.qml").getroot()
     values = [float(item.get("value", "nan")) for item in style.iter("item")]
     assert values == sorted(values)

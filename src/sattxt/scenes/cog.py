@@ -26,6 +26,7 @@ def write_cog(
     tags: Mapping[str, str] | None = None,
     band_tags: Mapping[str, str] | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
+    compress: Literal["deflate", "zstd"] = "deflate",
     overviews: Literal["nearest", "mode", "average", "bilinear"] = "nearest",
     overwrite: bool = False,
 ) -> Path:
@@ -35,7 +36,7 @@ def write_cog(
         values: (H, W); of a ``numpy.memmap`` one strip is read at a time.
         crs: ``None`` without georeference. nodata: the value that means none; NaN is one.
         tags, band_tags: of the file and of its band. colours: of values, for uint8.
-        overviews: how the smaller copies are made.
+        compress: of the file; older readers know deflate alone. overviews: how the smaller copies are made.
 
     Raises:
         InputError: a file is there and ``overwrite`` was not asked for. DiskFullError: what was there is as it was.
@@ -50,7 +51,7 @@ def write_cog(
     height, width = values.shape
     facts = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": values.dtype, "nodata": nodata}
     options: dict[str, Any] = {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate"}
-    made: dict[str, Any] = {"compress": "deflate", "blocksize": _BLOCK}
+    made: dict[str, Any] = {"compress": compress, "blocksize": _BLOCK}
     if values.dtype.kind == "f":
         made["predictor"] = "YES"
     with MemoryFile() as plain, MemoryFile() as whole, rasterio.Env(GDAL_PAM_ENABLED=False):

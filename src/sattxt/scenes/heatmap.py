@@ -23,11 +23,13 @@ from sattxt.images.options import check_count
 from sattxt.io import atomic_write
 from sattxt.pictures import RAMP, draw_scale, ramp_colours
 from sattxt.scenes.batches import read_ahead
+from sattxt.scenes.cog import write_cog
 from sattxt.scenes.filters import Filter
 from sattxt.scenes.grids import plan_chips
+from sattxt.scenes.handles import rasterio_module
 from sattxt.scenes.ingest import encode
 from sattxt.scenes.paint import PLACES, Places, bring_together, fit_patches, paint, place_chips
-from sattxt.scenes.raster import Scene, rasterio_module
+from sattxt.scenes.raster import Scene
 from sattxt.scenes.records import file_name
 from sattxt.scenes.scan import read_blocks
 from sattxt.scenes.search import Rows, why_empty
@@ -81,8 +83,10 @@ class HeatMap:
         """
         written = []
         for layer, target in self._targets(Path(path)):
-            with atomic_write(target) as file:
-                file.write(self._cog(layer))
+            write_cog(
+                target, layer.probs, crs=layer.crs, transform=layer.transform, nodata=np.nan, tags=self._tags(),
+                compress="zstd", overviews="average", overwrite=True,
+            )  # fmt: skip
             with atomic_write(target.with_suffix(".qml")) as file:
                 file.write(_qml().encode())
             written.append(target)
@@ -104,21 +108,6 @@ class HeatMap:
     def _targets(self, path: Path) -> Iterator[tuple[HeatLayer, Path]]:
         for layer in self.layers:
             yield layer, path if len(self.layers) == 1 else path.with_stem(f"{path.stem}_{layer.name}")
-
-    def _cog(self, layer: HeatLayer) -> bytes:
-        rasterio_module()
-        from rasterio.io import MemoryFile
-        from rasterio.shutil import copy
-
-        height, width = layer.probs.shape
-        facts = {"count": 1, "dtype": "float32", "nodata": np.nan, "crs": layer.crs, "transform": layer.transform}
-        with MemoryFile() as plain, MemoryFile() as optimised:
-            with plain.open(driver="GTiff", height=height, width=width, **facts) as file:
-                file.write(layer.probs, 1)
-                file.set_band_description(1, self.query)
-                file.update_tags(**self._tags())
-            copy(plain.name, optimised.name, driver="COG", compress="ZSTD", predictor="YES", resampling="average")
-            return bytes(optimised.getbuffer())
 
     def _tags(self) -> dict[str, str]:
         tags = {"query": self.query, "model": self.model, "TIFFTAG_SOFTWARE": f"sattxt {sattxt.__version__}"}
@@ -207,7 +196,7 @@ def heatmap_scene(
     chips = plan_chips(opened, "pixels", settings.chip, settings.stride)
     boxes, probs = [], []
     with (
-        closing(read_ahead(opened, chips, settings)) as batches,
+        closing(read_ahead(opened, chips, settings, lambda rgb: rgb)) as batches,
         tqdm(total=len(chips), unit=" chips", disable=None if progress else True, leave=False) as bar,
     ):
         for indices, rgb, _, _ in batches:

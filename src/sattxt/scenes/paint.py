@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sattxt.errors import InputError, import_extra
 from sattxt.scenes.filters import unwrapped
-from sattxt.scenes.raster import rasterio_module
+from sattxt.scenes.handles import rasterio_module
 from sattxt.scenes.records import file_name
 from sattxt.scenes.settings import StoreSettings
 from sattxt.vision.embeddings import FloatArray
