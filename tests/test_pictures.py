@@ -36,6 +36,15 @@ def test_colours_mean_what_labels_say() -> None:
     assert min(fields[:2]) > fields[2] + 100
 
 
+def test_labels_that_mean_the_same_get_lighter_and_darker_shades() -> None:
+    river, lake, sea, pond, bay = label_colours(["river", "lake", "sea", "pond", "bay"]).values()
+    assert river == (30, 100, 200)
+    assert all(lighter > part for lighter, part in zip(lake, river, strict=True))
+    assert all(darker < part for darker, part in zip(sea, river, strict=True))
+    assert sum(pond) > sum(lake)
+    assert sum(bay) < sum(sea)
+
+
 @pytest.mark.parametrize("names", [["river", "lake", "sea"] * 9, ["thing", "forest"] * 30])
 def test_every_label_has_its_own_colour_the_same_every_time(names: list[str]) -> None:
     labels = [f"{i} {name}" for i, name in enumerate(names)]

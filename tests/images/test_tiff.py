@@ -416,3 +416,23 @@ def test_a_closed_dataset_is_told(tmp_path: Path) -> None:
         pass
     with pytest.raises(ImageError, match=r"a\.tif: cannot be read, or is closed \("):
         to_rgb(file)
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_an_offset_without_a_scale_is_in_the_files_unit(tmp_path: Path, count: int) -> None:
+    path = write(tmp_path / "a.tif", np.full((count, 8, 20), 2000, np.uint16))
+    with rasterio.open(path, "r+") as file:
+        file.offsets = (-1000,) * count
+    rgb = to_rgb(path, ImageOptions(stretch="sentinel2", bands=(1,)))
+    assert rgb == pytest.approx(1000 * 255 / 2750, abs=1e-3)
+
+
+def test_damaged_pixels_are_told_without_rasterio(tmp_path: Path, without_rasterio: None) -> None:
+    path = write(tmp_path / "d.tif", cube(1, 64, 64, dtype="uint8"), compress="deflate")
+    with Image.open(path) as image:
+        start = image.tag_v2[273][0]  # where the first strip lies
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"d\.tif: cannot be read as a TIFF, it may be truncated or damaged \(.+\)$"):
+        to_rgb(path)

@@ -188,6 +188,10 @@ def test_a_damaged_folder_is_an_error_that_names_the_part(exported, tmp_path, da
     damage(folder)
     with pytest.raises(WeightsError, match=message):
         SentenceEncoder(CONFIG, folder)
+    if damage in (_drop_tensor, _reshape_tensor, _three_heads):
+        with pytest.raises(WeightsError, match=f"^{folder}: .*{message}"):
+            export_sentence_encoder(folder, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_config_of_another_width_is_an_error(exported):

@@ -51,6 +51,7 @@ class CountingEncoder:
         return fingerprint(CONFIG, instruction, "float32")
 
     def encode(self, texts, *, instruction=None, progress=False, on_batch=None):
+        self.progress = progress
         for start in range(0, len(texts), self.batch_size):
             if self.stop_after is not None and start >= self.stop_after:
                 raise KeyboardInterrupt
@@ -380,3 +381,12 @@ def test_a_head_that_gives_no_numbers_is_told():
     tower.head.proj.weight.data.fill_(float("nan"))
     with pytest.raises(WeightsError, match="the text side gives NaN or infinity in bfloat16; pass dtype='float32'"):
         tower.embed("river")
+
+
+def test_a_bar_is_shown_only_where_it_is_asked_for():
+    tower = _tower(encoder := CountingEncoder())
+    for ask in (tower.pooled, tower.embed, tower.bank):
+        ask(f"plain {ask.__name__}")
+        assert encoder.progress is False
+        ask(f"shown {ask.__name__}", progress=True)
+        assert encoder.progress is True
