@@ -24,6 +24,8 @@ from sattxt.training.prompts import PromptConfig, shipped_texts
 from sattxt.training.schema import Config, Count, Positive, override, read_yaml
 from sattxt.training.sets import SetEntry, TilesEntry, parse_entry
 from sattxt.training.start import VisionSource, find_path
+from sattxt.training.teachers.croma import CromaSource
+from sattxt.training.teachers.dynamicworld import DynamicWorldSource
 from sattxt.training.vectors import LLMSource, SentenceSource
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,9 @@ class RandomSource(Config):
     patch: Count = 8  # pixels a token, each way
 
 
-TeacherSource: TypeAlias = Annotated[GalileoSource | SpectralGPTSource | RandomSource, Field(discriminator="kind")]
+TeacherSource: TypeAlias = Annotated[
+    GalileoSource | SpectralGPTSource | CromaSource | DynamicWorldSource | RandomSource, Field(discriminator="kind")
+]
 
 
 class SRDBlock(SRDConfig):

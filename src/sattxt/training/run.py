@@ -32,6 +32,8 @@ from sattxt.training.records import checksum
 from sattxt.training.sets import SetEntry, describe
 from sattxt.training.start import find_path, fixed_seed, initialise, load_vision
 from sattxt.training.teachers.base import CallableTeacher, Teacher
+from sattxt.training.teachers.croma import Croma, CromaSource, CromaTeacher
+from sattxt.training.teachers.dynamicworld import DynamicWorldSource, DynamicWorldTeacher
 from sattxt.training.teachers.galileo import GalileoTeacher
 from sattxt.training.teachers.spectralgpt import SpectralGPTTeacher
 from sattxt.training.tiles import Tiles
@@ -239,6 +241,10 @@ def start_teacher(source: TeacherSource, data: Path, *, seed: int = 0) -> Teache
     options = source.model_dump(exclude={"kind", "path"})
     if isinstance(source, GalileoSource):
         return GalileoTeacher.from_folder(path, **options)
+    if isinstance(source, CromaSource):
+        return CromaTeacher(Croma.from_checkpoint(path), **options)
+    if isinstance(source, DynamicWorldSource):
+        return DynamicWorldTeacher.from_folder(path)
     return SpectralGPTTeacher.from_checkpoint(path, **options)
 
 

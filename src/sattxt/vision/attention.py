@@ -9,19 +9,41 @@ from torch import Tensor, nn
 _FEW = 32  # tokens up to which torch's fused kernel takes longer on a CPU than its parts one by one, up to twice
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
-    """(N, heads, T, width) each to the same: softmax(q k^T / sqrt(width)) v.
+def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None, *, bias: Tensor | None = None) -> Tensor:
+    """(N, heads, T, width) each to the same: softmax(q k^T / sqrt(width) + bias) v.
 
     Args:
         seen: bool, broadcast to (N, heads, T, T): which tokens each token looks at; ``None``: all.
+        bias: broadcast to (N, heads, T, T), added to the scores, such as :func:`distance_bias`; not with ``seen``.
     """
     if q.device.type == "cpu" and (q.requires_grad or (q.dtype == torch.float32 and q.shape[-2] <= _FEW)):
         # The fused gradient takes ten times as long for as few tokens as an image has, too.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if seen is not None:
             scores = scores.masked_fill(~seen, float("-inf"))
+        if bias is not None:
+            scores = scores + bias
         return scores.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen if bias is None else bias.to(q.dtype))
+
+
+def head_slopes(heads: int) -> Tensor:
+    """(heads,) how steeply each head's attention falls with distance (ALiBi, Press et al. 2022, arXiv 2108.12409)."""
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+    return torch.tensor(slopes + [2 ** (-4 * (2 * i - 1) / power) for i in range(1, heads - power + 1)])
+
+
+def distance_bias(queries: Tensor, keys: Tensor, heads: int, scale: float = 1.0) -> Tensor:
+    """(1, heads, Q, K): minus each head's slope times ``scale`` times the distance of query and key (2D-ALiBi).
+
+    Args:
+        queries, keys: (Q, 2) and (K, 2) row and column of patches, in one unit.
+        scale: ground sampling distance over that of reference (Scale-ALiBi); 1: none.
+    """
+    # Squares one by one: torch's cdist by a matrix product is off by more than a golden output allows.
+    distance = (queries[:, None] - keys[None]).square().sum(dim=-1).sqrt()
+    return -head_slopes(heads).to(distance).view(1, -1, 1, 1) * scale * distance
 
 
 class Attention(nn.Module):

@@ -26,7 +26,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Accepts what ``torch.save`` wrote (read with ``weights_only=True``: nothing in the file is executed) and
     ``.safetensors``. Wrappers such as ``{"model": ...}`` or ``{"teacher": ...}`` are taken off, and so are the prefixes
-    ``module.`` and ``backbone.``; where some names begin with ``backbone.``, the others (heads) are dropped.
+    ``module.`` and ``backbone.``; where some names begin with ``backbone.``, the others (heads) are dropped. The
+    names in a dict of state dicts begin with its keys.
 
     Raises:
         UnsafePickleError: the file names code to run; it was not run.
@@ -141,6 +142,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         data = inner[0]
     if not isinstance(data, Mapping):
         raise WeightsError(f"{path}: holds {type(data).__name__}, a state dict (names to tensors) is needed")
+    parts = {key: part for key, part in data.items() if isinstance(part, Mapping)}
+    if parts and not any(isinstance(value, Tensor) for value in data.values()):  # several modules', side by side
+        data = {f"{key}.{name}": value for key, part in parts.items() for name, value in part.items()}
     state = {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
     if not state:
         keys = ", ".join(str(key) for key in list(data)[:4]) or "none"

@@ -20,10 +20,10 @@ from sattxt.weights.tensors import check_tensors, read_checkpoint, require_tenso
 
 #: The 12 bands it was trained on, in order (cirrus, B10, is left out).
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-# Statistics of fMoW-Sentinel (SatMAE, arXiv 2207.08051) in that order, reflectance x 10,000.
-_MEAN = (1370.19151926, 1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315151, 1846.87040806,
+#: Statistics of fMoW-Sentinel (SatMAE, arXiv 2207.08051) in that order, reflectance x 10,000.
+FMOW_MEAN = (1370.19151926, 1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315151, 1846.87040806,
          1762.59530783, 1972.62420416, 582.72633433, 1732.16362238, 1247.91870117)  # fmt: skip
-_STD = (633.15169573, 650.2842772, 712.12507725, 965.23119807, 948.9819932, 1108.06650639, 1258.36394548,
+FMOW_STD = (633.15169573, 650.2842772, 712.12507725, 965.23119807, 948.9819932, 1108.06650639, 1258.36394548,
         1233.1492281, 1364.38688993, 472.37967789, 1310.36996126, 1087.6020813)  # fmt: skip
 _IGNORED = ("decoder", "mask_token", "head.", "fc_norm.", "fc.")
 _EPS = 1e-6
@@ -49,7 +49,7 @@ class SpectralGPTTeacher(Teacher):
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__("spectralgpt", BANDS, width, *two_sigma(_MEAN, _STD))
+        super().__init__("spectralgpt", BANDS, width, *two_sigma(FMOW_MEAN, FMOW_STD))
         if width % heads:
             raise InputError(f"heads={heads}: pass a number that divides the width {width}")
         self.groups, self.grid, self.size = len(BANDS) // patch[0], grid, grid * patch[1]
