@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -130,10 +131,15 @@ def trace(tower: VisionTower, size: int) -> Any:
         def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.tower(pixel_values)[:3]
 
-    example = torch.zeros(2, 3, size, size)
+    example, root = torch.zeros(2, 3, size, size), logging.getLogger()
+    level, handlers = root.level, list(root.handlers)  # which the converter sets to its own taste
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that become constants, as they are meant to
-        return ov.convert_model(Tokens().eval(), example_input=example, input=[-1, 3, size, size])
+        try:
+            return ov.convert_model(Tokens().eval(), example_input=example, input=[-1, 3, size, size])
+        finally:
+            root.setLevel(level)
+            root.handlers[:] = handlers
 
 
 def import_openvino() -> Any:
