@@ -25,6 +25,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATTXT_CACHE", str(tmp_path / "sattxt-cache"))
 
 
+@pytest.fixture(autouse=True)
+def _no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs by default is no matter of how busy this machine is: torch in float32."""
+    monkeypatch.setattr("sattxt.vision.backend._measure", lambda folder, config, choices: choices[0])
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real tiles that SATTXT_DATA names; without one the test is skipped (never in CI)."""

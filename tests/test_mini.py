@@ -27,8 +27,8 @@ def accuracy(model: SatTxt, tiles: list[Image.Image], classes: list[str], name: 
     return 100 * float(np.mean([f == names[c] for f, c in zip(found, classes, strict=True)]))
 
 
-def test_the_whole_model_is_under_40_megabytes() -> None:
-    assert sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) <= 40e6
+def test_the_whole_model_is_under_45_megabytes() -> None:
+    assert sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) <= 45e6
 
 
 def test_it_answers_with_the_network_switched_off(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from cli_fakes import sattxt
 
 from sattxt import SatTxt
 from sattxt.config import BackboneConfig, HeadConfig, ImageConfig, ModelConfig, TextEncoderConfig, VisionConfig
+from sattxt.vision import backend
 from sattxt.weights.checksums import write_sums
+
+MEASURE = backend._measure
 
 
 def test_models_lists_what_exists(capsys):
@@ -36,6 +39,7 @@ def test_what_was_measured_here_is_told(golden_model_dir, capsys, monkeypatch):
     from sattxt.vision.backend import Choice
 
     choices = [Choice("torch", "float32"), Choice("torch", "bfloat16")]
+    monkeypatch.setattr("sattxt.vision.backend._measure", MEASURE)
     monkeypatch.setattr("sattxt.vision.backend.list_choices", lambda *args, **given: choices)
     seconds = iter((0.004, 0.008))
     monkeypatch.setattr("sattxt.vision.backend._seconds", lambda tower, size: next(seconds))

@@ -14,6 +14,12 @@ from sattxt.vision import backend
 from sattxt.vision.backend import Choice
 
 CPU = torch.device("cpu")
+measure = backend._measure
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch, _no_measurement) -> None:
+    monkeypatch.setattr(backend, "_measure", measure)
 
 
 @pytest.fixture
