@@ -14,6 +14,7 @@ from tile_files import write_geotiff
 
 from sattxt import SatTxt
 from sattxt.errors import ImageError, InputError, WeightsError
+from sattxt.vision import backend
 
 LABELS = ["forest", "river", "city"]
 
@@ -293,11 +294,14 @@ def test_folders_that_cannot_be_made_are_told(model: SatTxt, tiles: list[np.ndar
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_bfloat16_is_tried_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
-    model = SatTxt.from_pretrained(device="cpu", text_cache=False)
+    tried: list[list[backend.Choice]] = []
+    monkeypatch.setattr(backend, "_measure", lambda folder, config, choices: tried.append(choices) or choices[-1])
+    model = SatTxt.from_pretrained(device="cpu", backend="torch", text_cache=False)
     assert model.dtype == (torch.bfloat16 if native else torch.float32)
+    assert len(tried) == int(native)  # one choice is not measured
 
 
 def test_auto_precision_is_float32_where_torch_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
