@@ -190,3 +190,11 @@ def test_values_wider_than_8_bits_need_a_stretch(tmp_path: Path) -> None:
     assert by_percentile[-1, -1, 2] == 255
     (scene,) = open_scenes(write_raster(tmp_path / "f.tif", pixels=np.full((3, 64, 64), np.nan, np.float32)))
     assert not embedded(scene, chips, stretch="percentile", min_valid=0.0)
+
+
+def test_reflectance_may_be_as_dark_as_can_be_once_an_offset_is_off(tmp_path: Path) -> None:
+    values = np.full((3, 64, 64), 1001, np.uint16)
+    path = write_raster(tmp_path / "s.tif", pixels=values, descriptions=("B04", "B03", "B02"))
+    (scene,) = open_scenes(path, offset=1000)
+    (picture,) = embedded(scene, plan_chips(scene, "pixels", 64, 64), stretch="sentinel2").values()
+    assert picture.max() == 0

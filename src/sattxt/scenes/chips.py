@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sattxt.errors import ImageError, SceneError
 from sattxt.images.options import ImageOptions
-from sattxt.images.stretch import to_255
+from sattxt.images.stretch import SENTINEL2_RANGE, to_255
 from sattxt.scenes.grids import Chips
 from sattxt.scenes.raster import Mask, Pixels, Scene
 from sattxt.vision.embeddings import FloatArray
@@ -119,6 +119,8 @@ def _picture(scene: Scene, values: Pixels, valid: Mask, options: ImageOptions) -
             f"{scene.source}: {values.dtype} values need a stretch: 'sentinel2' (reflectance x 10000), 'percentile' or "
             "(low, high)"
         )
+    if stretch == "sentinel2" and scene.offset:  # floats only since it was taken off, however dark they are
+        stretch = SENTINEL2_RANGE
     unit: Any = "0-10000" if stretch == "sentinel2" and values.dtype.kind == "f" else None
     try:
         rgb = to_255(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -22,6 +23,7 @@ _Found = TypeVar("_Found")
 
 _OPEN_FILES = 16  # kept open in each thread
 _TRIES, _PAUSE = 3, 0.5
+_CACHE = 128 << 20  # bytes of blocks, in all threads
 
 
 def rasterio_module() -> Any:
@@ -38,16 +40,19 @@ def rasterio_module() -> Any:
 def try_often(work: Callable[[], _Found], paths: Iterable[str]) -> _Found:
     """What reading files gives; tried three times, after a pause where a file is not on this machine."""
     away = any(local_file(path) is None for path in paths)
-    for attempt in range(1, _TRIES):
-        try:
-            return work()
-        except (SatTxtError, MemoryError):
-            raise
-        except Exception:  # GDAL's own errors have no public base class
-            close_files()
-            if away:
-                time.sleep(_PAUSE * 2**attempt)
-    return work()
+    # GDAL's cache of blocks is 5 % of memory, however much that is.
+    cache = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": _CACHE}
+    with rasterio_module().Env(**cache, GDAL_HTTP_MAX_RETRY=3, GDAL_HTTP_RETRY_DELAY=_PAUSE):
+        for attempt in range(1, _TRIES):
+            try:
+                return work()
+            except (SatTxtError, MemoryError):
+                raise
+            except Exception:  # GDAL's own errors have no public base class
+                close_files()
+                if away:
+                    time.sleep(_PAUSE * 2**attempt)
+        return work()
 
 
 _files = threading.local()
@@ -61,11 +66,9 @@ def open_file(scene: Scene, path: str, *, nearest: bool) -> Any:
         key = (*key, str(scene.crs), tuple(scene.transform), scene.width, scene.height, nearest)
     if key not in handles:
         rasterio = rasterio_module()
-        # A cache of GDAL's default size, 5 % of memory, would grow with every thread's files.
-        with rasterio.Env(GDAL_CACHEMAX=128, GDAL_HTTP_MAX_RETRY=3, GDAL_HTTP_RETRY_DELAY=1):
-            file = rasterio.open(path)
-            if scene.rotated:
-                file = _resample(rasterio, scene, file, nearest=nearest)
+        file = rasterio.open(path)
+        if scene.rotated:
+            file = _resample(rasterio, scene, file, nearest=nearest)
         handles[key] = file
     handles.move_to_end(key)
     while len(handles) > _OPEN_FILES:
