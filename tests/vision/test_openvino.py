@@ -167,8 +167,12 @@ def test_drawn_tiles_calibrate(golden_model_dir, tmp_path, monkeypatch, tiles, m
         model.export_openvino(tmp_path / "none", calibration=[])
 
 
-def test_float32_can_be_shipped(golden_model_dir, model, tmp_path, tiles) -> None:
+def test_float32_can_be_shipped(golden_model_dir, model, tmp_path, tiles, caplog) -> None:
+    import logging
+
     path = model.export_openvino(tmp_path / "float32", quantize=None)
     shipped = SatTxt.from_pretrained(path, backend="openvino", text_cache=False)
     assert shipped.dtype == torch.float32
+    logging.getLogger("sattxt").warning("the converter leaves logging as it was")
+    assert "as it was" in caplog.text
     assert np.abs(shipped.encode_image(tiles) - model.encode_image(tiles)).max() < 1e-5

@@ -132,14 +132,16 @@ def trace(tower: VisionTower, size: int) -> Any:
             return self.tower(pixel_values)[:3]
 
     example, root = torch.zeros(2, 3, size, size), logging.getLogger()
-    level, handlers = root.level, list(root.handlers)  # which the converter sets to its own taste
+    level, handlers = root.level, [(each, each.level) for each in root.handlers]  # the converter sets them all
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that become constants, as they are meant to
         try:
             return ov.convert_model(Tokens().eval(), example_input=example, input=[-1, 3, size, size])
         finally:
             root.setLevel(level)
-            root.handlers[:] = handlers
+            root.handlers[:] = [handler for handler, _ in handlers]
+            for handler, own in handlers:
+                handler.setLevel(own)
 
 
 def import_openvino() -> Any:
