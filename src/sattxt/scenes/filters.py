@@ -90,13 +90,25 @@ class Filter:
         wide = np.array([[*bounds], [bounds[0] + 360, bounds[1], bounds[2] + 360, bounds[3]]])
         return bool(self._in_box(wide).any())
 
-    def where(self) -> str:
-        """The same but for the area, as SQL over the index's columns (see ``sattxt.scenes.index``)."""
+    def where(self, widest: float = 360, highest: float = 180, east: float = 720) -> str:
+        """The same but for the area, as SQL over the index's columns (see ``sattxt.scenes.index``).
+
+        Args:
+            widest, highest: that a chip of the index is, in degrees. east: how far east one reaches. They bound each
+                column on both sides, so that an index of it finds few rows.
+        """
         parts = []
         if self.box is not None:
             _, south, _, north = self.box
-            sides = " OR ".join(f"(xmin <= {east!r} AND xmax >= {west!r})" for west, east in self.spans())
-            parts.append(f"({sides}) AND ymin <= {north!r} AND ymax >= {south!r}")
+            sides = [
+                f"(xmin BETWEEN {w - widest!r} AND {e!r} AND xmax BETWEEN {w!r} AND {e + widest!r})"
+                for w, e in self.spans()
+                if w <= east
+            ]
+            parts.append(f"({' OR '.join(sides)})" if sides else "false")
+            if south > -90 or north < 90:
+                parts.append(f"ymin BETWEEN {south - highest!r} AND {north!r}")
+                parts.append(f"ymax BETWEEN {south!r} AND {north + highest!r}")
         if self.after is not None:
             parts.append(f"end_datetime >= timestamp '{_naive(self.after).isoformat(' ')}'")
         if self.before is not None:

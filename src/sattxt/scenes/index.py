@@ -7,8 +7,7 @@ is float16, and ``unit`` tells which part a row is of. The rows of a unit come a
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +49,23 @@ class Index:
 
     def __init__(self, table: Any) -> None:
         self._table = table
-        column = table.search().select(["unit"]).limit(None).to_arrow()["unit"]
+        found = table.search().select(["unit", *SIDES]).limit(None).to_arrow()
+        counts = found["unit"].value_counts()
         #: Rows of each unit.
-        self.units: Mapping[str, int] = Counter(column.to_pylist())
+        self.units: Mapping[str, int] = dict(
+            zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+        )
+        west, south, east, north = (found[side].to_numpy() for side in SIDES)
+        known = ~np.isnan(west)
+        self._extent = (0.0, 0.0, 0.0)
+        if known.any():
+            sizes = (east - west)[known].max(), (north - south)[known].max(), east[known].max()
+            self._extent = (float(sizes[0]) + 1e-6, float(sizes[1]) + 1e-6, float(sizes[2]))
         self.approximate = any(index.columns == ["embedding"] for index in table.list_indices())
+
+    def where(self, chosen: Filter) -> str:
+        """A filter but for its area, as SQL."""
+        return chosen.where(*self._extent)
 
     def count(self, where: str) -> int:
         """Rows that SQL leaves."""
@@ -70,8 +82,8 @@ class Index:
         found = search.limit(limit).select([*columns, "embedding", "_distance"]).to_arrow()
         return _split(found, columns)
 
-    def inside(self, where: str, chosen: Filter, columns: Sequence[str]) -> tuple[int, Any]:
-        """How many rows that SQL leaves touch a filter's area, and a function that gives them as :meth:`nearest`."""
+    def inside(self, where: str, chosen: Filter, columns: Sequence[str]) -> tuple[int, Callable[[], Any]]:
+        """How many rows that SQL leaves touch a filter's area, and what reads them: a table and embeddings."""
         search = self._table.search().select(["geometry"]).with_row_id(True).limit(None)
         found = (search.where(where) if where else search).to_arrow()
         rows = found["_rowid"].to_numpy()[chosen.touches(found["geometry"])].tolist()

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _UNLIKE = 0.25  # how much of what only the unlikes have is taken off
 _MORE = 16  # candidates asked for beyond k: their order in 16 bits may be another
 _ROUNDING = 2e-3  # by how much a score in 16 bits may be off
+_FEW = 2048  # rows that are read one by one
 _LARGEST_PROBE = 4096  # candidates up to which the vector index is asked
 
 
@@ -56,7 +57,7 @@ class Rows:
         named = {part.unit: part.rows for item in self.items for part in item.parts}
         known = self.index.units if self.index else {}
         stale = [f"'{unit}'" for unit, rows in known.items() if named.get(unit) != rows]
-        parts = [chosen.where(), f"unit NOT IN ({', '.join(stale)})" if stale else ""]
+        parts = [self.index.where(chosen) if self.index else "", f"unit NOT IN ({', '.join(stale)})" if stale else ""]
         return " AND ".join(f"({part})" for part in parts if part)
 
 
@@ -129,7 +130,7 @@ def _ask(
     matches = index.count(where)
     if chosen.area is not None and matches:
         matches, read = index.inside(where, chosen, HIT_COLUMNS)
-        if matches <= EXACT:
+        if matches <= _FEW:  # quicker one by one than by looking at all of the area's box
             table, embeddings = read()
             _add(best, table, embeddings, without)
             return matches, True
