@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_planner_and_scan_agree_with_brute_force(plain: Store, indexed: Store, w
         assert (hits.note is None) == bool(hits)
 
 
-def test_the_vector_index_gives_never_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vector_index_gives_never_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(indexing, "VECTOR_INDEX_FROM", 8_000)
     monkeypatch.setattr(searching, "EXACT", 2_000)
     store = make_store(tmp_path / "store", items=2, chips=5_000)
@@ -110,6 +113,12 @@ def test_the_vector_index_gives_never_fewer(tmp_path: Path, monkeypatch: pytest.
     assert (len(every), every.exact, every.matches) == (10, False, 10_000)
     assert not any(hit.exact for hit in every)
     expected = brute_force(store, vector_of(store, "scene-0#r0_c3"), {})[1:11]
+    caplog.clear()
+    shutil.move(tmp_path / "store" / "index", tmp_path)
+    scanned = store.search(like="scene-0#r0_c3", k=10)
+    assert (scanned.ids, scanned.exact) == (expected, True)
+    assert "has no index, so all 10000 chips are scanned" in caplog.text
+    shutil.move(tmp_path / "index", tmp_path / "store")
     assert len(set(every.ids) & set(expected)) >= 4  # its cells are drawn anew each time
     box = (-60.0, -80.0, -30.0, 80.0)
     few = store.search(like="scene-0#r0_c3", k=10, bbox=box)

@@ -62,16 +62,19 @@ class Rows:
 
 
 def open_rows(files: Files, items: Sequence[ItemRecord], index_folder: Path) -> Rows:
-    """The rows of a store, with a warning where the index lacks some of them."""
+    """The rows of a store, with a warning where the index lacks some of them, or many chips have none."""
     rows = Rows(files, items, open_index(index_folder))
-    missing = len(rows.scanned())
+    missing, units = len(rows.scanned()), sum(len(item.parts) for item in items)
+    chips = sum(item.rows for item in items)
     if missing and rows.index is not None:
         log.warning(
             "%s: the index lacks %s of %s units, which are scanned; 'sattxt store index' adds them",
             files,
             missing,
-            sum(len(item.parts) for item in items),
+            units,
         )
+    elif rows.index is None and chips > EXACT:
+        log.warning("%s: has no index, so all %s chips are scanned; 'sattxt store index' makes one", files, chips)
     return rows
 
 
