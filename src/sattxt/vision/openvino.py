@@ -13,7 +13,8 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,17 +132,24 @@ def trace(tower: VisionTower, size: int) -> Any:
         def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.tower(pixel_values)[:3]
 
-    example, root = torch.zeros(2, 3, size, size), logging.getLogger()
-    level, handlers = root.level, [(each, each.level) for each in root.handlers]  # the converter sets them all
-    with torch.no_grad(), warnings.catch_warnings():
+    example = torch.zeros(2, 3, size, size)
+    with torch.no_grad(), warnings.catch_warnings(), logging_kept():
         warnings.simplefilter("ignore")  # of sizes that become constants, as they are meant to
-        try:
-            return ov.convert_model(Tokens().eval(), example_input=example, input=[-1, 3, size, size])
-        finally:
-            root.setLevel(level)
-            root.handlers[:] = [handler for handler, _ in handlers]
-            for handler, own in handlers:
-                handler.setLevel(own)
+        return ov.convert_model(Tokens().eval(), example_input=example, input=[-1, 3, size, size])
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Leave the root logger as it was: OpenVINO's converter and nncf set its level and that of all its handlers."""
+    root = logging.getLogger()
+    level, handlers = root.level, [(handler, handler.level) for handler in root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = [handler for handler, _ in handlers]
+        for handler, own in handlers:
+            handler.setLevel(own)
 
 
 def import_openvino() -> Any:

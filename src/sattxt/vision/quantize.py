@@ -23,7 +23,7 @@ from sattxt.config import ModelConfig
 from sattxt.errors import InputError, import_extra
 from sattxt.images.load import sources_of
 from sattxt.vision.embeddings import FloatArray, unit_rows
-from sattxt.vision.openvino import import_openvino, trace
+from sattxt.vision.openvino import import_openvino, logging_kept, trace
 from sattxt.vision.tower import load_tower
 from sattxt.weights.checksums import sha256_file
 from sattxt.weights.directory import VISION_FILE, form_files, read_vision
@@ -137,6 +137,7 @@ def add_form(
         facts["calibration"] = f"{len(chosen)} {'drawn' if images is None else 'given'} tiles"
         pixels = preprocess(chosen).as_subclass(Tensor)
 
+    @logging_kept()
     def add(folder: Path) -> None:
         tower = load_tower(config.vision, read_vision(folder), folder / VISION_FILE)
         graph = trace(tower.for_inference(torch.float32), config.image.size)
