@@ -33,14 +33,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start() -> SatTxt:
-    return SatTxt.from_pretrained()
+    return SatTxt.from_pretrained(backend="torch", dtype="float32")
 
 
 def tune(folders: Path, out: Path, **changes: Any) -> SatTxt:
     recipe = read_recipe("finetune", SHORT | {f"align.{key}": value for key, value in changes.items()})
     run = AlignRun(recipe, folders, out / "run", init="sattxt-mini")
     run.train()
-    return SatTxt.from_pretrained(run.export(out / "model"))
+    return SatTxt.from_pretrained(run.export(out / "model"), backend="torch", dtype="float32")
 
 
 def moved(ours: SatTxt, start: SatTxt) -> float:
