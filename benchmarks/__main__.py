@@ -18,6 +18,7 @@ BENCHMARKS = {
     "cold-start": "import, from_pretrained and first answer in fresh processes",
     "text": "new prompts, cache hits, a large cache, label banks",
     "folder": "tiles on disk to embeddings: decode, preprocess and model shares",
+    "backends": "torch and OpenVINO, float32 to int8: rate, first answer, folder",
     "training": "forward and backward of stage 2's image side, against stock modules",
 }
 

@@ -132,11 +132,12 @@ def _mini(settings: Settings, result: Result, location: str, name: str) -> None:
     device, sync = settings.device, machine.synchroniser(settings.device)
     native = machine.bfloat16_is_native(device)
     opened = {
-        dtype: SatTxt.from_pretrained(location, dtype=dtype, device=device, text_cache=False)
+        dtype: SatTxt.from_pretrained(location, backend="torch", dtype=dtype, device=device, text_cache=False)
         for dtype in (("float32", "bfloat16") if native else ("float32",))
     }
-    automatic = str(SatTxt.from_pretrained(location, device=device, text_cache=False).dtype).removeprefix("torch.")
-    result.notes.append(f"{name}: dtype='auto' takes {automatic} on this {device}")
+    chosen_by_auto = SatTxt.from_pretrained(location, backend="torch", device=device, text_cache=False)
+    automatic = str(chosen_by_auto.dtype).removeprefix("torch.")
+    result.notes.append(f"{name}: dtype='auto' of torch takes {automatic} on this {device}")
     pixels = opened["float32"].config.image.size
     operations = vision_tower(opened["float32"].config.vision, pixels)
     product, product_operations = machine.matmul_case(device, torch.float32, side=settings.pick(2048, 2048, 128))
