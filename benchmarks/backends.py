@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,12 @@ from benchmarks.timing import Case, alternate, speedup
 from sattxt import SatTxt
 from sattxt.errors import InputError, MissingExtraError, WeightsError
 
-_CHOICES = (("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32"), ("openvino", "int8"))
+_CHOICES: tuple[tuple[Literal["torch", "openvino"], str], ...] = (
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "int8"),
+)
 _FIRST = "import numpy as np; from sattxt import SatTxt; \
 SatTxt.from_pretrained(backend={!r}, dtype={!r}).zero_shot(np.full((64, 64, 3), 80, np.uint8), ['forest', 'river'])"
 
