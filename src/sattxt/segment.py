@@ -9,10 +9,11 @@ window's context against the place itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from sattxt.io import atomic_write
 from sattxt.pictures import Colour, draw_legend, html_picture, label_colours, plot_map
 from sattxt.vision.embeddings import FloatArray
 from sattxt.vision.tower import ImageTokens
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Weight of the window's class token beside each patch token.
 CLS_WEIGHT = 0.5
@@ -119,7 +123,6 @@ class Segmentation:
         return html_picture(picture)
 
 
-@torch.inference_mode()
 def segment_image(
     rgb: NDArray[np.uint8] | FloatArray,
     labels: tuple[str, ...],
@@ -128,49 +131,97 @@ def segment_image(
     config: ImageConfig,
     *,
     logit_scale: float,
+    **how: Unpack[Windows],
+) -> Segmentation:
+    """Segment an (H, W, 3) image in [0, 255]; see :func:`score_strips`."""
+    height, width = rgb.shape[:2]
+    scores = torch.empty(len(labels), height, width)
+    strips = score_strips(
+        lambda y, x, side: rgb[y : y + side, x : x + side], (height, width), weights, tokens, config, **how
+    )
+    for row, strip in strips:
+        scores[:, row : row + strip.shape[1]] = strip
+    picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return Segmentation(labels, scores.argmax(0).numpy().astype(np.int16), scores.numpy(), logit_scale, picture)
+
+
+class Windows(TypedDict, total=False):
+    """Which windows an image is cut into, and how they are gone through: arguments of :func:`score_strips`."""
+
+    window: int | None
+    gsd: float | None
+    overlap: float
+    batch_size: int
+    progress: bool
+
+
+@torch.inference_mode()
+def score_strips(
+    crop: Callable[[int, int, int], NDArray[Any] | None],
+    size: tuple[int, int],
+    weights: FloatArray,
+    tokens: Callable[[Tensor], ImageTokens],
+    config: ImageConfig,
+    *,
     window: int | None = None,
     gsd: float | None = None,
     overlap: float = 0.5,
     batch_size: int = 64,
     progress: bool = False,
-) -> Segmentation:
-    """Segment an (H, W, 3) image in [0, 255] by overlapping windows whose scores are blended.
+) -> Iterator[tuple[int, Tensor]]:
+    """Score every pixel by overlapping windows whose scores are blended. Rows of windows are held, never all of it.
 
     Args:
-        weights: (K, 2 D) unit text embeddings. tokens: pixel values (N, 3, S, S) to :class:`ImageTokens`.
+        crop: first row, first column and side of a window to its (side, side, 3) pixels in [0, 255]; ``None``: nothing
+            is there. Asked from the top down, each row of windows from the left.
+        size: rows and columns of the image. weights: (K, 2 D) unit text embeddings.
+        tokens: pixel values (N, 3, S, S) to :class:`ImageTokens`.
         window: side of a window in image pixels; it is resized to ``config.size``. Smaller windows give finer maps
             that see less around them. Default: :func:`choose_window`. Never more than the image's short side.
         gsd: ground side of a pixel in metres, where it is known.
+
+    Yields:
+        A strip's first row and (K, rows, W) scores, from the top down to the last row; NaN where nothing is.
 
     Raises:
         InputError: window, gsd or overlap out of range.
     """
     config = replace(config, window=choose_window(config, gsd) if window is None else window)
     preprocessor = Preprocessor(config)
-    height, width = rgb.shape[:2]
+    height, width = size
     side = min(config.window or config.size, height, width)
     if isinstance(overlap, (str, bool)) or not 0 <= overlap <= 0.9:
         raise InputError(f"overlap={overlap!r}: pass a share in [0, 0.9]")
+    check_count("batch_size", batch_size)
     stride = max(1, round(side * (1 - overlap)))
     corners = [(y, x) for y in _starts(height, side, stride) for x in _starts(width, side, stride)]
+    # disable=None: the bar shows on a terminal only
+    bar = tqdm(corners, unit=" windows", disable=None if progress else True, leave=False)
+    windows = ((y, x, seen) for y, x in bar if (seen := crop(y, x, side)) is not None)
     text = torch.from_numpy(weights)
     ramp = torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).clamp(min=0.05)
     blend = ramp[:, None] * ramp  # highest in the middle, never zero
-    total = torch.zeros(len(labels), height, width)
-    weight = torch.zeros(height, width)
-    starts = range(0, len(corners), check_count("batch_size", batch_size))
-    # disable=None: the bar shows on a terminal only
-    for start in tqdm(starts, unit=" batches", disable=None if progress else True, leave=False):
-        part = corners[start : start + batch_size]
-        pixels = preprocessor.batch([rgb[y : y + side, x : x + side] for y, x in part])
+    top, total, weight = 0, torch.zeros(len(weights), side, width), torch.zeros(side, width)
+    while part := list(islice(windows, batch_size)):
+        pixels = preprocessor.batch([seen for _, _, seen in part])
         scores = patch_scores(tokens(pixels), text.to(pixels.device)).cpu()
         scores = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=False) * blend
-        for (y, x), score in zip(part, scores, strict=True):
-            total[:, y : y + side, x : x + side] += score
-            weight[y : y + side, x : x + side] += blend
-    blended = total / weight
-    picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return Segmentation(labels, blended.argmax(0).numpy().astype(np.int16), blended.numpy(), logit_scale, picture)
+        for (y, x, _), score in zip(part, scores, strict=True):
+            while top < y:  # no window to come reaches these rows
+                done = min(y - top, side)
+                yield top, total[:, :done] / weight[:done]
+                top, total, weight = top + done, _roll(total, done), _roll(weight, done)
+            total[:, :, x : x + side] += score
+            weight[:, x : x + side] += blend
+    while top < height:
+        done = min(height - top, side)
+        yield top, total[:, :done] / weight[:done]
+        top, total, weight = top + done, _roll(total, done), _roll(weight, done)
+
+
+def _roll(rows: Tensor, done: int) -> Tensor:
+    """Rows (..., side, W) without the first ones, and zeros below."""
+    return F.pad(rows[..., done:, :], (0, 0, 0, done))
 
 
 def choose_window(config: ImageConfig, gsd: float | None) -> int | None:

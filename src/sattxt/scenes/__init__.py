@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sattxt.scenes.heatmap import HeatLayer, HeatMap, heatmap_scene
     from sattxt.scenes.hits import Hit, Hits
+    from sattxt.scenes.maps import SceneSegmentation
     from sattxt.scenes.open import open_scenes
     from sattxt.scenes.raster import Scene
+    from sattxt.scenes.segmentation import segment_scene
     from sattxt.scenes.store import Store
 
 _HOMES = {
@@ -26,12 +28,17 @@ _HOMES = {
     "Hit": "sattxt.scenes.hits",
     "Hits": "sattxt.scenes.hits",
     "Scene": "sattxt.scenes.raster",
+    "SceneSegmentation": "sattxt.scenes.maps",
     "Store": "sattxt.scenes.store",
     "heatmap_scene": "sattxt.scenes.heatmap",
     "open_scenes": "sattxt.scenes.open",
+    "segment_scene": "sattxt.scenes.segmentation",
 }
 
-__all__ = ["HeatLayer", "HeatMap", "Hit", "Hits", "Scene", "Store", "heatmap_scene", "open_scenes"]
+__all__ = [
+    "HeatLayer", "HeatMap", "Hit", "Hits", "Scene", "SceneSegmentation", "Store", "heatmap_scene", "open_scenes",
+    "segment_scene",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

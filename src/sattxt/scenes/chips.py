@@ -39,14 +39,14 @@ def read_chips(
         SceneError: a file cannot be read, or its values cannot be understood without a guess.
     """
     scene.check_offset()
-    options = _settle_stretch(scene, stretch)
+    options = settle_stretch(scene, stretch)
     if chips.warp is not None:
         scene = scene.warp(chips.warp.crs, chips.warp.transform, chips.warp.width, chips.warp.height)
     for strip in _strips(scene, chips):
         yield from _cut(scene, chips, strip, options, min_valid, max_cloud)
 
 
-def _settle_stretch(scene: Scene, stretch: Any) -> ImageOptions:
+def settle_stretch(scene: Scene, stretch: Any) -> ImageOptions:
     """Options that mean the same for every chip: a percentile stretch becomes a range."""
     if stretch == "percentile":
         seen = scene.sample
@@ -84,9 +84,11 @@ def _cut(
     left, top = np.maximum(boxes[:, :2].min(axis=0), 0)
     right, bottom = np.minimum(boxes[:, 2:].max(axis=0), (scene.width, scene.height))
     values, valid, cloud = scene.read(Window(int(left), int(top), int(right - left), int(bottom - top)))
-    rgb = _picture(scene, values, valid, options)
+    rgb = to_picture(scene, values, valid, options)
     if rgb is None:
         return
+    if rgb.dtype != np.uint8:
+        rgb = np.rint(rgb).astype(np.uint8)
     kept: list[int] = []
     pictures, shares, clouds = [], [], []
     for index, (x0, y0, x1, y1) in zip(strip, boxes - [left, top, left, top], strict=True):
@@ -107,8 +109,8 @@ def _cut(
         yield np.array(kept), np.stack(pictures), np.array(shares, np.float32), told
 
 
-def _picture(scene: Scene, values: Pixels, valid: Mask, options: ImageOptions) -> NDArray[np.uint8] | None:
-    """(H, W, 3) uint8 of a strip; ``None`` where it has no data at all."""
+def to_picture(scene: Scene, values: Pixels, valid: Mask, options: ImageOptions) -> Pixels | None:
+    """(H, W, 3) of a strip in 0..255, uint8 or float32; ``None`` where it has no data at all."""
     if not valid.any():
         return None
     if options.stretch is None and values.dtype == np.uint8:
@@ -123,13 +125,12 @@ def _picture(scene: Scene, values: Pixels, valid: Mask, options: ImageOptions) -
         stretch = SENTINEL2_RANGE
     unit: Any = "0-10000" if stretch == "sentinel2" and values.dtype.kind == "f" else None
     try:
-        rgb = to_255(
+        return to_255(
             values, None if valid.all() else valid, ImageOptions(stretch=stretch, value_range=unit, offset=None), None,
             scene.source,
         )  # fmt: skip
     except ImageError as error:
         raise SceneError(str(error)) from error
-    return rgb if rgb.dtype == np.uint8 else np.rint(rgb).astype(np.uint8)
 
 
 def _take(rgb: NDArray[np.uint8], valid: Mask, x0: int, y0: int, x1: int, y1: int) -> tuple[NDArray[np.uint8], Mask]:

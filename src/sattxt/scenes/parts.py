@@ -130,14 +130,20 @@ def footprints(corners: NDArray[np.float64]) -> tuple[NDArray[np.object_], NDArr
     rings[..., 0] = rings[:, :1, 0] + np.where(wraps, (east + 180) % 360 - 180, east)
     shapes = shapely.orient_polygons(shapely.polygons(rings))
     for place in np.flatnonzero((np.abs(rings[..., 0]) > 180).any(axis=1)):
-        sides = [
-            shapely.transform(shapely.intersection(shapes[place], shapely.box(west, -90, west + 360, 90)), shift)
-            for west, shift in _WORLDS.items()
-        ]
-        shapes[place] = shapely.union_all([side for side in sides if side.area > 0])
+        shapes[place] = join_worlds(shapes[place])
     boxes = shapely.bounds(shapes)
     boxes[~known] = np.nan
     return shapely.to_wkb(shapes), boxes
+
+
+def join_worlds(shape: Any) -> Any:
+    """A shape that goes on beyond 180 degrees, cut along the antimeridian and brought to -180..180."""
+    shapely = import_extra("shapely", "geo", "shapely", "polygons")
+    sides = [
+        shapely.transform(shapely.intersection(shape, shapely.box(west, -90, west + 360, 90)), shift)
+        for west, shift in _WORLDS.items()
+    ]
+    return shapely.union_all([side for side in sides if side.area > 0])
 
 
 #: Where copies of the Earth begin in degrees east, and what brings them to -180..180.

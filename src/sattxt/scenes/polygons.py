@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sattxt.errors import InputError, import_extra
 from sattxt.io import atomic_write, check_new, to_json
@@ -42,7 +43,7 @@ def check_polygon_file(path: str | os.PathLike[str], *, overwrite: bool = False)
 
 def write_polygons(
     path: str | os.PathLike[str],
-    geometries: Sequence[Any],
+    geometries: Sequence[Any] | NDArray[np.object_],
     columns: Mapping[str, Sequence[Any]],
     *,
     crs: Any = None,
