@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from sattxt.io import atomic_write, check_new
-from sattxt.scenes.raster import rasterio_module
+from sattxt.scenes.handles import rasterio_module
 
 _BLOCK = 512
 

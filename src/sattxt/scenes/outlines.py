@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattxt.errors import SceneError, import_extra
+from sattxt.scenes.handles import rasterio_module
 from sattxt.scenes.parts import join_worlds
-from sattxt.scenes.raster import rasterio_module
 
 Points = NDArray[np.float64]
 
