@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "store": ("sattxt.cli.store", "Scenes into a store that is searched by words, and its upkeep.", "geo"),
     "search": ("sattxt.cli.search", "Find the chips of a store that match words, pictures or examples.", "geo"),
     "heatmap": ("sattxt.cli.heatmap", "Map how probable it is that a text says what is there.", "geo"),
+    "change": ("sattxt.cli.change", "Find where the ground changed between two periods.", "geo"),
     "labels": ("sattxt.cli.labels", "Build and inspect label banks; list the label sets.", ""),
     "models": ("sattxt.cli.models", "List models: size, licence, where cached; verify them.", ""),
     "convert": ("sattxt.cli.convert", "Turn the published weights' files into a model directory.", ""),

@@ -16,7 +16,7 @@ DECIMALS = 4
 _KEYWORD = re.compile(
     r"(?<![\w./-])(stretch|bands|band_names|value_range|offset|max_pixels|on_error|batch_size|workers|window|overlap"
     r"|overwrite|preprocess|device|dtype|labels|label_set|instruction|crs|bounds|item_id|mask|grid|chip|stride|gsd"
-    r"|bbox|within|after|before|like|unlike|engine|min_valid|max_cloud)=('[^']*'|\([^()]*\)|\[[^][]*\]|[-+\w.]+)?"
+    r"|bbox|within|after|before|like|unlike|engine|min_valid|max_cloud|season)=('[^']*'|\([^()]*\)|\[[^][]*\]|[-+\w.]+)?"
 )
 
 

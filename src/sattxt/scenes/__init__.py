@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sattxt.scenes.change import ChangedArea, Changes
     from sattxt.scenes.heatmap import HeatLayer, HeatMap, heatmap_scene
     from sattxt.scenes.hits import Hit, Hits
     from sattxt.scenes.maps import SceneSegmentation
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sattxt.scenes.store import Store
 
 _HOMES = {
+    "ChangedArea": "sattxt.scenes.change",
+    "Changes": "sattxt.scenes.change",
     "HeatLayer": "sattxt.scenes.heatmap",
     "HeatMap": "sattxt.scenes.heatmap",
     "Hit": "sattxt.scenes.hits",
@@ -36,9 +39,19 @@ _HOMES = {
 }
 
 __all__ = [
-    "HeatLayer", "HeatMap", "Hit", "Hits", "Scene", "SceneSegmentation", "Store", "heatmap_scene", "open_scenes",
+    "ChangedArea",
+    "Changes",
+    "HeatLayer",
+    "HeatMap",
+    "Hit",
+    "Hits",
+    "Scene",
+    "SceneSegmentation",
+    "Store",
+    "heatmap_scene",
+    "open_scenes",
     "segment_scene",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

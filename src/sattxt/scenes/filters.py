@@ -165,8 +165,8 @@ def make_filter(
     chosen = Filter(
         None if bbox is None else _parse_box(bbox),
         None if within is None else read_area(within),
-        None if after is None else _parse_moment("after", after),
-        None if before is None else _parse_moment("before", before),
+        None if after is None else parse_moment("after", after),
+        None if before is None else parse_moment("before", before),
     )
     if chosen.after is not None and chosen.before is not None and chosen.after >= chosen.before:
         raise InputError(f"after={after!r} is not before before={before!r}; pass an earlier after=")
@@ -265,7 +265,7 @@ def _parse_box(bbox: Any) -> Box:
     return west, south, east, north
 
 
-def _parse_moment(name: str, value: str | date) -> datetime:
+def parse_moment(name: str, value: str | date) -> datetime:
     """The start of a year, month or day, or a moment, in UTC."""
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)

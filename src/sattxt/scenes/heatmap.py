@@ -32,12 +32,11 @@ from sattxt.scenes.paint import PLACES, Places, bring_together, fit_patches, pai
 from sattxt.scenes.raster import Scene
 from sattxt.scenes.records import file_name
 from sattxt.scenes.scan import read_blocks
-from sattxt.scenes.search import Rows, why_empty
+from sattxt.scenes.search import Rows, query_classifier, why_empty
 from sattxt.scenes.settings import make_settings
 from sattxt.vision.embeddings import FloatArray
 
 if TYPE_CHECKING:
-    from sattxt.classify.classifier import Classifier
     from sattxt.model import SatTxt
     from sattxt.scenes.settings import StoreSettings
 
@@ -136,7 +135,7 @@ def heatmap_store(
     templates: str | Sequence[str] | None = None,
 ) -> HeatMap:
     """The heat map of a store; arguments and errors as in :meth:`sattxt.scenes.Store.heatmap`."""
-    classifier = _query(model, text, templates)
+    classifier = query_classifier(model, text, templates)
     found: dict[tuple[str, str], list[tuple[Places, FloatArray]]] = {}
     moments: list[datetime] = []
     for table, embeddings in read_blocks(rows.files, rows.items, chosen, [*PLACES, "start_datetime"]):
@@ -180,7 +179,7 @@ def heatmap_scene(
     Raises:
         SceneError: the scene cannot be read, or is smaller than a chip. InputError: an argument means nothing.
     """
-    classifier = _query(model, text, templates)
+    classifier = query_classifier(model, text, templates)
     opened = _open_one(scene, bands)
     patches = 1
     if stride is None:
@@ -211,12 +210,6 @@ def heatmap_scene(
     (west, north), (east, south) = at * (left, top), at * (right, bottom)
     layer = _layer(_name(opened), opened.crs, np.stack([west, south, east, north], axis=1), np.concatenate(probs))
     return HeatMap(text, model.config.name, opened.start or opened.end, opened.end or opened.start, (layer,))
-
-
-def _query(model: SatTxt, text: str, templates: str | Sequence[str] | None) -> Classifier:
-    if not (isinstance(text, str) and text.strip()):
-        raise InputError(f"text={text!r}: pass some words")
-    return model.classifier([text], templates=templates, multi_label=True)
 
 
 def _layer(name: str, crs: Any, boxes: NDArray[np.float64], probs: FloatArray) -> HeatLayer:

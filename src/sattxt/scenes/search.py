@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sattxt.errors import InputError
+from sattxt.images.options import check_count
 from sattxt.labels.prompts import parse_templates
 from sattxt.scenes.filters import Filter
 from sattxt.scenes.hits import HIT_COLUMNS, Hits, make_hits
@@ -24,10 +25,12 @@ from sattxt.scenes.scan import Best, read_blocks
 from sattxt.vision.embeddings import FloatArray, unit_rows
 
 if TYPE_CHECKING:
+    from sattxt.classify.classifier import Classifier
     from sattxt.images.options import ImageOptions
     from sattxt.model import SatTxt
     from sattxt.scenes.files import Files
     from sattxt.scenes.records import ItemRecord
+    from sattxt.scenes.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,59 @@ def measure_fits(model: SatTxt, embeddings: FloatArray, query: FloatArray) -> Se
         return [None] * len(embeddings)
     scores = (embeddings @ query)[:, None]
     return [float(sure) for sure in model.fit.measure(embeddings, scores, model.fit.best_pictures(query[None]))]
+
+
+def search_store(
+    store: Store,
+    text: str | None,
+    *,
+    image: Any,
+    like: str | Sequence[str] | None,
+    unlike: str | Sequence[str] | None,
+    k: int,
+    one_per_cell: bool,
+    templates: str | Sequence[str] | None,
+    options: ImageOptions | None,
+    chosen: Filter,
+) -> Hits:
+    """The chips of a store that match best; arguments and errors as in :meth:`sattxt.scenes.Store.search`."""
+    check_count("k", k)
+    if text is not None:
+        check_words(text)
+    likes, unlikes = check_ids("like", like), check_ids("unlike", unlike)
+    rows = open_rows(store.files, store.items, store.index_folder)
+    query = embed_query(
+        store.model if text is not None or image is not None else None,
+        text=text,
+        templates=templates,
+        image=image,
+        options=options,
+        like=find_vectors(rows, likes, "like"),
+        unlike=find_vectors(rows, unlikes, "unlike"),
+    )
+    said = [text, None if image is None else "image", *likes, *(f"not {each}" for each in unlikes)]
+    return search(
+        rows,
+        query,
+        k,
+        chosen,
+        words=", ".join(each for each in said if each),
+        without=[*likes, *unlikes],
+        one_per_cell=one_per_cell,
+        fits=None if text is None else lambda embeddings: measure_fits(store.model, embeddings, query),
+    )
+
+
+def check_words(text: Any) -> None:
+    """Refuse a text without a word in it."""
+    if not (isinstance(text, str) and text.strip()):
+        raise InputError(f"text={text!r}: pass some words")
+
+
+def query_classifier(model: SatTxt, text: Any, templates: str | Sequence[str] | None) -> Classifier:
+    """What gives the probability of one text, contrasted with "none of these"."""
+    check_words(text)
+    return model.classifier([text], templates=templates, multi_label=True)
 
 
 def search(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sattxt.errors import InputError, StoreError
-from sattxt.images.options import check_count
 from sattxt.io import user_cache_dir
 from sattxt.scenes.files import Entry, Files, Folder, open_files
 from sattxt.scenes.filters import FilterOptions, make_filter
@@ -23,7 +22,7 @@ from sattxt.scenes.hits import Hits
 from sattxt.scenes.index import IndexReport, update_index
 from sattxt.scenes.records import ItemRecord, read_item, write_collection, write_model
 from sattxt.scenes.scan import read_blocks
-from sattxt.scenes.search import Rows, check_ids, embed_query, find_vectors, measure_fits, open_rows, search
+from sattxt.scenes.search import Rows, query_classifier, search_store
 from sattxt.scenes.settings import CreateOptions, StoreSettings, make_settings
 from sattxt.vision.embeddings import FloatArray
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from sattxt.classify.classifier import LabelInput
     from sattxt.images.options import ImageOptions
     from sattxt.model import SatTxt
+    from sattxt.scenes.change import Changes, Period
     from sattxt.scenes.check import CheckReport
     from sattxt.scenes.engines import AddReport
     from sattxt.scenes.heatmap import HeatMap
@@ -251,32 +251,10 @@ class Store:
             StoreMismatchError: the store's model cannot be had (``text``, ``image``).
             StoreError: a part or the index is damaged.
         """
-        check_count("k", k)
-        if text is not None and not (isinstance(text, str) and text.strip()):
-            raise InputError(f"text={text!r}: pass some words")
-        likes, unlikes = check_ids("like", like), check_ids("unlike", unlike)
-        chosen = make_filter(**where)
-        rows = open_rows(self.files, self.items, self.index_folder)
-        query = embed_query(
-            self.model if text is not None or image is not None else None,
-            text=text,
-            templates=templates,
-            image=image,
-            options=options,
-            like=find_vectors(rows, likes, "like"),
-            unlike=find_vectors(rows, unlikes, "unlike"),
-        )
-        said = [text, None if image is None else "image", *likes, *(f"not {each}" for each in unlikes)]
-        return search(
-            rows,
-            query,
-            k,
-            chosen,
-            words=", ".join(each for each in said if each),
-            without=[*likes, *unlikes],
-            one_per_cell=one_per_cell,
-            fits=None if text is None else lambda embeddings: measure_fits(self.model, embeddings, query),
-        )
+        return search_store(
+            self, text, image=image, like=like, unlike=unlike, k=k, one_per_cell=one_per_cell, templates=templates,
+            options=options, chosen=make_filter(**where),
+        )  # fmt: skip
 
     def heatmap(
         self, text: str, *, templates: str | Sequence[str] | None = None, **where: Unpack[FilterOptions]
@@ -296,6 +274,39 @@ class Store:
 
         rows, chosen = Rows(self.files, self.items, None), make_filter(**where)
         return heatmap_store(rows, self.settings, self.model, text, chosen, templates=templates)
+
+    def change(
+        self,
+        text: str | None = None,
+        *,
+        before: Period,
+        after: Period,
+        season: float | None = 45,
+        templates: str | Sequence[str] | None = None,
+        bbox: Sequence[float] | None = None,
+        within: Any = None,
+    ) -> Changes:
+        """Where the ground changed between two periods: the same grid cells, each at its clearest.
+
+        A cell counts as changed where it differs by more than three deviations from what its pair of scenes has in
+        common, and the probability of the text crosses 0.5. One with three earlier dates or more is held against these.
+
+        Args:
+            text: of what may have come or gone. Default: any change of the embeddings.
+            before, after: ``"2019"``, ``"2019-05"``, or from the start of one to the start of another,
+                ``("2019-05", "2019-09")``.
+            season: days of the year that the two dates of a cell may be apart; ``None``: any.
+            templates, bbox, within: as in :meth:`search`.
+
+        Raises:
+            InputError: an argument means nothing, or no cell can be compared. StoreError: a part is damaged.
+            StoreMismatchError: the store's model cannot be had (``text``).
+        """
+        from sattxt.scenes.change import find_changes
+
+        place, rows = make_filter(bbox=bbox, within=within), Rows(self.files, self.items, None)
+        classifier = None if text is None else query_classifier(self.model, text, templates)
+        return find_changes(rows, classifier, before, after, season, place)
 
     @property
     def index_folder(self) -> Path:
