@@ -51,3 +51,28 @@ def test_segment_refuses_outputs_before_any_work(model, tiles, capsys, flags):
     assert sattxt("segment", tiles / "night.png", "-l", "dark,bright", *flags) == 2
     assert capsys.readouterr().err.startswith("sattxt: error: ")
     assert model.opened_with == {}
+
+
+def test_segment_writes_areas_of_a_scene_where_they_lie(tmp_path, capsys):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = np.full((3, 96, 128), 40, np.uint8)
+    pixels[2, :, :64] = 160
+    pixels[:, :, 120:] = 0
+    facts = {"driver": "GTiff", "count": 3, "height": 96, "width": 128, "dtype": "uint8", "nodata": 0}
+    at = rasterio.Affine(10, 0, 600_000, 0, -10, 5_000_000)
+    with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32633", transform=at, **facts) as file:
+        file.write(pixels)
+    arguments = ["segment", tmp_path / "scene.tif", "-l", "water,forest"]
+    assert sattxt(*arguments, "-o", tmp_path / "map.geojson", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["height"], answer["width"]) == (96, 128)
+    areas = json.loads((tmp_path / "map.geojson").read_text())["features"]
+    assert sum(area["properties"]["area_m2"] for area in areas) == pytest.approx(96 * 120 * 100, rel=0.01)
+    assert {area["properties"]["label"] for area in areas} <= {"water", "forest"}
+    assert sattxt(*arguments, "-o", tmp_path / "map.tif") == 0
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert (file.crs, file.transform, file.nodata) == ("EPSG:32633", at, 255)
+        assert (file.read(1)[:, 120:] == 255).all()
+    capsys.readouterr()
+    assert sattxt(*arguments, "-o", tmp_path / "map.tif", "--map", tmp_path / "map.npy", "--overwrite") == 2
+    assert "go with a .png" in capsys.readouterr().err

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sattxt.cli import inputs, options, output
 from sattxt.errors import InputError
+
+if TYPE_CHECKING:
+    from sattxt.segment import Segmentation
+
+#: What a map of a scene is written as, besides a picture.
+_ON_GROUND = (".tif", ".tiff", ".geojson", ".parquet", ".gpkg", ".fgb")
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -21,7 +27,13 @@ def segment(
     model: options.ModelFlags,
     reading: options.ReadFlags,
     out: Annotated[
-        Path | None, typer.Option("--output", "--out", "-o", help="Picture with a legend to write (.png).")
+        Path | None,
+        typer.Option(
+            "--output",
+            "--out",
+            "-o",
+            help="Picture with a legend (.png); of a scene a map (.tif) or areas (.geojson, .parquet, .gpkg, .fgb).",
+        ),
     ] = None,
     label_map: Annotated[
         Path | None, typer.Option("--map", help="Label index of every pixel, as (H, W) array to write (.npy).")
@@ -49,38 +61,48 @@ def segment(
 
     \b
     sattxt segment scene.png --labels "water,forest,houses,bare soil" -o map.png
+    sattxt segment S2B_MSIL2A_....SAFE --labels "water,forest,houses,bare soil" -o map.gpkg
 
-    Prints the share of the image that each label covers; with --json one object:
+    A scene (GeoTIFF, .SAFE, STAC item) of any size is read and written in strips, at its place on the ground. Prints
+    the share of the image that each label covers; with --json one object:
     {"path", "height", "width", "shares": {label: share}}.
     """
     if out is label_map is scores is None:
         raise InputError("no output: pass -o FILE.png, --map FILE.npy or --scores FILE.npy")
-    for option, path, suffix in (("-o", out, ".png"), ("--map", label_map, ".npy"), ("--scores", scores, ".npy")):
-        inputs.check_output(option, path, suffix, overwrite=overwrite)
+    on_ground = out is not None and out.suffix in _ON_GROUND
+    if on_ground and (label_map or scores or no_legend):
+        raise InputError(f"-o {out}: --map, --scores and --no-legend go with a .png, or without -o")
+    for option, path, suffixes in (
+        ("-o", out, (".png", *_ON_GROUND)), ("--map", label_map, (".npy",)), ("--scores", scores, (".npy",)),
+    ):  # fmt: skip
+        inputs.check_output(option, path, *suffixes, overwrite=overwrite)
     prompting, image_options = labels.prompting(), reading.image_options()
-    inputs.image_paths([image])
+    if not on_ground:
+        inputs.image_paths([image])
     opened = model.open()
-    found = opened.segment(
-        image,
+    asked: dict[str, Any] = {
         **(prompting | labels.import_into(opened)),
-        window=window,
-        gsd=gsd,
-        overlap=overlap,
-        batch_size=batch_size,
-        progress=output.show_progress(quiet),
-        options=image_options,
-    )
+        "window": window,
+        "gsd": gsd,
+        "overlap": overlap,
+        "batch_size": batch_size,
+        "progress": output.show_progress(quiet),
+    }
+    found: Any
+    if on_ground:
+        from sattxt.images.options import ImageOptions
+        from sattxt.scenes.segmentation import segment_scene
 
-    import numpy as np
-
-    from sattxt.io import atomic_write
-
-    if out is not None:
-        found.save_png(out, legend=not no_legend)
-    for path, array in ((label_map, found.label_map), (scores, found.scores)):
-        if path is not None:
-            with atomic_write(path) as file:
-                np.save(file, array)
+        read = image_options or ImageOptions()
+        if read not in (ImageOptions(), ImageOptions(stretch=read.stretch, bands=read.bands, offset=read.offset)):
+            raise InputError(
+                f"-o {out}: of a scene's options --stretch, --bands and --offset count; leave the others out"
+            )
+        found = segment_scene(opened, image, **asked, stretch=read.stretch, bands=read.bands, offset=read.offset)
+        found.save(out, overwrite=overwrite)
+    else:
+        found = opened.segment(image, **asked, options=image_options)
+        _save(found, out, label_map, scores, legend=not no_legend)
     if as_json:
         height, width = found.label_map.shape
         shares = {label: round(share, output.DECIMALS) for label, share in found.shares.items()}
@@ -88,3 +110,17 @@ def segment(
     else:
         ranked = sorted(found.shares.items(), key=lambda item: -item[1])
         output.put_rows([(label, f"{100 * share:5.1f} %") for label, share in ranked], ("label", "share"))
+
+
+def _save(found: Segmentation, out: Path | None, label_map: Path | None, scores: Path | None, *, legend: bool) -> None:
+    """Write what was asked for of a picture's map."""
+    import numpy as np
+
+    from sattxt.io import atomic_write
+
+    if out is not None:
+        found.save_png(out, legend=legend)
+    for path, array in ((label_map, found.label_map), (scores, found.scores)):
+        if path is not None:
+            with atomic_write(path) as file:
+                np.save(file, array)
